@@ -1,0 +1,130 @@
+"""Reading, resampling, levelling and writing audio; the mel scale. Float32 samples, channels first."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from ssmttm import storage
+from ssmttm.errors import UserError
+
+
+class Audio(NamedTuple):
+    """Samples float32 [C, N] in [-1, 1] and their rate in Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+
+def read(uri: str) -> Audio:
+    """Decode a whole audio file at its own rate.
+
+    Raises:
+        UserError: if the file does not exist or cannot be decoded.
+    """
+    try:
+        samples, sample_rate = soundfile.read(io.BytesIO(storage.read_bytes(uri)), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UserError(f"{uri} cannot be decoded as audio: {error}") from None
+    return Audio(np.ascontiguousarray(samples.T), sample_rate)
+
+
+def resample(audio: Audio, sample_rate: int) -> Audio:
+    """Change the sample rate with soxr's high-quality filter."""
+    if audio.sample_rate == sample_rate:
+        return audio
+    samples = soxr.resample(audio.samples.T, audio.sample_rate, sample_rate, quality="HQ").T
+    return Audio(np.ascontiguousarray(samples, dtype=np.float32), sample_rate)
+
+
+def to_mono(audio: Audio) -> Audio:
+    """Average the channels: [C, N] -> [1, N]."""
+    return Audio(audio.samples.mean(axis=0, keepdims=True, dtype=np.float32), audio.sample_rate)
+
+
+def normalise_loudness(audio: Audio, lufs: float = -16.0, peak: float = 0.95) -> Audio:
+    """Bring integrated loudness (ITU-R BS.1770, through pyloudnorm) to `lufs`, lowered where needed so that no
+    sample exceeds `peak`. Silence and clips shorter than the 400 ms gating block are only peak-limited."""
+    import pyloudnorm
+
+    gain = 1.0
+    if audio.seconds > 0.4:
+        loudness = pyloudnorm.Meter(audio.sample_rate).integrated_loudness(audio.samples.T)
+        if math.isfinite(loudness):
+            gain = 10 ** ((lufs - loudness) / 20)
+    highest = float(np.abs(audio.samples).max(initial=0.0))
+    if highest * gain > peak:
+        gain = peak / highest
+    return Audio(audio.samples * np.float32(gain), audio.sample_rate)
+
+
+FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
+
+
+def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | None = None) -> bytes:
+    """Encode as WAV, FLAC or OGG; `metadata` goes into the file's comment field as JSON.
+
+    Raises:
+        UserError: for an unknown extension.
+    """
+    if extension not in FORMATS:
+        raise UserError(f"cannot write .{extension}; use one of: {', '.join(FORMATS)}")
+    container, subtype = FORMATS[extension]
+    buffer = io.BytesIO()
+    channels = audio.samples.shape[0]
+    with soundfile.SoundFile(buffer, "w", audio.sample_rate, channels, subtype, format=container) as file:
+        if metadata:
+            file.title = str(metadata.get("prompt", ""))[:200]
+            file.software = "ssmttm"
+            file.comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True)
+        file.write(np.clip(audio.samples, -1.0, 1.0).T)
+    return buffer.getvalue()
+
+
+def write(uri: str, audio: Audio, metadata: dict[str, Any] | None = None) -> None:
+    """Write a file whose format follows from its extension (see `to_bytes`)."""
+    storage.write_bytes(uri, to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), metadata))
+
+
+def read_metadata(uri: str) -> dict[str, Any]:
+    """The JSON that `write` put into the comment field; empty if there is none."""
+    with soundfile.SoundFile(io.BytesIO(storage.read_bytes(uri))) as file:
+        try:
+            return json.loads(file.comment)
+        except json.JSONDecodeError:
+            return {}
+
+
+def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
+    """Slaney's mel scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, 1998)."""
+    hz = np.asarray(hz, dtype=np.float64)
+    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
+
+
+def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
+    """Inverse of `hz_to_mel`."""
+    mel = np.asarray(mel, dtype=np.float64)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+@lru_cache(maxsize=8)
+def mel_filters(sample_rate: int, fft_size: int, num_mels: int, low_hz: float = 0.0) -> torch.Tensor:
+    """Triangular filters of unit area [num_mels, fft_size // 2 + 1], float32, from `low_hz` to Nyquist."""
+    edges = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(sample_rate / 2), num_mels + 2))
+    frequencies = np.linspace(0, sample_rate / 2, fft_size // 2 + 1)
+    rising = (frequencies[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies[None]) / (edges[2:] - edges[1:-1])[:, None]
+    weights = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    return torch.from_numpy(weights.astype(np.float32))
