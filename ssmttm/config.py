@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Literal
 
@@ -153,8 +154,12 @@ class GenerationConfig(Section):
 
 
 class EvaluateConfig(Section):
-    clips: int = Field(96, gt=0, description="held-out prompts")
-    batch: int = 32
+    bundle: str = Field("runs/demo/bundle", description="folder of the model to evaluate")
+    out: str = Field("runs/demo/evaluation", description="folder or URI for evaluation.json and the clips")
+    clips: int = Field(96, gt=1, description="held-out prompts")
+    shown: int = Field(8, ge=0, description="of which made one by one, timed, for the report")
+    probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
+    batch: int = Field(16, gt=0, description="clips made at once")
     seed: int = 0
 
 
@@ -178,6 +183,8 @@ PATH_FIELDS = (
     ("text", "path"),
     ("train", "data"),
     ("train", "out"),
+    ("evaluate", "bundle"),
+    ("evaluate", "out"),
 )
 
 
@@ -219,10 +226,8 @@ def _override_table(overrides: list[str]) -> dict[str, Any]:
         parts = key.split(".")
         entry: Any = yaml.safe_load(value) if value else None
         if isinstance(entry, str):
-            try:
+            with suppress(ValueError):
                 entry = float(entry)  # YAML reads 1e-3 as text
-            except ValueError:
-                pass
         for part in reversed(parts):
             entry = {part: entry}
         table = _merge(table, entry)
@@ -299,7 +304,8 @@ def parse_arguments(description: str, job: JobName, argv: list[str] | None = Non
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Keys: " + "; ".join(f"{name}.*" for name in Config.model_fields if name != "preset")
+        epilog="Keys: "
+        + "; ".join(f"{name}.*" for name in Config.model_fields if name != "preset")
         + ". See ssmttm/config.py for every key, or pass --show to print the resolved configuration.",
     )
     parser.add_argument("--preset", default="mini", help=f"{', '.join(preset_names())} or a YAML file (default: mini)")

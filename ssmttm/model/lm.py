@@ -1,0 +1,249 @@
+"""The language model over codec codes: text prefix, then (delayed) codes, one backbone of several.
+
+Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T text tokens (padded), L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmttm.config import Stage1Config
+from ssmttm.model.codebooks import shift_right
+from ssmttm.model.layers import MLP, Attention, Mamba2, sinusoids
+from ssmttm.model.text import TextBatch, TextStatistics
+
+
+class Block(nn.Module):
+    """Pre-norm residual branches; `simba` = [Mamba-2, MLP], `mamba` = [Mamba-2, Mamba-2], `transformer` =
+    [causal attention, MLP] (figure of arXiv 2601.14786)."""
+
+    def __init__(self, config: Stage1Config):
+        super().__init__()
+        self.first_norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.second_norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.dropout = nn.Dropout(config.dropout)
+        self.is_attention = config.backbone == "prefix_transformer"
+        self.mixer = Attention(config.width, config.head_dim) if self.is_attention else self._mamba(config)
+        self.second_mixer = self._mamba(config) if config.backbone == "prefix_mamba" else None
+        self.mlp = MLP(config.width, config.mlp_ratio) if self.second_mixer is None else None
+
+    @staticmethod
+    def _mamba(config: Stage1Config) -> Mamba2:
+        return Mamba2(
+            config.width,
+            config.state_size,
+            config.head_dim,
+            config.expand,
+            config.conv_kernel,
+            config.groups,
+            config.chunk_size,
+        )
+
+    def initial_state(self, batch: int, device: torch.device) -> tuple[Any, Any]:
+        second = self.second_mixer.initial_state(batch, device) if self.second_mixer is not None else None
+        return self.mixer.initial_state(batch, device), second
+
+    def forward(
+        self, x_BSD: Tensor, state: tuple[Any, Any], mask_BS: Tensor | None = None, bidirectional: int = 0
+    ) -> tuple[Tensor, tuple[Any, Any]]:
+        first, second = state
+        normed = self.first_norm(x_BSD)
+        if isinstance(self.mixer, Attention):
+            y_BSD, first = self.mixer(normed, first, mask_BS, bidirectional)
+        else:
+            y_BSD, first = self.mixer(normed, first, mask_BS)
+        x_BSD = x_BSD + self.dropout(y_BSD)
+        normed = self.second_norm(x_BSD)
+        if self.second_mixer is not None:
+            y_BSD, second = self.second_mixer(normed, second, mask_BS)
+        else:
+            assert self.mlp is not None
+            y_BSD = self.mlp(normed)
+        return x_BSD + self.dropout(y_BSD), (first, second)
+
+
+@dataclass
+class LMState:
+    """What a stream must remember: each layer's state, how many valid steps went by, the pooled text per layer."""
+
+    layers: list[tuple[Any, Any]]
+    position_B: Tensor
+    pooled_LBD: Tensor | None
+
+
+class MusicLM(nn.Module):
+    """Autoregressive model of delayed codes given a text prefix (and, optionally, a pooled text vector).
+
+    Args:
+        codebook_features: vectors [V, Dc] of codebook 0's entries; with `config.codebook_features` the token table
+            is learned + linear(vector), which gives it the codec's metric from the first step.
+    """
+
+    def __init__(
+        self, config: Stage1Config, codebook_size: int, text_dim: int, codebook_features: Tensor | None = None
+    ):
+        super().__init__()
+        D, K, V = config.width, config.num_codebooks, codebook_size
+        self.config, self.codebook_size, self.text_dim = config, V, text_dim
+        self.special = V  # BOS, and the empty places of the delay pattern
+        self.token_table = nn.Parameter(torch.randn(K, V + 1, D) * 0.02)
+        self.feature_proj: nn.Linear | None = None
+        if config.codebook_features:
+            if codebook_features is None:
+                raise ValueError("stage1.codebook_features needs the vectors of codebook 0")
+            features = codebook_features.float() / codebook_features.float().std()
+            self.register_buffer("codebook_features", features)
+            self.feature_proj = nn.Linear(features.shape[1], D, bias=False)
+            nn.init.normal_(self.feature_proj.weight, std=0.5 * features.shape[1] ** -0.5)
+        self.prefix_proj = nn.Linear(text_dim, D)
+        self.prefix_norm = nn.LayerNorm(D)
+        self.null_prefix = nn.Parameter(torch.randn(D) * 0.02)
+        self.pooled_proj: nn.Linear | None = None
+        if config.pooled:
+            # One projection holds every layer's; its small init keeps it from swamping the token embeddings.
+            self.pooled_proj = nn.Linear(text_dim, config.layers * D)
+            nn.init.normal_(self.pooled_proj.weight, std=config.pooled_init_std)
+            nn.init.zeros_(self.pooled_proj.bias)
+            self.null_pooled = nn.Parameter(torch.zeros(text_dim))
+        for name in ("text_mean", "pooled_mean"):
+            self.register_buffer(name, torch.zeros(text_dim))
+        for name in ("text_std", "pooled_std"):
+            self.register_buffer(name, torch.ones(text_dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(D, eps=1e-5)
+        self.head = None if config.tie_head else nn.Parameter(torch.randn(K, V, D) * 0.02)
+        self.head_bias = nn.Parameter(torch.zeros(K, V))
+
+    def set_text_statistics(self, statistics: TextStatistics) -> None:
+        """Standardise text by these from now on; they are stored with the weights."""
+        self.get_buffer("text_mean").copy_(statistics.mean)
+        self.get_buffer("text_std").copy_(statistics.std)
+        self.get_buffer("pooled_mean").copy_(statistics.pooled_mean)
+        self.get_buffer("pooled_std").copy_(statistics.pooled_std)
+
+    def _token_vectors(self) -> Tensor:
+        if self.feature_proj is None:
+            return self.token_table
+        metric_VD = F.pad(self.feature_proj(self.get_buffer("codebook_features")), (0, 0, 0, 1))
+        first = (self.token_table[0] + metric_VD)[None]
+        return torch.cat([first, self.token_table[1:]]) if self.config.num_codebooks > 1 else first
+
+    def _embed(self, tokens_BKS: Tensor, table_KVD: Tensor) -> Tensor:
+        x_BSD = F.embedding(tokens_BKS[:, 0], table_KVD[0])
+        for k in range(1, tokens_BKS.shape[1]):
+            x_BSD = x_BSD + F.embedding(tokens_BKS[:, k], table_KVD[k])
+        return x_BSD
+
+    def _logits(self, h_BSD: Tensor, table_KVD: Tensor) -> Tensor:
+        h_BSD = self.norm(h_BSD)
+        weight_KVD = table_KVD[:, :-1] if self.head is None else self.head
+        logits = torch.einsum("bsd,kvd->bksv", h_BSD * h_BSD.shape[-1] ** -0.5, weight_KVD)
+        return logits + self.head_bias[:, None]
+
+    def _prefix(self, text: TextBatch, drop: bool) -> tuple[Tensor, Tensor]:
+        """Prefix [B, T, D] and its mask; a dropped text is the learned null vector at the last place."""
+        standard = (text.states_BSD - self.get_buffer("text_mean")) / self.get_buffer("text_std")
+        prefix_BTD = self.prefix_norm(self.prefix_proj(standard))
+        null_B11 = (torch.ones_like(text.null_B) if drop else text.null_B)[:, None, None]
+        is_last_T = torch.arange(prefix_BTD.shape[1], device=prefix_BTD.device) == prefix_BTD.shape[1] - 1
+        prefix_BTD = torch.where(null_B11, self.null_prefix.to(prefix_BTD.dtype), prefix_BTD)
+        return prefix_BTD, torch.where(null_B11[..., 0], is_last_T, text.mask_BS)
+
+    def _pooled(self, text: TextBatch, drop: bool) -> Tensor | None:
+        """What the pooled text adds in each layer: [L, B, D]."""
+        if self.pooled_proj is None:
+            return None
+        standard_BT = (text.pooled_BD - self.get_buffer("pooled_mean")) / self.get_buffer("pooled_std")
+        null_B1 = (torch.ones_like(text.null_B) if drop else text.null_B)[:, None]
+        added = self.pooled_proj(torch.where(null_B1, self.null_pooled, standard_BT))
+        return added.unflatten(-1, (self.config.layers, -1)).transpose(0, 1)
+
+    def _run(
+        self, x_BSD: Tensor, state: LMState, mask_BS: Tensor | None = None, bidirectional: int = 0
+    ) -> tuple[Tensor, LMState]:
+        valid_BS = torch.ones(x_BSD.shape[:2], dtype=torch.long, device=x_BSD.device) if mask_BS is None else mask_BS
+        if self.config.positions == "sinusoidal":
+            position_BS = (state.position_B[:, None] + valid_BS.long().cumsum(1) - 1).clamp(min=0)
+            x_BSD = x_BSD + sinusoids(position_BS, x_BSD.shape[-1]).to(x_BSD.dtype)
+        layers = []
+        for index, (block, layer_state) in enumerate(zip(self.blocks, state.layers, strict=True)):
+            if state.pooled_LBD is not None:
+                x_BSD = x_BSD + state.pooled_LBD[index][:, None].to(x_BSD.dtype)
+            x_BSD, layer_state = block(x_BSD, layer_state, mask_BS, bidirectional)
+            layers.append(layer_state)
+        return x_BSD, LMState(layers, state.position_B + valid_BS.long().sum(1), state.pooled_LBD)
+
+    def _initial_state(self, text: TextBatch, drop_pooled: bool = False) -> LMState:
+        B, device = len(text.null_B), text.null_B.device
+        layers = [block.initial_state(B, device) for block in cast(list[Block], self.blocks)]
+        return LMState(layers, torch.zeros(B, dtype=torch.long, device=device), self._pooled(text, drop_pooled))
+
+    def forward(
+        self, delayed_BKS: Tensor, text: TextBatch, drop_pooled: bool = False, drop_prefix: bool = False
+    ) -> Tensor:
+        """Logits [B, K, S, V]; those at step s predict `delayed[..., s]` from the text and the steps before s.
+
+        Args:
+            delayed_BKS: codes under the delay pattern, `special` where a codebook has no frame (or is padded).
+            drop_pooled, drop_prefix: replace one text path by its null (to measure what each carries).
+        """
+        table_KVD = self._token_vectors()
+        prefix_BTD, mask_BT = self._prefix(text, drop_prefix)
+        x_BSD = self._embed(shift_right(delayed_BKS, self.special), table_KVD)
+        mask_BS = torch.cat([mask_BT, mask_BT.new_ones(x_BSD.shape[:2])], dim=1)
+        T = prefix_BTD.shape[1]
+        state = self._initial_state(text, drop_pooled)
+        h_BSD, _ = self._run(torch.cat([prefix_BTD.to(x_BSD.dtype), x_BSD], dim=1), state, mask_BS, bidirectional=T)
+        return self._logits(h_BSD[:, T:], table_KVD)
+
+    def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
+        """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
+        prefix_BTD, mask_BT = self._prefix(text, drop=False)
+        _, state = self._run(prefix_BTD, self._initial_state(text), mask_BT, bidirectional=prefix_BTD.shape[1])
+        start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=prefix_BTD.device)
+        return self.step(start_BK, state)
+
+    def step(self, tokens_BK: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step."""
+        table_KVD = self._token_vectors()
+        h_BSD, state = self._run(self._embed(tokens_BK[..., None], table_KVD), state)
+        return self._logits(h_BSD, table_KVD)[:, :, 0], state
+
+    def optimizer_groups(self, lr: float, weight_decay: float, pooled_lr_factor: float) -> list[dict[str, Any]]:
+        """Parameter groups: matrices decay; SSM internals, norms, biases, tables and null vectors do not; the
+        pooled path learns at its own rate."""
+        return parameter_groups(self, lr, weight_decay, {"pooled_proj": pooled_lr_factor})
+
+
+NEVER_DECAYED = ("A_log", "D", "dt_bias", "token_table", "head", "head_bias", "modulation_table")
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, weight_decay: float, lr_factors: dict[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """AdamW groups with keys params, lr, lr_scale, weight_decay, name.
+
+    Args:
+        lr_factors: by the first component of a parameter's name, its learning rate relative to `lr`.
+    """
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        scale = (lr_factors or {}).get(name.split(".")[0], 1.0)
+        decayed = parameter.ndim >= 2 and name.split(".")[-1] not in NEVER_DECAYED
+        group = groups.setdefault(
+            (scale, decayed),
+            {
+                "params": [],
+                "lr": lr * scale,
+                "lr_scale": scale,
+                "weight_decay": weight_decay if decayed else 0.0,
+                "name": f"{'decayed' if decayed else 'plain'}-x{scale:g}",
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())

