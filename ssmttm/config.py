@@ -48,7 +48,7 @@ class CodecConfig(Section):
     sample_rate: int = 24_000
     fft_size: int = 2048
     hop: int = Field(480, description="samples between mel frames (50 Hz at 24 kHz)")
-    num_mels: int = 128
+    num_mels: int = 192
     pca_dim: int = 64
     stack: int = Field(2, description="mel frames per code frame")
     num_codebooks: int = 8
@@ -157,7 +157,7 @@ class EvaluateConfig(Section):
     bundle: str = Field("runs/demo/bundle", description="folder of the model to evaluate")
     out: str = Field("runs/demo/evaluation", description="folder or URI for evaluation.json and the clips")
     clips: int = Field(96, gt=1, description="held-out prompts")
-    shown: int = Field(8, ge=0, description="of which made one by one, timed, for the report")
+    shown: int = Field(8, gt=0, description="of which made one by one, timed, for the report")
     probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
     batch: int = Field(16, gt=0, description="clips made at once")
     seed: int = 0

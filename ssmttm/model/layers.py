@@ -34,7 +34,7 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         gated = (y * F.silu(z)).unflatten(-1, (self.groups, -1))
-        return F.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(-2) * self.weight
+        return F.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(-2) * self.weight.to(y.dtype)
 
 
 class Mamba2(nn.Module):
@@ -78,11 +78,12 @@ class Mamba2(nn.Module):
     def _convolve(self, window_BLC: Tensor, L: int) -> Tensor:
         # A depthwise kernel of four taps is faster as shifted products than as a grouped Conv1d on CPU, and it
         # keeps channels last.
-        weight_CK = self.conv1d.weight.squeeze(1)
         assert self.conv1d.bias is not None
-        out_BLC = self.conv1d.bias + window_BLC[:, :L] * weight_CK[:, 0]
-        for tap in range(1, weight_CK.shape[1]):
-            out_BLC = out_BLC + window_BLC[:, tap : tap + L] * weight_CK[:, tap]
+        # In the activations' dtype: mixed operands would be promoted to fp32 and double the traffic.
+        weight_CK = self.conv1d.weight.squeeze(1).to(window_BLC.dtype)
+        out_BLC = self.conv1d.bias.to(window_BLC.dtype)
+        for tap, weight_C in enumerate(weight_CK.unbind(1)):
+            out_BLC = torch.addcmul(out_BLC, window_BLC[:, tap : tap + L], weight_C)
         return F.silu(out_BLC)
 
     def forward(self, x_BLD: Tensor, state: Mamba2State, mask_BL: Tensor | None = None) -> tuple[Tensor, Mamba2State]:

@@ -1,0 +1,66 @@
+# Everything a newcomer needs. `make demo`, `make test` and `make lint` do all of their own set-up in .venv.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+OUT    := runs/study
+BUNDLE := runs/demo/bundle
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-slow lint serve study clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/demo.stamp ## compose, train and hear it: runs/demo/report.html
+	$(BIN)/python jobs/demo.py
+
+test: $(VENV)/dev.stamp ## fast tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/dev.stamp ## kills, several processes, long runs
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(VENV)/demo.stamp ## answer HTTP requests from the demo's bundle (BUNDLE=URI for another)
+	$(BIN)/serve run serve.app:build bundle=$(BUNDLE)
+
+study: $(VENV)/demo.stamp ## two sizes of two backbones on the tiny preset: runs/study/study.csv
+	test -e $(OUT)/corpus/manifest.jsonl || $(BIN)/ssmttm corpus compose --hours 0.02 --clip-seconds 3 --out $(OUT)/corpus
+	test -e $(OUT)/tokens/dataset.json || { \
+	  $(BIN)/python jobs/train_codec.py --preset tiny corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec && \
+	  $(BIN)/python jobs/preprocess.py --preset tiny corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec corpus.out=$(OUT)/tokens; }
+	$(BIN)/python tuning/scaling_study.py --preset tiny train.data=$(OUT)/tokens codec.path=$(OUT)/codec \
+	  --sizes 2,4 --backbones prefix_simba,prefix_transformer --out $(OUT)
+
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PYTHON=/path/to/python chooses the interpreter; otherwise the first of these that is new enough.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "error: Python 3.11 or newer was not found; install it or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$found --version): about 2.5 GB, two to three minutes, once."; \
+	$$found -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "error: $$found cannot make a virtual environment; install its venv package" >&2; exit 1; }
+
+# tinysoundfont without its dependencies: pyaudio, which only live playback needs, fails to build without PortAudio.
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[demo]'
+	$(PIP) install --quiet --no-deps tinysoundfont==0.3.7
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --no-deps tinysoundfont==0.3.7
+	@touch $(VENV)/demo.stamp $@

@@ -1,0 +1,67 @@
+"""Corpus -> token shards, with Ray Data.
+
+    python jobs/preprocess.py --preset mini corpus.source=DIR corpus.out=URI codec.path=DIR
+
+An interrupted job continues when it is started again; a finished one returns at once. `train.launch=local` runs it in
+this process, without Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ssmttm import config
+from ssmttm.corpus.dataset_card import summary_table
+from ssmttm.corpus.parts import PartReport
+from ssmttm.corpus.tokenize import Plan, Worker, preprocess, preprocess_local
+from ssmttm.errors import exit_on_user_error
+
+
+class PartWriter:
+    """A `Worker` as Ray Data calls it: rows in, rows out."""
+
+    def __init__(self, settings: config.Config):
+        self._worker = Worker(settings)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return asdict(self._worker(pickle.loads(row["plan"])))
+
+
+def execute_with_ray(worker: Worker, plans: Sequence[Plan]) -> Iterator[PartReport]:
+    """Fulfil plans on a pool of actors, one per CPU of the cluster at most; each loads the encoders once."""
+    import ray.data
+
+    # One progress bar, the library's own, which counts parts; and no log line for each step of the executor.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    actors = min(len(plans), max(1, int(ray.cluster_resources().get("CPU", 1))))
+    rows = ray.data.from_items([{"plan": pickle.dumps(plan)} for plan in plans], override_num_blocks=len(plans)).map(
+        PartWriter,
+        fn_constructor_args=(worker.config,),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        num_cpus=1,
+    )
+    for row in rows.iter_rows():
+        yield PartReport(**row)
+
+
+def main(argv: list[str] | None = None) -> None:
+    with exit_on_user_error():
+        settings = config.parse_arguments(__doc__ or "", "preprocess", argv)
+        if settings.train.launch == "local":
+            result = preprocess_local(settings)
+        else:
+            import ray
+
+            ray.init(ignore_reinit_error=True)
+            result = preprocess(Worker(settings), execute_with_ray)
+        print(f"\n{settings.corpus.out}\n{summary_table(result.dataset, result.reports, result.wall_s)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The codec contract: waveform to codes and latents and back, whole or in chunks; safetensors + JSON on disk.
+
+Shapes: B batch, N samples, T code frames = ceil(N / hop_length), K codebooks, V codebook entries, D latent dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ssmttm import storage
+from ssmttm.errors import UserError
+
+CONFIG_NAME = "codec.json"
+WEIGHTS_NAME = "codec.safetensors"
+FORMAT = 1
+
+
+class Codec(nn.Module, ABC):
+    """A residual codec split in two: codebook 0 (coarse), and everything it leaves out (fine).
+
+    Attributes:
+        sample_rate: in Hz; audio is mono.
+        hop_length: samples per code frame.
+        frame_rate: code frames per second.
+        num_codebooks, codebook_size: K and V.
+        coarse_dim, fine_dim: dimensions of the two kinds of latents.
+    """
+
+    sample_rate: int
+    hop_length: int
+    num_codebooks: int
+    codebook_size: int
+    coarse_dim: int
+    fine_dim: int
+
+    @property
+    def frame_rate(self) -> float:
+        return self.sample_rate / self.hop_length
+
+    @abstractmethod
+    def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode float32 samples, zero-padded to whole frames.
+
+        Returns:
+            (codes_BKT int64, fine_BDT float32): codes of all codebooks and the continuous fine latents.
+        """
+
+    @abstractmethod
+    def coarse(self, codes0_BT: Tensor) -> Tensor:
+        """Coarse latents [B, coarse_dim, T] of codebook 0's codes."""
+
+    @abstractmethod
+    def fine(self, wav_B1N: Tensor, codes_BKT: Tensor) -> Tensor:
+        """Continuous fine latents [B, fine_dim, T]: what codebook 0 leaves out of the waveform (stage 2's target)."""
+
+    @abstractmethod
+    def fine_from_codes(self, codes_BKT: Tensor) -> Tensor:
+        """Fine latents [B, fine_dim, T] as codebooks 1 to K-1 approximate them; zeros if K is 1."""
+
+    @abstractmethod
+    def decode_chunk(
+        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: Any = None, final: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Decode the next frames of a stream.
+
+        Args:
+            coarse_BDT, fine_BDT: any number of frames, none included.
+            state: what the call before returned; None for the first.
+            final: no frames follow, so everything held back is to be returned.
+
+        Returns:
+            (wav_B1N, state): the samples that can be known so far. Their concatenation has T * hop_length samples
+            and equals `decode` of all frames bit for bit, however the stream is cut.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What, with the weights, rebuilds the codec: `name` and `config`, plain JSON values."""
+
+    def encode(self, wav_B1N: Tensor) -> Tensor:
+        """Codes [B, K, T] int64 of float32 samples, zero-padded to whole frames."""
+        return self.encode_with_latents(wav_B1N)[0]
+
+    def decode(self, coarse_BDT: Tensor, fine_BDT: Tensor) -> Tensor:
+        """Waveform [B, 1, T * hop_length] float32 of coarse and fine latents."""
+        return self.decode_chunk(coarse_BDT, fine_BDT, final=True)[0]
+
+    def decode_codes(self, codes_BKT: Tensor) -> Tensor:
+        """Waveform [B, 1, T * hop_length] float32 of codes."""
+        return self.decode(self.coarse(codes_BKT[:, 0]), self.fine_from_codes(codes_BKT))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of description and weights: equal if and only if tokens are interchangeable."""
+        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, uri: str) -> None:
+        """Write `codec.json` and `codec.safetensors` into a folder."""
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.state_dict().items()}
+        storage.make_dirs(uri)
+        storage.write_bytes(storage.join(uri, WEIGHTS_NAME), safetensors.torch.save(weights))
+        description = {"format": FORMAT, **self.describe(), "fingerprint": self.fingerprint()}
+        storage.write_json(storage.join(uri, CONFIG_NAME), description)
+
+
+def load_codec(uri: str) -> Codec:
+    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same two files).
+
+    Raises:
+        UserError: naming the folder and the remedy, if it holds no codec, one this version cannot read, or a
+            damaged one.
+    """
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not storage.exists(storage.join(uri, name)):
+            raise UserError(f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}")
+    description = storage.read_json(storage.join(uri, CONFIG_NAME))
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UserError(f"the codec at {uri} is not of format {FORMAT}; fit it again with jobs/train_codec.py")
+    codec = _build(uri, description)
+    try:
+        codec.load_state_dict(safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS_NAME))))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{storage.join(uri, WEIGHTS_NAME)} is damaged ({reason}); fit the codec again") from None
+    if codec.fingerprint() != description.get("fingerprint"):
+        raise UserError(f"the codec at {uri} is damaged: its fingerprint differs from {CONFIG_NAME}; fit it again")
+    return codec.eval()
+
+
+def _build(uri: str, description: dict[str, Any]) -> Codec:
+    from ssmttm.codec.mini import MiniCodec
+
+    if description.get("name") != "mini":
+        raise UserError(f"the codec at {uri} is of an unknown kind '{description.get('name')}'; known: mini")
+    try:
+        return MiniCodec.from_description(description["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{storage.join(uri, CONFIG_NAME)} has a bad config ({reason}); fit the codec again") from None

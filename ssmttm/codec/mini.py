@@ -1,0 +1,194 @@
+"""The embedded codec: log-mel, PCA, residual k-means, Griffin-Lim. Fits in seconds on a CPU; nothing is learned by
+gradient.
+
+waveform -> log-mel (50 Hz) -> PCA (orthonormal, not whitened: distances stay those of the log-mel) -> `stack` frames
+side by side -> residual k-means at 25 Hz. Coarse latents are the centroids of codebook 0, fine latents the rest of
+the PCA vector, continuous. Back: their sum -> log-mel -> magnitudes -> Griffin-Lim.
+
+Shapes: B batch, N samples, F mel frames, M mel bands, P principal components, T code frames, D = stack * P,
+K codebooks, V entries, L frequency bins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ssmttm.audio import mel_filters
+from ssmttm.codec.base import Codec
+from ssmttm.codec.griffin_lim import GriffinLim, GriffinLimState
+from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
+from ssmttm.config import CodecConfig
+from ssmttm.errors import UserError
+
+FLOOR = 1e-5  # of mel magnitudes, before the logarithm
+BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
+AHEAD_FRAMES = 4  # code frames of look-ahead in a block
+NONNEGATIVE_STEPS = 4
+NOT_IDENTITY = ("path", "fit_clips")  # keys of CodecConfig that say where the codec lies and how it came about
+
+
+@dataclass(frozen=True)
+class MiniDecodeState:
+    """A stream's decoder between two chunks: latents [B, D, T] not yet decoded, and the vocoder's own state."""
+
+    latents_BDT: Tensor
+    vocoder: GriffinLimState | None
+
+
+class MiniCodec(Codec):
+    """See the module. Unusable until `fit` or `load_codec`.
+
+    Args:
+        config: sizes; `path` and `fit_clips` are not used here.
+    """
+
+    mean_M: Tensor
+    basis_MP: Tensor
+    codebooks_KVD: Tensor
+    filters_LM: Tensor
+    inverse_ML: Tensor
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        self.sample_rate = config.sample_rate
+        self.hop_length = config.hop * config.stack
+        self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
+        self.coarse_dim = self.fine_dim = config.stack * config.pca_dim
+        self.vocoder = GriffinLim(config.fft_size, config.hop, config.griffin_lim_iterations)
+        self.register_buffer("mean_M", torch.zeros(config.num_mels))
+        self.register_buffer("basis_MP", torch.zeros(config.num_mels, config.pca_dim))
+        self.register_buffer("codebooks_KVD", torch.zeros(self.num_codebooks, self.codebook_size, self.coarse_dim))
+        filters_LM = mel_filters(config.sample_rate, config.fft_size, config.num_mels).T.contiguous()
+        self.register_buffer("filters_LM", filters_LM, persistent=False)
+        self.register_buffer("inverse_ML", torch.linalg.pinv(filters_LM.double()).float(), persistent=False)
+
+    @classmethod
+    def from_description(cls, config: dict[str, Any]) -> MiniCodec:
+        """Rebuild from the `config` of `describe`. Raises ValueError for values `CodecConfig` refuses."""
+        return cls(CodecConfig.model_validate(config))
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "mini", "config": self.config.model_dump(mode="json", exclude=set(NOT_IDENTITY))}
+
+    @torch.no_grad()
+    def fit(self, wavs: Iterable[np.ndarray], seed: int, progress: bool = True) -> None:
+        """Fit PCA and codebooks. The same clips, seed and number of threads give the same codec.
+
+        Args:
+            wavs: clips at `sample_rate`, float32 [N].
+            seed: of the k-means draws.
+            progress: show a progress bar.
+
+        Raises:
+            UserError: if the clips together hold fewer frames than a codebook has entries.
+        """
+        # In a log file a bar is a new line each time.
+        settings: dict[str, Any] = {"disable": not progress, "mininterval": 0.1 if sys.stderr.isatty() else 5.0}
+        with tqdm(desc="codec: spectra", unit="clip", **settings) as bar:
+            parts = []
+            for wav in wavs:
+                parts.append(self._logmel(torch.from_numpy(np.array(wav, dtype=np.float32))[None])[0])
+                bar.update()
+        frames = sum(len(part) for part in parts) // self.config.stack
+        if frames < self.codebook_size:
+            raise UserError(
+                f"{frames} code frames are too few to fit codebooks of {self.codebook_size} entries; give more audio "
+                f"(codec.fit_clips, at least {self.codebook_size / self.frame_rate:.0f} s) or lower codec.codebook_size"
+            )
+        logmel_FM = torch.cat(parts)
+        self.mean_M.copy_(logmel_FM.mean(0))
+        _, vectors_MM = torch.linalg.eigh(torch.cov(logmel_FM.T).double())
+        basis_MP = vectors_MM.flip(1)[:, : self.config.pca_dim]
+        largest = basis_MP.abs().argmax(0, keepdim=True)
+        self.basis_MP.copy_(basis_MP * basis_MP.gather(0, largest).sign())  # an eigenvector's sign is arbitrary: fix it
+        vectors_MD = self._stacked(logmel_FM[None])[0]
+        with tqdm(desc="codec: codebooks", total=self.num_codebooks, unit="book", **settings) as bar:
+            books_KVD = fit_residual_codebooks(
+                vectors_MD, self.num_codebooks, self.codebook_size, seed, on_codebook=bar.update
+            )
+        self.codebooks_KVD.copy_(books_KVD)
+
+    @torch.no_grad()
+    def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:
+        latents_BTD = self._latents(wav_B1N)
+        residual_RD = latents_BTD.flatten(0, 1).clone()
+        codes, fine_BTD = [], latents_BTD
+        for book, centroids_VD in enumerate(self.codebooks_KVD):
+            index_R = nearest(residual_RD, centroids_VD)
+            residual_RD -= centroids_VD[index_R]
+            codes.append(index_R.view(latents_BTD.shape[:2]))
+            if book == 0:
+                fine_BTD = residual_RD.view_as(latents_BTD).clone()
+        return torch.stack(codes, dim=1), fine_BTD.mT.contiguous()
+
+    def coarse(self, codes0_BT: Tensor) -> Tensor:
+        return self.codebooks_KVD[0, codes0_BT].mT.contiguous()
+
+    @torch.no_grad()
+    def fine(self, wav_B1N: Tensor, codes_BKT: Tensor) -> Tensor:
+        return self._latents(wav_B1N).mT - self.coarse(codes_BKT[:, 0])
+
+    def fine_from_codes(self, codes_BKT: Tensor) -> Tensor:
+        fine_BDT = torch.zeros_like(self.coarse(codes_BKT[:, 0]))
+        for book in range(1, codes_BKT.shape[1]):
+            fine_BDT += self.codebooks_KVD[book, codes_BKT[:, book]].mT
+        return fine_BDT
+
+    @torch.no_grad()
+    def decode_chunk(
+        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: MiniDecodeState | None = None, final: bool = False
+    ) -> tuple[Tensor, MiniDecodeState]:
+        waiting_BDT = coarse_BDT + fine_BDT
+        vocoder = None
+        if state is not None:
+            waiting_BDT = torch.cat([state.latents_BDT, waiting_BDT], dim=-1)
+            vocoder = state.vocoder
+        # Blocks lie at fixed frames and every product runs inside one block, so that rounding cannot depend on
+        # how the stream was cut.
+        pieces = [waiting_BDT.new_zeros(len(waiting_BDT), 0)]
+        while waiting_BDT.shape[-1] >= BLOCK_FRAMES + AHEAD_FRAMES:
+            magnitude_BFL = self._magnitudes(waiting_BDT[..., : BLOCK_FRAMES + AHEAD_FRAMES])
+            wav_BN, vocoder = self.vocoder.block(magnitude_BFL, vocoder, BLOCK_FRAMES * self.config.stack)
+            pieces.append(wav_BN)
+            waiting_BDT = waiting_BDT[..., BLOCK_FRAMES:]
+        if final and waiting_BDT.shape[-1]:
+            magnitude_BFL = self._magnitudes(waiting_BDT)
+            wav_BN, vocoder = self.vocoder.block(magnitude_BFL, vocoder, magnitude_BFL.shape[1])
+            pieces.append(wav_BN)
+            waiting_BDT = waiting_BDT[..., :0]
+        return torch.cat(pieces, dim=-1)[:, None], MiniDecodeState(waiting_BDT, vocoder)
+
+    def _latents(self, wav_B1N: Tensor) -> Tensor:
+        """PCA vectors [B, T, D]."""
+        return self._stacked(self._logmel(wav_B1N[:, 0]))
+
+    def _logmel(self, wav_BN: Tensor) -> Tensor:
+        """Natural-log mel magnitudes [B, F, M], F a multiple of `stack`."""
+        padding = -wav_BN.shape[-1] % self.hop_length
+        spectrum_BFL = self.vocoder.stft(nn.functional.pad(wav_BN, (0, padding)))
+        return (spectrum_BFL.abs() @ self.filters_LM).clamp_min(FLOOR).log()
+
+    def _stacked(self, logmel_BFM: Tensor) -> Tensor:
+        components_BFP = (logmel_BFM - self.mean_M) @ self.basis_MP
+        return components_BFP.reshape(len(components_BFP), -1, self.coarse_dim)
+
+    def _magnitudes(self, latents_BDT: Tensor) -> Tensor:
+        """STFT magnitudes [B, F, L] that explain the log-mel: non-negative least squares by multiplicative updates
+        (Lee and Seung, 2001) from the clipped pseudo-inverse."""
+        components_BFP = latents_BDT.mT.reshape(len(latents_BDT), -1, self.config.pca_dim)
+        mel_BFM = (components_BFP @ self.basis_MP.T + self.mean_M).exp()
+        magnitude_BFL = (mel_BFM @ self.inverse_ML).clamp_min(1e-8)
+        wanted_BFL = mel_BFM @ self.filters_LM.T
+        for _ in range(NONNEGATIVE_STEPS):
+            explained_BFL = (magnitude_BFL @ self.filters_LM) @ self.filters_LM.T
+            magnitude_BFL = magnitude_BFL * wanted_BFL / explained_BFL.clamp_min(1e-12)
+        return magnitude_BFL

@@ -1,0 +1,1 @@
+"""Audio with captions: manifests, licences, readers, a composer of demonstration pieces, and token shards."""

@@ -1,0 +1,160 @@
+"""The plan of a dataset: segment -> shard in manifest order, caption -> text part, fixed before work begins.
+
+One task fulfils one plan under a fixed name. A plan's fingerprint covers everything that decides the bytes it leads
+to, so that a rerun recognises what is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+from ssmttm.codec.base import Codec
+from ssmttm.config import Config
+from ssmttm.corpus import licences
+from ssmttm.corpus.manifest import Track
+from ssmttm.corpus.readers import relative_to_source, scan_source
+from ssmttm.corpus.rejects import Reject
+from ssmttm.corpus.segments import Segment, plan_segments
+from ssmttm.corpus.text_table import TextPlan, overlong_captions, plan_text
+from ssmttm.model.text import TextEncoder
+
+FORMAT_VERSION = 1
+SHARD_FOLDER = "shards"
+READER_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The segments of one shard, in order, and what its rows depend on. source: the corpus that audio paths are stored
+    relative to."""
+
+    index: int
+    segments: tuple[Segment, ...]
+    codec_fingerprint: str
+    text_fingerprint: str
+    minimum_seconds: float
+    segment_seconds: float
+    source: str
+
+    @property
+    def name(self) -> str:
+        return f"{SHARD_FOLDER}/part-{self.index:05d}.parquet"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides the shard's bytes, apart from the audio files' content."""
+        content = {"version": FORMAT_VERSION, **asdict(self)}
+        source = content.pop("source")
+        for segment in content["segments"]:
+            segment["track"]["audio"] = relative_to_source(segment["track"]["audio"], source)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+Plan = ShardPlan | TextPlan
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """All work of one dataset. rejects: files refused before any audio is decoded."""
+
+    shards: list[ShardPlan]
+    texts: list[TextPlan]
+    rejects: list[Reject]
+    overlong_captions: int
+
+    @property
+    def parts(self) -> list[Plan]:
+        """In the order of work. Text first: its parts take longest, and a long part at the end would leave workers
+        idle."""
+        return [*self.texts, *self.shards]
+
+    @property
+    def fingerprint(self) -> str:
+        parts = [part.fingerprint for part in self.parts]
+        refused = [(reject.id, reject.reason) for reject in self.rejects]
+        return hashlib.sha256(json.dumps([parts, refused]).encode()).hexdigest()
+
+
+def admit_tracks(tracks: Iterable[Track], config: Config) -> tuple[list[Track], list[Reject]]:
+    """Keep tracks under an allowed licence, in whatever spelling; refuse the others."""
+    kept, rejects = [], []
+    for track in tracks:
+        if not track.licence.strip():
+            detail = "no licence stated; set corpus.default_licence if you know it"
+            rejects.append(Reject(track.id, track.audio, "missing-licence", detail))
+        elif not licences.is_allowed(track.licence, config.corpus.allow_licences):
+            detail = f"'{track.licence}' is not in corpus.allow_licences"
+            rejects.append(Reject(track.id, track.audio, "licence-not-allowed", detail))
+        else:
+            kept.append(track)
+    return kept, rejects
+
+
+def drop_overlong_captions(tracks: Sequence[Track], encoder: TextEncoder) -> tuple[list[Track], list[Reject], int]:
+    """Remove blank, repeated and over-long captions; refuse tracks left without one. Returns the number removed for
+    their length."""
+    cleaned = [
+        replace(track, captions=tuple(dict.fromkeys(c.strip() for c in track.captions if c.strip())))
+        for track in tracks
+    ]
+    overlong = overlong_captions(dict.fromkeys(c for track in cleaned for c in track.captions), encoder)
+    kept, rejects = [], []
+    for track in cleaned:
+        captions = tuple(c for c in track.captions if c not in overlong)
+        if captions:
+            kept.append(replace(track, captions=captions))
+        else:
+            detail = f"all captions are over {encoder.max_tokens} tokens" if track.captions else "no caption"
+            rejects.append(Reject(track.id, track.audio, "no-caption", detail))
+    return kept, rejects, len(overlong)
+
+
+def plan_shards(
+    tracks: Sequence[Track], config: Config, codec_fingerprint: str, text_fingerprint: str
+) -> tuple[list[ShardPlan], list[Reject]]:
+    """Cut tracks into segments and deal these to shards of `corpus.rows_per_shard`, in manifest order."""
+    corpus = config.corpus
+    segments: list[Segment] = []
+    rejects: list[Reject] = []
+    # Threads: tracks without a stated duration are opened, perhaps on an object store.
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        for planned in pool.map(lambda track: plan_segments(track, corpus), tracks):
+            if isinstance(planned, Reject):
+                rejects.append(planned)
+            else:
+                segments += planned
+    shards = [
+        ShardPlan(
+            index,
+            tuple(segments[start : start + corpus.rows_per_shard]),
+            codec_fingerprint,
+            text_fingerprint,
+            corpus.minimum_seconds,
+            corpus.segment_seconds,
+            corpus.source,
+        )
+        for index, start in enumerate(range(0, len(segments), corpus.rows_per_shard))
+    ]
+    return shards, rejects
+
+
+def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder) -> DatasetPlan:
+    """Read the source and fix all work on it. `audio` becomes relative to the source in everything that is stored.
+
+    Raises:
+        UserError: if `corpus.source` does not exist or holds no track.
+    """
+    tracks, rejects = scan_source(config.corpus.source, config.corpus)
+    tracks, refused = admit_tracks(tracks, config)
+    rejects += refused
+    tracks, refused, overlong = drop_overlong_captions(tracks, encoder)
+    rejects += refused
+    shards, refused = plan_shards(tracks, config, codec.fingerprint(), encoder.fingerprint)
+    rejects += refused
+    captions = [caption for shard in shards for segment in shard.segments for caption in segment.track.captions]
+    rejects = [replace(reject, audio=relative_to_source(reject.audio, config.corpus.source)) for reject in rejects]
+    return DatasetPlan(shards, plan_text(captions, encoder.fingerprint), rejects, overlong)

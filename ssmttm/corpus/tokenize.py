@@ -1,0 +1,274 @@
+"""From a corpus to token shards: plan, encode, commit.
+
+The plan (`plan.py`) is fixed before work begins. One task writes one part under a fixed name, in one piece; finished
+parts are recognised and skipped; encoder batches have one shape and one thread. So a rerun, and any way of spreading
+the work, gives the same bytes. Nothing here needs Ray: `jobs/preprocess.py` runs the same plan on a cluster.
+
+Shapes: B batch, K codebooks, T code frames, N samples, D fine dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from ssmttm import __version__, storage
+from ssmttm.codec.base import Codec, load_codec
+from ssmttm.config import Config
+from ssmttm.corpus.dataset_card import DatasetStatistics, attribution_csv, dataset_card
+from ssmttm.corpus.parts import PartReport, part_matches, read_columns, read_part_metadata, write_part
+from ssmttm.corpus.plan import SHARD_FOLDER, DatasetPlan, Plan, ShardPlan, plan_dataset, plan_shards
+from ssmttm.corpus.readers import relative_to_source
+from ssmttm.corpus.rejects import REJECTS_NAME, Reject, count_reasons, to_jsonl
+from ssmttm.corpus.segments import Segment, read_segments
+from ssmttm.corpus.text_table import TEXT_FOLDER, TextPlan, caption_key, write_text_table
+from ssmttm.errors import UserError
+from ssmttm.model.text import TextEncoder, load_text_encoder
+
+__all__ = [
+    "COMMIT_NAME",
+    "PreprocessResult",
+    "Worker",
+    "encode_shard",
+    "finish_dataset",
+    "plan_dataset",
+    "plan_shards",
+    "preprocess",
+    "preprocess_local",
+    "write_text_table",
+]
+
+COMMIT_NAME = "dataset.json"
+ENCODE_BATCH = 8
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source_id", pa.string()),
+        ("split", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("frames", pa.int32()),
+        ("codes", pa.binary()),
+        ("fine", pa.binary()),
+        ("text_keys", pa.list_(pa.string())),
+        ("licence", pa.string()),
+        ("artist", pa.string()),
+        ("title", pa.string()),
+        ("source_url", pa.string()),
+        ("audio", pa.string()),
+        ("tags", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PreprocessResult:
+    """dataset: the content of `dataset.json`. reports: one per part of this run, none if the dataset was complete."""
+
+    dataset: dict[str, Any]
+    reports: list[PartReport]
+    wall_s: float
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: sums over threads depend on their number, and the tasks themselves fill the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches(plan: ShardPlan, sample_rate: int, rejects: list[Reject]) -> Iterator[list[tuple[Segment, np.ndarray]]]:
+    """Decoded segments in groups of `ENCODE_BATCH`; what cannot be decoded goes to `rejects`."""
+    batch: list[tuple[Segment, np.ndarray]] = []
+    for _, of_track in groupby(plan.segments, key=lambda segment: segment.track.id):
+        for segment, decoded in read_segments(list(of_track), sample_rate, plan.minimum_seconds):
+            if isinstance(decoded, Reject):
+                rejects.append(decoded)
+                continue
+            batch.append((segment, decoded))
+            if len(batch) == ENCODE_BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def encode_shard(plan: ShardPlan, codec: Codec, out: str) -> PartReport:
+    """Decode and encode the segments of one shard and write it under its fixed name; a finished shard is left alone.
+
+    Segments that cannot be used become rejects in the shard's metadata. Every batch is padded to
+    [ENCODE_BATCH, 1, segment_seconds]; a shorter segment keeps the frames that its own samples reach.
+    """
+    uri = storage.join(out, plan.name)
+    if part_matches(uri, plan.fingerprint):
+        content = read_part_metadata(uri) or {}
+        return PartReport(plan.name, content["rows"], content["seconds"], len(content["rejects"]), skipped=True)
+    length = round(plan.segment_seconds * codec.sample_rate)
+    rows: list[tuple[Any, ...]] = []
+    rejects: list[Reject] = []
+    for batch in _batches(plan, codec.sample_rate, rejects):
+        wav_B1N = torch.zeros(ENCODE_BATCH, 1, length)
+        for index, (_, wav_N) in enumerate(batch):
+            wav_B1N[index, 0, : len(wav_N)] = torch.from_numpy(wav_N)
+        codes_BKT, fine_BDT = codec.encode_with_latents(wav_B1N)
+        for index, (segment, wav_N) in enumerate(batch):
+            frames = -(-len(wav_N) // codec.hop_length)
+            track = segment.track
+            rows.append(
+                (
+                    segment.id,
+                    track.id,
+                    track.split,
+                    segment.start_s,
+                    len(wav_N) / codec.sample_rate,
+                    frames,
+                    codes_BKT[index, :, :frames].numpy().astype(np.int16).tobytes(),
+                    fine_BDT[index, :, :frames].numpy().astype(np.float16).tobytes(),
+                    [caption_key(caption, plan.text_fingerprint) for caption in track.captions],
+                    track.licence,
+                    track.artist,
+                    track.title,
+                    track.source_url,
+                    relative_to_source(track.audio, plan.source),
+                    json.dumps(track.tags, sort_keys=True, ensure_ascii=False),
+                )
+            )
+    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
+    seconds = float(sum(columns[SCHEMA.names.index("duration_s")]))
+    refused = [asdict(replace(r, audio=relative_to_source(r.audio, plan.source))) for r in rejects]
+    write_part(uri, columns, SCHEMA, plan.fingerprint, {"rows": len(rows), "seconds": seconds, "rejects": refused})
+    return PartReport(plan.name, len(rows), seconds, len(rejects), skipped=False)
+
+
+class Worker:
+    """Fulfils plans of either kind; codec and text encoder are loaded once, when first needed."""
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    @cached_property
+    def codec(self) -> Codec:
+        return load_codec(self.config.codec.path).eval()
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        return load_text_encoder(self.config.text)
+
+    def __call__(self, plan: Plan) -> PartReport:
+        out = self.config.corpus.out
+        with _one_thread():
+            if isinstance(plan, TextPlan):
+                return write_text_table(plan, self.encoder, out)
+            return encode_shard(plan, self.codec, out)
+
+
+def _remove_strays(out: str, names: set[str]) -> None:
+    """Delete parts of an earlier, abandoned plan."""
+    fs, path = storage.filesystem(out)
+    for folder in (SHARD_FOLDER, TEXT_FOLDER):
+        for name in storage.list_names(storage.join(out, folder)):
+            if f"{folder}/{name}" not in names:
+                fs.rm(storage.join(path, folder, name))
+
+
+def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, encoder: TextEncoder) -> dict[str, Any]:
+    """Write rejects, attribution, dataset card and, last, the commit file; returns the latter's content.
+
+    Raises:
+        UserError: if not one row came out, with the reasons.
+    """
+    missing = [part.name for part in plan.parts if not part_matches(storage.join(out, part.name), part.fingerprint)]
+    assert not missing, f"parts not written: {missing}"
+    _remove_strays(out, {part.name for part in plan.parts})
+    rejects = list(plan.rejects)
+    statistics = DatasetStatistics()
+    for shard in plan.shards:
+        uri = storage.join(out, shard.name)
+        rejects += [Reject(**reject) for reject in (read_part_metadata(uri) or {})["rejects"]]
+        statistics.add(read_columns(uri, DatasetStatistics.COLUMNS))
+    storage.write_text(storage.join(out, REJECTS_NAME), to_jsonl(rejects))
+    if statistics.rows == 0:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in count_reasons(rejects).items())
+        raise UserError(
+            f"nothing in {config.corpus.source} could be used ({reasons or 'no tracks'}); "
+            f"see {storage.join(out, REJECTS_NAME)}"
+        )
+    content = {
+        "version": __version__,
+        "fingerprint": plan.fingerprint,
+        **statistics.summary(),
+        "rejects": len(rejects),
+        "rejects_by_reason": count_reasons(rejects),
+        "captions": sum(len(text.captions) for text in plan.texts),
+        "captions_overlong": plan.overlong_captions,
+        "codec": {
+            "uri": config.codec.path,
+            "fingerprint": codec.fingerprint(),
+            "config": storage.read_json(storage.join(config.codec.path, "codec.json")),
+        },
+        "text": {"reference": encoder.reference, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
+        "config": config.model_dump(mode="json"),
+    }
+    storage.write_text(storage.join(out, "ATTRIBUTION.csv"), attribution_csv(statistics))
+    storage.write_text(storage.join(out, "README.md"), dataset_card(content))
+    storage.write_commit(out, COMMIT_NAME, content)
+    return content
+
+
+def _completed(out: str, plan: DatasetPlan) -> dict[str, Any] | None:
+    """The dataset if `out` already holds exactly this one.
+
+    Raises:
+        UserError: if it holds another one, or a damaged one.
+    """
+    if not storage.exists(storage.join(out, COMMIT_NAME)):
+        return None
+    dataset = storage.read_commit(out, COMMIT_NAME)
+    if dataset["fingerprint"] != plan.fingerprint:
+        raise UserError(
+            f"corpus.out={out} already holds a dataset made from another corpus, codec, text encoder or settings; "
+            "choose another corpus.out or delete the folder"
+        )
+    return dataset
+
+
+def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Iterator[PartReport]]) -> PreprocessResult:
+    """Make `corpus.out` from `corpus.source`; `execute` fulfils the plans, in any order, as the worker would.
+
+    A dataset that is already complete is returned as it is; an interrupted one is continued.
+
+    Raises:
+        UserError: if the source is missing or yields no row, the codec is missing, or `corpus.out` holds another
+            dataset.
+    """
+    started = time.perf_counter()
+    config, out = worker.config, worker.config.corpus.out
+    plan = plan_dataset(config, worker.codec, worker.encoder)
+    dataset = _completed(out, plan)
+    if dataset is not None:
+        return PreprocessResult(dataset, [], time.perf_counter() - started)
+    reports = list(tqdm(execute(worker, plan.parts), desc="preprocess", total=len(plan.parts), unit="part"))
+    dataset = finish_dataset(out, plan, config, worker.codec, worker.encoder)
+    return PreprocessResult(dataset, reports, time.perf_counter() - started)
+
+
+def preprocess_local(config: Config) -> PreprocessResult:
+    """`preprocess` in this process, on one thread."""
+    return preprocess(Worker(config), map)

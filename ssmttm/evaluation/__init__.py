@@ -1,0 +1,1 @@
+"""Measuring what a model makes: probes, music analysis, distances, and the report that shows them."""

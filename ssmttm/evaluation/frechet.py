@@ -1,0 +1,137 @@
+"""Fréchet distance between Gaussians fitted to log-mel frames (Heusel et al., arXiv 1706.08500, on other features).
+
+The distance needs only means and covariances, so sets of clips are summed up as moments, in parallel, and the
+projection is applied to the moments. Figures depend on the number of clips: compare only equal n, and give the
+distance between two sets of real clips beside them. N samples, D dimensions, M mel bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmttm.evaluation.embeddings import DISTANCE_FRAMES, NUM_MELS, averaged, log_mel, with_changes
+
+PCA_DIMENSIONS = 48
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean [D] and covariance [D, D], float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number of samples, their sum [D] and the sum of their outer products [D, D], float64. Adds up over sets."""
+
+    count: int
+    total: np.ndarray
+    outer: np.ndarray
+
+    @staticmethod
+    def of(samples_ND: np.ndarray) -> Moments:
+        samples = np.asarray(samples_ND, dtype=np.float64)
+        return Moments(len(samples), samples.sum(axis=0), samples.T @ samples)
+
+    @staticmethod
+    def of_clip(log_mel_TM: np.ndarray) -> Moments:
+        """Moments of a clip's log-mel frames, averaged over 40 ms, beside their change over 80 ms: D = 2 M."""
+        return Moments.of(with_changes(averaged(log_mel_TM, DISTANCE_FRAMES)))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    def gaussian(self) -> Gaussian:
+        """The Gaussian with this mean and (biased) covariance.
+
+        Raises:
+            ValueError: for fewer than two samples.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two samples, got {self.count}")
+        mean = self.total / self.count
+        covariance = self.outer / self.count - np.outer(mean, mean)
+        return Gaussian(mean, (covariance + covariance.T) / 2)
+
+
+def _root(matrix_DD: np.ndarray) -> np.ndarray:
+    """Symmetric square root of a positive semi-definite matrix; rounding below zero counts as zero."""
+    values, vectors = np.linalg.eigh(matrix_DD)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
+    """Squared Fréchet (2-Wasserstein) distance |mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2).
+
+    Written with the symmetric product (Dowson & Landau 1982), whose eigenvalues are real and not negative: no
+    complex square root of a non-symmetric matrix, and singular covariances (fewer samples than dimensions) need
+    no shrinkage.
+    """
+    root_a = _root(a.covariance)
+    product = root_a @ b.covariance @ root_a
+    overlap = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
+    distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
+    """Squared Fréchet distance of Gaussians fitted to two sets of samples [N, D], which may differ in N."""
+    return gaussian_distance(Moments.of(a_ND).gaussian(), Moments.of(b_ND).gaussian())
+
+
+@dataclass(frozen=True)
+class LogMelSpace:
+    """Where log-mel distances are taken: principal components of real frames and the components' change, each
+    scaled to unit deviation on the real clips the space was fitted to. `matrix` is [2 M, 2 K], `offset` [2 K]."""
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    @staticmethod
+    def fit(real: Moments, dimensions: int = PCA_DIMENSIONS) -> LogMelSpace:
+        """Fit to the moments of real training clips (`Moments.of_clip`, summed)."""
+        gaussian = real.gaussian()
+        bands = len(gaussian.mean) // 2
+        values, vectors = np.linalg.eigh(gaussian.covariance[:bands, :bands])
+        basis = vectors[:, ::-1][:, :dimensions]
+        level_scale = np.sqrt(np.maximum(values[::-1][:dimensions], 1e-10))
+        change = basis.T @ gaussian.covariance[bands:, bands:] @ basis
+        change_scale = np.sqrt(np.maximum(np.diag(change), 1e-10))
+        matrix = np.zeros((2 * bands, 2 * basis.shape[1]))
+        matrix[:bands, : basis.shape[1]] = basis / level_scale
+        matrix[bands:, basis.shape[1] :] = basis / change_scale
+        return LogMelSpace(matrix, gaussian.mean @ matrix)
+
+    def project(self, moments: Moments) -> Gaussian:
+        gaussian = moments.gaussian()
+        return Gaussian(gaussian.mean @ self.matrix - self.offset, self.matrix.T @ gaussian.covariance @ self.matrix)
+
+    def distance(self, a: Moments, b: Moments) -> float:
+        """Log-mel-statistics Fréchet distance between two sets of clips."""
+        return gaussian_distance(self.project(a), self.project(b))
+
+
+def clip_moments(clips: Iterable[np.ndarray], sample_rate: int) -> Moments:
+    """Summed moments of clips [N] or [C, N]."""
+    total = Moments(0, np.zeros(2 * NUM_MELS), np.zeros((2 * NUM_MELS, 2 * NUM_MELS)))
+    for clip in clips:
+        total += Moments.of_clip(log_mel(clip, sample_rate))
+    return total
+
+
+def logmel_frechet(
+    clips: Iterable[np.ndarray], reference: Iterable[np.ndarray], sample_rate: int, space: LogMelSpace | None = None
+) -> float:
+    """Log-mel-statistics Fréchet distance from `clips` to `reference`, both lists of [N] or [C, N] samples.
+
+    Args:
+        sample_rate: of all clips, in Hz.
+        space: where to measure; default: fitted to `reference`.
+    """
+    moments = clip_moments(reference, sample_rate)
+    return (space or LogMelSpace.fit(moments)).distance(clip_moments(clips, sample_rate), moments)

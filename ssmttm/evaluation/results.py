@@ -1,0 +1,110 @@
+"""From the workers' measurements to evaluation.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from ssmttm.evaluation import adherence
+from ssmttm.evaluation.frechet import LogMelSpace
+from ssmttm.evaluation.worker import HeldOut, Listened, Made, RealClip, Reconstructed, Request
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All that was heard, in parts as the workers sent it. Clips lie beside each other: those of `listened` beside
+    `training`, of `reconstructed` and `made` beside `held_out` and its `requests`, `made_free` beside `free_form`
+    (requests) and `free_genres` (the genre each prompt means). The first `shown` were made one by one."""
+
+    training: Sequence[RealClip]
+    listened: Sequence[Listened]
+    held_out: Sequence[HeldOut]
+    reconstructed: Sequence[Reconstructed]
+    requests: Sequence[Request]
+    made: Sequence[Made]
+    free_form: Sequence[Request]
+    free_genres: Sequence[str]
+    made_free: Sequence[Made]
+    shown: int
+
+
+def _clip_entry(kind: str, request: Request, made: Made) -> dict[str, Any]:
+    analysis = made.analysis
+    return {
+        "kind": kind,
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "path": made.path,
+        "seconds": analysis.seconds,
+        "peak": round(analysis.peak, 4),
+        "rms": round(analysis.rms, 4),
+        "rtf": round(made.wall_s / analysis.seconds, 4),
+        "sound": analysis.kind,
+        "flatness": round(analysis.flatness, 4),
+        "movement": round(analysis.movement, 4),
+    }
+
+
+def frechet_table(listened: Sequence[Listened], reconstructed: Sequence[Reconstructed]) -> dict[str, float]:
+    """Log-mel Fréchet distance of held-out clips from real training clips, for the same clips as they are (`real`,
+    the floor), from codebook 0 alone and from codebook 0 completed by stage 2."""
+    reference = reduce(add, (part.moments for part in listened))
+    space = LogMelSpace.fit(reference)
+    return {
+        name: round(space.distance(reduce(add, (part.moments[name] for part in reconstructed)), reference), 4)
+        for name in reconstructed[0].moments
+    }
+
+
+def summarise(measurements: Measurements) -> dict[str, Any]:
+    """Everything the report and summary.json say about a bundle, as JSON values.
+
+    `rtf` is wall-clock time over audio time (lower is faster), `generation.times_real_time` its inverse over the
+    clips that were made one by one.
+    """
+    m = measurements
+    real = [clip for part in m.listened for clip in part.analyses]
+    ceilings = [ceiling for part in m.reconstructed for ceiling in part.ceilings]
+    probes = adherence.Probes([clip.statistics for clip in real], [clip.tags for clip in m.training])
+    asked = [held.clip.tags for held in m.held_out]
+    generated = [made.analysis for made in m.made]
+    heard = probes.hear(generated)
+    heard_free = probes.hear([made.analysis for made in m.made_free])
+    clips = []
+    for i, (held, request, made) in enumerate(zip(m.held_out, m.requests, m.made, strict=True)):
+        entry = _clip_entry("shown" if i < m.shown else "held-out", request, made)
+        entry["asked"] = {name: held.clip.tags[name] for name in adherence.TAGS}
+        entry["measured"] = adherence.measured(heard[i], made.analysis, held.clip.tags["mode"])
+        clips.append({**entry, **({"real": ceilings[i].paths["real"]} if ceilings[i].paths else {})})
+    for request, genre, made, ear in zip(m.free_form, m.free_genres, m.made_free, heard_free, strict=True):
+        clips.append(
+            {**_clip_entry("free-form", request, made), "asked": {"genre": genre}, "measured": {"genre": ear["genre"]}}
+        )
+    single = m.made[: m.shown]
+    hits = [ear["genre"] == genre for ear, genre in zip(heard_free, m.free_genres, strict=True)]
+    return {
+        "clips_compared": len(m.held_out),
+        "adherence": {
+            **adherence.table(
+                probes, asked, [one.real for one in ceilings], [one.codec for one in ceilings], generated
+            ),
+            "free_form": {"genre": round(float(np.mean(hits)), 4), "n": len(hits)},
+        },
+        "stage2": {"frechet": frechet_table(m.listened, m.reconstructed)},
+        "codec": {"logmel_l1": round(float(np.mean([one.logmel_l1 for one in ceilings])), 4)},
+        "generation": {
+            "times_real_time": round(
+                sum(made.analysis.seconds for made in single) / sum(made.wall_s for made in single), 2
+            )
+        },
+        "reconstructions": [
+            {"caption": held.prompt, **one.paths} for held, one in zip(m.held_out, ceilings, strict=True) if one.paths
+        ],
+        "clips": clips,
+        "not_music": [clip["path"] for clip in clips if clip["sound"] != "music"],
+    }

@@ -1,0 +1,202 @@
+"""The work of an evaluation in parts that can run anywhere: real clips, the codec's and stage 2's ceilings, prompts.
+
+B clips, K codebooks, T frames, N samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ssmttm import audio, storage
+from ssmttm.audio import Audio
+from ssmttm.codec.base import Codec
+from ssmttm.codec.metrics import logmel_l1
+from ssmttm.evaluation.clips import ClipAnalysis, analyse
+from ssmttm.evaluation.frechet import Moments
+
+
+@dataclass(frozen=True)
+class RealClip:
+    """A segment of a recording: its file, first second and length in seconds."""
+
+    audio: str
+    start_s: float
+    seconds: float
+    tags: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A validation segment with its number, prompt and true codes, int16 [K, T]."""
+
+    index: int
+    prompt: str
+    clip: RealClip
+    codes_KT: np.ndarray
+
+
+@dataclass(frozen=True)
+class Request:
+    """A clip to generate and the name of its file, without extension."""
+
+    prompt: str
+    seed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A generated clip: its file, the wall-clock seconds it took, and what it holds."""
+
+    path: str
+    wall_s: float
+    analysis: ClipAnalysis
+
+
+@dataclass(frozen=True)
+class Listened:
+    """Real clips: measurements of each, log-mel moments of all."""
+
+    analyses: list[ClipAnalysis]
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A held-out clip as it is and through the codec.
+
+    Attributes:
+        real, codec: the recording, and its true codes (all codebooks) decoded.
+        logmel_l1: of the two, see `codec.metrics.logmel_l1`.
+        paths: files of `real`, `codec` and `coarse` (codebook 0 alone), if they were asked for.
+    """
+
+    real: ClipAnalysis
+    codec: ClipAnalysis
+    logmel_l1: float
+    paths: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Ceilings of held-out clips, and the log-mel moments of all of them as they are (`real`), from codebook 0 alone
+    (`coarse_only`) and from codebook 0 completed by stage 2 (`generated`)."""
+
+    ceilings: list[Ceiling]
+    moments: dict[str, Moments]
+
+
+class Generates(Protocol):
+    """What is evaluated: prompts and seeds in, audio out, and files that say what they are."""
+
+    sample_rate: int
+
+    def generate(self, prompt: str, seconds: float, seed: int) -> Audio: ...
+
+    def generate_batch(self, prompts: Sequence[str], seconds: float, seeds: Sequence[int]) -> list[Audio]: ...
+
+    def save(self, uri: str, audio: Audio, prompt: str, seed: int) -> None: ...
+
+
+def read_clip(clip: RealClip, sample_rate: int) -> np.ndarray:
+    """Mono samples float32 [N] of a segment at `sample_rate` (Hz).
+
+    Raises:
+        UserError: if the file is missing or cannot be decoded.
+    """
+    whole = audio.read(clip.audio)
+    first = round(clip.start_s * whole.sample_rate)
+    part = whole.samples[:, first : first + round(clip.seconds * whole.sample_rate)]
+    return audio.resample(audio.to_mono(Audio(part, whole.sample_rate)), sample_rate).samples[0]
+
+
+class Worker:
+    """Holds the models; each method is one kind of task, its results small enough to send.
+
+    Args:
+        generator: the system under evaluation.
+        codec: its codec.
+        complete: stage 2 as the system runs it: codebook 0 int64 [B, T], prompts and seeds to audio [B, N].
+        out: folder for audio files.
+        seconds: length of generated clips.
+        device: where the codec is.
+    """
+
+    def __init__(
+        self,
+        generator: Generates,
+        codec: Codec,
+        complete: Callable[[torch.Tensor, list[str], list[int]], torch.Tensor],
+        out: str,
+        seconds: float,
+        device: str = "cpu",
+    ):
+        self._generator, self._codec, self._complete = generator, codec, complete
+        self._out, self._seconds, self._device = out, seconds, device
+
+    def listen(self, clips: Sequence[RealClip]) -> Listened:
+        """Measure real clips."""
+        rate = self._codec.sample_rate
+        heard = [analyse(read_clip(clip, rate), rate) for clip in clips]
+        return Listened([analysis for analysis, _ in heard], reduce(add, (moments for _, moments in heard)))
+
+    @torch.inference_mode()
+    def reconstruct(self, clips: Sequence[HeldOut], keep: Sequence[int]) -> Reconstructed:
+        """Decode the true codes of held-out clips, with and without stage 2; write the audio of those in `keep`."""
+        rate = self._codec.sample_rate
+        ceilings, moments = [], []
+        for held in clips:
+            codes_BKT = torch.from_numpy(held.codes_KT.astype(np.int64))[None].to(self._device)
+            coarse_BDT = self._codec.coarse(codes_BKT[:, 0])
+            nothing_BDT = coarse_BDT.new_zeros(1, self._codec.fine_dim, coarse_BDT.shape[2])
+            decoded = {
+                "codec": self._codec.decode_codes(codes_BKT)[:, 0],
+                "coarse": self._codec.decode(coarse_BDT, nothing_BDT)[:, 0],
+                "stage2": self._complete(codes_BKT[:, 0], [held.prompt], [held.index]),
+            }
+            real = read_clip(held.clip, rate)
+            waves = {"real": real} | {name: wav_BN[0, : len(real)].cpu().numpy() for name, wav_BN in decoded.items()}
+            heard = {name: analyse(wave, rate) for name, wave in waves.items()}
+            paths = {}
+            if held.index in keep:
+                for name in ("real", "codec", "coarse"):
+                    paths[name] = storage.join(self._out, f"held-out-{held.index:03d}-{name}.flac")
+                    audio.write(paths[name], Audio(waves[name][None], rate))
+            decoded_1N, original_1N = (torch.from_numpy(waves[name])[None] for name in ("codec", "real"))
+            difference = logmel_l1(decoded_1N, original_1N, rate)
+            ceilings.append(Ceiling(heard["real"][0], heard["codec"][0], difference, paths))
+            moments.append((heard["real"][1], heard["coarse"][1], heard["stage2"][1]))
+        names = ("real", "coarse_only", "generated")
+        sums = {name: reduce(add, (clip[i] for clip in moments)) for i, name in enumerate(names)}
+        return Reconstructed(ceilings, sums)
+
+    def generate(self, requests: Sequence[Request]) -> list[Made]:
+        """Make clips together; each one's share of the time is the same."""
+        start = time.perf_counter()
+        prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
+        clips = self._generator.generate_batch(prompts, self._seconds, seeds)
+        share = (time.perf_counter() - start) / len(requests)
+        return [self._keep(request, clip, share) for request, clip in zip(requests, clips, strict=True)]
+
+    def generate_singly(self, requests: Sequence[Request]) -> list[Made]:
+        """Make clips one after the other, as a listener would, after one short clip that is not counted."""
+        self._generator.generate(requests[0].prompt, 1.0, requests[0].seed)
+        results = []
+        for request in requests:
+            start = time.perf_counter()
+            clip = self._generator.generate(request.prompt, self._seconds, request.seed)
+            results.append(self._keep(request, clip, time.perf_counter() - start))
+        return results
+
+    def _keep(self, request: Request, clip: Audio, wall_s: float) -> Made:
+        path = storage.join(self._out, f"{request.name}.flac")
+        self._generator.save(path, clip, request.prompt, request.seed)
+        return Made(path, wall_s, analyse(clip.samples, clip.sample_rate)[0])

@@ -1,0 +1,98 @@
+"""The model card that travels in a bundle's README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ssmttm
+from ssmttm.config import Config
+
+ENCODER_LICENCES = {"minilm": "all-MiniLM-L6-v2 (sentence-transformers), Apache-2.0"}
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What one part cost: hours of wall-clock time, and floating-point operations where they were counted."""
+
+    hours: float
+    flops: float | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class CardFields:
+    """What the card says besides the configuration.
+
+    seconds_by_licence: audio learned from, in seconds. costs: by part ("codec", "stage1", "stage2").
+    metrics: name to value, measured on held-out prompts.
+    """
+
+    seconds_by_licence: dict[str, float]
+    costs: dict[str, TrainingCost]
+    text_reference: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _number(value: float | int | None, form: str) -> str:
+    return "not recorded" if value is None else format(value, form)
+
+
+def model_card(model_id: str, config: Config, card: CardFields) -> str:
+    """Markdown: what the model is, what it learned from, what it cost, what it is for and where it fails."""
+    seconds = sum(card.seconds_by_licence.values())
+    data = _table(
+        ("licence", "hours"), [(name, f"{s / 3600:.2f}") for name, s in sorted(card.seconds_by_licence.items())]
+    )
+    costs = _table(
+        ("part", "parameters", "training FLOPs", "training hours"),
+        [
+            (part, _number(cost.parameters, ","), _number(cost.flops, ".2e"), f"{cost.hours:.2f}")
+            for part, cost in card.costs.items()
+        ],
+    )
+    flops = [cost.flops for cost in card.costs.values() if cost.flops is not None]
+    hours = sum(cost.hours for cost in card.costs.values())
+    kind = card.text_reference["encoder"]
+    encoder = ENCODER_LICENCES.get(kind, f"{card.text_reference.get('path')}, under the licence of its own card")
+    sections = [
+        f"# {model_id}",
+        "Text to music: a prompt in English becomes a mono recording. Made with "
+        f"ssmttm {ssmttm.__version__}, preset `{config.preset}`.",
+        "## How it works",
+        f"- Stage 1, `{config.stage1.backbone}` ({config.stage1.layers} layers, width {config.stage1.width}): reads "
+        "the prompt's text states as a prefix and writes codebook 0 of the codec, frame by frame.\n"
+        f"- Stage 2, flow matching with a `{config.stage2.denoiser}` denoiser: completes the fine latents.\n"
+        f"- Codec `{config.codec.name}` at {config.codec.sample_rate} Hz turns latents into sound.\n"
+        f"- Text encoder, frozen and not in this bundle: {encoder}.",
+        "## Use",
+        '```sh\nssmttm generate "calm piano in a minor key, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
+        "## Training data",
+        f"A data set of {seconds / 3600:.2f} hours of openly licensed recordings, some of them held out for measuring. "
+        "`ATTRIBUTION.csv` names every one of them.",
+        data,
+        "## Training cost",
+        f"In all {_number(sum(flops) if flops else None, '.2e')} FLOPs and {hours:.2f} hours.",
+        costs,
+    ]
+    if card.metrics:
+        rows = [(name, f"{value:.3f}") for name, value in card.metrics.items()]
+        sections += ["## Results on held-out prompts", _table(("measure", "value"), rows)]
+    sections += [
+        "## Intended use",
+        "Research on text-to-music models, teaching, sketches and background music. Every file that ssmttm writes says "
+        "in its metadata that it is AI-generated, with model, prompt and seed; keep that mark when you pass files on.",
+        "## Limitations",
+        "- The music can only be as varied as the training data above, and prompts far from its captions are followed "
+        "loosely.\n"
+        "- No vocals or lyrics; mono.\n"
+        "- Rhythm, melody and harmony wander in long pieces: the model remembers the past in a state of fixed size.\n"
+        "- Do not present its output as the work of a person, or as a recording of any artist named in a prompt.",
+    ]
+    return "\n\n".join(sections) + "\n"

@@ -1,0 +1,232 @@
+"""The product: a prompt becomes audio. `stream` makes it piece by piece; everything else gathers what it yields.
+
+Shapes: B clips, K codebooks, T frames, N samples.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ssmttm
+from ssmttm import audio as audio_io
+from ssmttm import storage
+from ssmttm.audio import Audio
+from ssmttm.errors import UserError
+from ssmttm.generation import files
+from ssmttm.generation.bundle import Bundle, load_bundle
+from ssmttm.generation.engine import Decoder
+from ssmttm.generation.render import Finished, Piece, Renderer
+from ssmttm.generation.request import Settings, check_prompt, check_seed, resolve
+from ssmttm.model.text import TextBatch, collate_text
+
+KNEE, CEILING = 0.85, 0.98
+JOIN_SECONDS = 0.1
+
+
+def soft_limit(samples: Tensor) -> Tensor:
+    """Bend samples beyond ±0.85 towards ±0.98 (tanh): continuous in value and slope, never clipped.
+
+    It looks at one sample at a time, so streams need no second pass over the piece.
+    """
+    room = CEILING - KNEE
+    beyond = samples.abs() - KNEE
+    bent = samples.sign() * (KNEE + room * torch.tanh(beyond.clamp(min=0) / room))
+    return torch.where(beyond > 0, bent, samples)
+
+
+class Generator:
+    """A bundle at work. Safe to share between threads: it keeps no state of a request."""
+
+    def __init__(self, bundle: Bundle):
+        self.bundle, self.config = bundle, bundle.config.generation
+        self.sample_rate, self.frame_rate = bundle.codec.sample_rate, bundle.codec.frame_rate
+        self._renderer = Renderer(bundle.completer, bundle.codec, self.config)
+        self._device = next(bundle.lm.parameters()).device
+        self._tokenizer_lock = threading.Lock()  # tokenizers refuse calls from two threads at once
+
+    @classmethod
+    def load(cls, uri: str, device: str | None = None) -> Generator:
+        """Load a bundle from a folder or URI; `device` defaults to CUDA where there is one.
+
+        Raises:
+            UserError: if it is missing, incomplete or damaged.
+        """
+        return cls(load_bundle(uri, device))
+
+    @property
+    def model_id(self) -> str:
+        return self.bundle.model_id
+
+    def stream(
+        self,
+        prompt: str,
+        seconds: float = 10.0,
+        seed: int | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        steps: int | None = None,
+    ) -> Iterator[Audio]:
+        """Yield consecutive mono pieces of one clip as they are made; memory does not grow with its length.
+
+        Args:
+            prompt: what the music should be like.
+            seconds: length of the whole clip.
+            seed: 0 to 2^63 - 1; None draws one (`sampling.draw_seed()` gives one that you can keep).
+            guidance, temperature, top_k: of stage 1, see `Sampling`; None takes the bundle's default.
+            steps: sampling steps of stage 2; None takes the bundle's default.
+
+        Raises:
+            UserError: at once, if anything is out of bounds.
+        """
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        text = self._read([prompt])
+        pieces = self._render(text, [check_seed(seed)], settings, self._samples(seconds))
+        return (Audio(piece_BN.numpy(), self.sample_rate) for piece_BN in pieces)
+
+    def generate(
+        self,
+        prompt: str,
+        seconds: float = 10.0,
+        seed: int | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        steps: int | None = None,
+    ) -> Audio:
+        """One clip: the concatenation of `stream`, whose arguments and errors it shares."""
+        pieces = self.stream(prompt, seconds, seed, guidance, temperature, top_k, steps)
+        return Audio(np.concatenate([piece.samples for piece in pieces], axis=1), self.sample_rate)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        seconds: float = 10.0,
+        seeds: Sequence[int | None] | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        steps: int | None = None,
+    ) -> list[Audio]:
+        """One clip per prompt, made together. Each is what `generate` gives with its seed, up to float rounding.
+
+        Raises:
+            UserError: as `stream`, and if the numbers of prompts and seeds differ.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("generate_batch takes a list of prompts, not one string")
+        wanted = [None] * len(prompts) if seeds is None else list(seeds)
+        if len(wanted) != len(prompts):
+            raise UserError(f"{len(prompts)} prompts came with {len(wanted)} seeds; give one seed per prompt")
+        if not prompts:
+            return []
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        text = self._read(prompts)
+        pieces = list(self._render(text, [check_seed(seed) for seed in wanted], settings, self._samples(seconds)))
+        return [Audio(samples[None], self.sample_rate) for samples in torch.cat(pieces, dim=1).numpy()]
+
+    def extend(
+        self,
+        audio: Audio,
+        prompt: str,
+        seconds: float = 10.0,
+        seed: int | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        steps: int | None = None,
+    ) -> Audio:
+        """The given audio (mono, at the model's rate) followed by `seconds` of music that continues it.
+
+        The last 0.1 s of the given audio fade into the model's rendering of them; all before stays as it is.
+
+        Raises:
+            UserError: as `stream`, and if the audio is shorter than a code frame, or the whole over the limit.
+        """
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        given = audio_io.to_mono(audio_io.resample(audio, self.sample_rate)).samples
+        hop = self.bundle.codec.hop_length
+        known = given.shape[1] // hop * hop  # a last, partial frame is made anew
+        if known == 0:
+            raise UserError(f"audio of {audio.seconds:.2f} s is too short to be continued; give at least a second")
+        if audio.seconds + seconds > self.config.max_seconds:
+            raise UserError(f"the continued piece would be over the limit of {self.config.max_seconds:g} seconds")
+        text = self._read([prompt])
+        primer_BKT, history = self._encode(given[:, :known])
+        fresh = given.shape[1] - known + self._samples(seconds)
+        pieces = self._render(text, [check_seed(seed)], settings, fresh, primer_BKT, history)
+        rendered = torch.cat(list(pieces), dim=1)
+
+        overlap = rendered.shape[1] - fresh
+        join = min(round(JOIN_SECONDS * self.sample_rate), overlap)
+        # The two sides of the join differ in phase, so their powers are what must add up to one.
+        angle = torch.linspace(0, math.pi / 2, join)
+        ending = torch.from_numpy(given[:, known - join : known])
+        crossed = soft_limit(ending * angle.cos() + rendered[:, overlap - join : overlap] * angle.sin())
+        parts = [given[:, : known - join], crossed.numpy(), rendered[:, overlap:].numpy()]
+        return Audio(np.concatenate(parts, axis=1), self.sample_rate)
+
+    def to_bytes(self, audio: Audio, extension: str, prompt: str, seed: int) -> bytes:
+        """An audio file (wav, flac or ogg) that says what it is: AI-generated, by which model, from what."""
+        metadata = {
+            "ai_generated": True,
+            "model": self.model_id,
+            "prompt": prompt,
+            "seed": seed,
+            "software": f"ssmttm {ssmttm.__version__}",
+        }
+        return files.encode(audio, extension, metadata)
+
+    def save(self, uri: str, audio: Audio, prompt: str, seed: int) -> None:
+        """Write `to_bytes` to a file whose format follows from its extension.
+
+        Raises:
+            UserError: for an unknown extension.
+        """
+        storage.write_bytes(uri, self.to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), prompt, seed))
+
+    def _samples(self, seconds: float) -> int:
+        return max(round(seconds * self.sample_rate), 1)
+
+    def _read(self, prompts: Sequence[str]) -> TextBatch:
+        for prompt in prompts:
+            check_prompt(prompt, self.config)
+        with self._tokenizer_lock:
+            return collate_text(self.bundle.text_encoder.encode(list(prompts)))
+
+    @torch.inference_mode()
+    def _encode(self, samples: np.ndarray) -> tuple[Tensor, Finished]:
+        """Codes of stage 1's codebooks [1, K, T], and the finished frames that stage 2 may see."""
+        wav_B1N = torch.from_numpy(samples)[None].to(self._device)
+        codes_BKT, fine_BDT = self.bundle.codec.encode_with_latents(wav_B1N)
+        primer_BKT = codes_BKT[:, : self.bundle.lm.config.num_codebooks]
+        return primer_BKT, Finished(codes_BKT[:, 0], fine_BDT).last(self._renderer.context)
+
+    def _render(
+        self,
+        text: TextBatch,
+        seeds: Sequence[int],
+        settings: Settings,
+        samples: int,
+        primer_BKT: Tensor | None = None,
+        history: Finished | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield audio [B, N] on the CPU: that of the history, if any, then `samples` new ones."""
+        hop = self.bundle.codec.hop_length
+        frames = -(-samples // hop)
+        decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling)
+        codes = (codes_BK[:, 0] for codes_BK in decoder.frames(frames, primer_BKT))
+        piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
+        first_frame = 0 if primer_BKT is None else primer_BKT.shape[2]
+        left = samples + (0 if history is None else history.frames * hop)
+        for audio_B1N in self._renderer.render(codes, frames, piece, history, first_frame):
+            piece_BN = soft_limit(audio_B1N[:, 0, :left].float()).cpu()
+            left -= piece_BN.shape[1]
+            if piece_BN.shape[1]:
+                yield piece_BN

@@ -1,0 +1,1 @@
+"""Training: one loop for both stages, two engines, checkpoints that count only when complete."""

@@ -1,0 +1,216 @@
+"""Fit the codec on clips of a corpus and measure it on held-out ones.
+
+codec.path/  codec.json  codec.safetensors  samples/0-original.wav ...  report.json (commit file, written last)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssmttm import audio, storage
+from ssmttm.audio import Audio
+from ssmttm.codec.base import Codec
+from ssmttm.codec.metrics import logmel_l1
+from ssmttm.codec.mini import MiniCodec
+from ssmttm.config import Config
+from ssmttm.corpus.manifest import Track
+from ssmttm.corpus.readers import read_source
+from ssmttm.errors import UserError
+from ssmttm.tracking import Tracker
+
+REPORT_NAME = "report.json"
+RUN_NAME = "train_codec"
+HELD_OUT_CLIPS = 32
+SAMPLE_CLIPS = 4
+
+
+def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any]:
+    """Fit the codec that `config.codec` describes on `codec.fit_clips` seeded training clips of `corpus.source`, and
+    write it with its report to `codec.path`. A finished codec of the same settings is left as it is.
+
+    Args:
+        config: paths absolute.
+        tracker: where figures and samples go besides; by default a run of its own, ended here.
+
+    Returns:
+        The report: `logmel_l1` (all codebooks), `logmel_l1_coarse` (codebook 0), `logmel_l1_latents` (coarse and
+        continuous fine latents, nothing quantised away), the share of each codebook's entries used by the held-out
+        clips, and seconds.
+
+    Raises:
+        UserError: if the corpus cannot be used, or `codec.path` holds a codec of other settings.
+    """
+    settings = _settings(config)
+    done = _finished(config.codec.path, settings)
+    if done is not None:
+        print(f"codec is already finished: {storage.join(config.codec.path, REPORT_NAME)}", flush=True)
+        return done
+    torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
+    own = tracker or Tracker.start(config, RUN_NAME, storage.join(config.train.out, RUN_NAME), {"stage": "codec"})
+    try:
+        report = _fit_and_measure(config, settings, own)
+    except BaseException:
+        if tracker is None:
+            own.finish("FAILED")
+        raise
+    if tracker is None:
+        own.finish()
+    return report
+
+
+def _settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What a fitted codec depends on."""
+    codec = config.codec.model_dump(mode="json", exclude={"path"})
+    corpus = {"source": config.corpus.source, "segment_seconds": config.corpus.segment_seconds}
+    return {"codec": codec, "corpus": corpus, "train": {"seed": config.train.seed}}
+
+
+def _finished(uri: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The report of a finished codec; None if there is none yet.
+
+    Raises:
+        UserError: if it has other settings, naming the first that differs.
+    """
+    if not storage.exists(storage.join(uri, REPORT_NAME)):
+        return None
+    report = storage.read_commit(uri, REPORT_NAME)
+    before, now = _flat(report["settings"]), _flat(settings)
+    for key in now:
+        if before.get(key) != now[key]:
+            raise UserError(
+                f"codec.path={uri} holds a codec fitted with {key}={before.get(key)}, now {now[key]}; "
+                "choose another codec.path or remove it"
+            )
+    return report
+
+
+def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, table in settings.items() for key, value in table.items()}
+
+
+def choose_clips(tracks: Sequence[Track], count: int, seed: int) -> tuple[list[Track], list[Track]]:
+    """Clips to fit on, at most `count`, and clips to measure on, at most `HELD_OUT_CLIPS`.
+
+    Held out are tracks of the `val` split, or, in a corpus without one, training tracks that are not fitted on.
+
+    Raises:
+        UserError: if nothing is left for one of the two.
+    """
+    generator = np.random.default_rng(seed)
+    train = [track for track in tracks if track.split == "train"]
+    order = [train[i] for i in generator.permutation(len(train))]
+    validation = [track for track in tracks if track.split == "val"]
+    if not validation:
+        count = min(count, len(order) - 1)
+        validation = order[count:]
+    if not train or count < 1:
+        raise UserError("the corpus has too few tracks to fit a codec and measure it; give at least two")
+    picks = generator.permutation(len(validation))[:HELD_OUT_CLIPS]
+    return order[:count], [validation[i] for i in picks]
+
+
+def read_clips(tracks: Sequence[Track], config: Config, refused: list[str]) -> Iterator[np.ndarray]:
+    """One segment of each track, mono float32 [N] at the codec's rate: the whole of it, or a seeded place of a longer
+    one. Files that cannot be decoded or are too short are named in `refused`."""
+    rate, seconds = config.codec.sample_rate, config.corpus.segment_seconds
+    for track in tracks:
+        try:
+            whole = audio.read(track.audio)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        length = min(round(seconds * whole.sample_rate), whole.samples.shape[1])
+        if length < config.corpus.minimum_seconds * whole.sample_rate:
+            refused.append(f"{track.audio} is shorter than corpus.minimum_seconds={config.corpus.minimum_seconds}")
+            continue
+        place = np.random.default_rng([config.train.seed, *track.id.encode()])
+        start = int(place.integers(whole.samples.shape[1] - length + 1))
+        segment = Audio(whole.samples[:, start : start + length], whole.sample_rate)
+        yield audio.resample(audio.to_mono(segment), rate).samples[0]
+
+
+def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracker: Tracker) -> dict[str, Any]:
+    start = time.perf_counter()
+    tracks = read_source(config.corpus.source, config.corpus)
+    to_fit, held_out = choose_clips(tracks, config.codec.fit_clips, config.train.seed)
+    refused: list[str] = []
+    codec = MiniCodec(config.codec)
+    codec.fit(read_clips(to_fit, config, refused), config.train.seed)
+    fitted = time.perf_counter()
+    originals = list(read_clips(held_out, config, refused))
+    if not originals:
+        raise UserError(
+            f"none of the {len(held_out)} held-out clips of {config.corpus.source} can be used: {refused[0]}"
+        )
+    codec.save(config.codec.path)
+    figures, samples = measure(codec, originals)
+    for name, clip in samples.items():
+        storage.make_dirs(storage.join(config.codec.path, "samples"))
+        audio.write(storage.join(config.codec.path, "samples", f"{name}.wav"), clip)
+    for reason in refused:
+        print(f"refused: {reason}", flush=True)
+    report = {
+        **figures,
+        "seconds": {"fit": round(fitted - start, 2), "measure": round(time.perf_counter() - fitted, 2)},
+        "clips": {"fit": len(to_fit), "held_out": len(originals), "refused": len(refused)},
+        "fingerprint": codec.fingerprint(),
+        "settings": settings,
+    }
+    storage.write_commit(config.codec.path, REPORT_NAME, report)
+    scalars = {name: value for name, value in figures.items() if isinstance(value, float)}
+    tracker.metrics({**scalars, "fit_seconds": report["seconds"]["fit"]}, step=0)
+    tracker.artifacts([storage.join(config.codec.path, REPORT_NAME)])
+    tracker.artifacts([storage.join(config.codec.path, "samples", f"{name}.wav") for name in samples])
+    used = ", ".join(f"{share:.0%}" for share in figures["codebook_usage"])
+    print(
+        f"codec: log-mel L1 {figures['logmel_l1']:.3f} ({codec.num_codebooks} codebooks), "
+        f"{figures['logmel_l1_coarse']:.3f} (codebook 0), entries used on {len(originals)} held-out clips: {used}; "
+        f"encodes {figures['encode_x_realtime']:.0f}x, decodes {figures['decode_x_realtime']:.0f}x real time",
+        flush=True,
+    )
+    return report
+
+
+@torch.inference_mode()
+def measure(codec: Codec, originals: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, Audio]]:
+    """Figures of a codec on held-out clips (float32 [N] each), and the first `SAMPLE_CLIPS` of them as they are, from
+    all codebooks and from codebook 0 alone (`0-original`, `0-codec`, `0-coarse`, `1-original`, ...)."""
+    errors: dict[str, list[float]] = {"logmel_l1": [], "logmel_l1_coarse": [], "logmel_l1_latents": []}
+    samples: dict[str, Audio] = {}
+    codes, encoding, decoding = [], 0.0, 0.0
+    for index, wav_N in enumerate(originals):
+        wav_BN = torch.from_numpy(wav_N)[None]
+        start = time.perf_counter()
+        codes_BKT, fine_BDT = codec.encode_with_latents(wav_BN[:, None])
+        encoding += time.perf_counter() - start
+        start = time.perf_counter()
+        decoded_BN = codec.decode_codes(codes_BKT)[:, 0, : len(wav_N)]
+        decoding += time.perf_counter() - start
+        coarse_BDT = codec.coarse(codes_BKT[:, 0])
+        coarse_BN = codec.decode(coarse_BDT, torch.zeros_like(fine_BDT))[:, 0, : len(wav_N)]
+        latents_BN = codec.decode(coarse_BDT, fine_BDT)[:, 0, : len(wav_N)]
+        for name, wav in zip(errors, (decoded_BN, coarse_BN, latents_BN), strict=True):
+            errors[name].append(logmel_l1(wav, wav_BN, codec.sample_rate))
+        codes.append(codes_BKT[0])
+        if index < SAMPLE_CLIPS:
+            for name, wav in (("original", wav_BN), ("codec", decoded_BN), ("coarse", coarse_BN)):
+                samples[f"{index}-{name}"] = Audio(wav.numpy(), codec.sample_rate)
+    seconds = sum(len(wav_N) for wav_N in originals) / codec.sample_rate
+    figures = {name: round(float(np.mean(values)), 4) for name, values in errors.items()}
+    return {
+        **figures,
+        "codebook_usage": _usage(torch.cat(codes, dim=1), codec.codebook_size),
+        "encode_x_realtime": round(seconds / encoding, 1),
+        "decode_x_realtime": round(seconds / decoding, 1),
+    }, samples
+
+
+def _usage(codes_KT: Tensor, codebook_size: int) -> list[float]:
+    """Share of each codebook's entries that occur."""
+    return [round(len(codes_T.unique()) / codebook_size, 4) for codes_T in codes_KT]

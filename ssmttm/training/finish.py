@@ -1,0 +1,96 @@
+"""What a finished run leaves behind: weights that stand alone, audio samples, and last of all its summary."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssmttm import audio, storage
+from ssmttm.model.weights import load_completer, load_lm, save_model
+from ssmttm.training.checkpoint import Progress
+from ssmttm.training.engine import Engine
+from ssmttm.training.listener import Listener
+from ssmttm.training.progress import training_flops
+from ssmttm.training.rows import read_rows
+from ssmttm.training.run import Run, git_commit
+from ssmttm.training.task import Task
+
+LOSS_WINDOW = 50  # steps over which the summary's training loss is averaged
+
+
+def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameters: int) -> dict[str, Any]:
+    train = task.config.train
+    losses = [row["loss"] for row in read_rows(run.metrics)[-LOSS_WINDOW:]]
+    return {
+        "stage": task.name,
+        "run": run.uri,
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "train_loss": float(np.mean(losses)),
+        "unit": task.unit,
+        "parameters": parameters,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "tokens_per_s": progress.tokens / progress.seconds,
+        "flops": training_flops(parameters, progress.tokens),
+        "launch": train.launch,
+        "workers": engine.world_size,
+        "zero": train.zero if train.launch == "ray" else None,
+        "git": git_commit(),
+    }
+
+
+def _describe(task: Task, engine: Engine, summary: dict[str, Any]) -> dict[str, Any]:
+    info = task.data.info
+    return {
+        **task.describe(engine.model),
+        "codec": info["codec"],
+        "text": info["text"],
+        "generation": task.config.generation.model_dump(mode="json"),
+        "training": summary,
+        "data": {"uri": task.config.train.data, "rows": info["rows"]},
+        "resolved_config": task.config.model_dump(mode="json"),
+    }
+
+
+def _write_samples(task: Task, run: Run) -> list[str]:
+    load = load_lm if task.name == "stage1" else load_completer
+    module, _ = load(run.weights)
+    uris = []
+    with torch.random.fork_rng():
+        for number, (prompt, clip) in enumerate(task.sample(module, task.config.train.samples)):
+            name = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-")
+            uris.append(run.path("samples", f"{number}-{name}.wav"))
+            audio.write(uris[-1], clip, {"ai_generated": True, "prompt": prompt, "model": run.uri})
+    return uris
+
+
+def finish(
+    task: Task,
+    run: Run,
+    engine: Engine,
+    progress: Progress,
+    parameters: int,
+    figures: dict[str, float],
+    listener: Listener | None,
+) -> None:
+    """Write `weights/` (the average, if one is kept), `samples/` and `summary.json`. A collective: every worker
+    calls it, the first one writes."""
+    with engine.averaged():
+        state = engine.model_state()
+    if engine.rank != 0:
+        return
+    summary = _summary(task, run, engine, progress, parameters) | {"validation": figures}
+    save_model(run.weights, task.name, state, _describe(task, engine, summary))
+    samples = _write_samples(task, run)
+    storage.write_json(run.summary, summary)
+    if listener is not None:
+        listener.artifacts([run.path("config.json"), run.path("dataset.json"), run.summary, *samples])
+    print(
+        f"{task.name} finished: {progress.step} steps, {summary['tokens_per_s']:,.0f} {task.unit.split('/')[1]}s/s, "
+        f"weights in {run.weights}",
+        flush=True,
+    )

@@ -1,0 +1,56 @@
+"""Start a run: in this process with plain torch, or on Ray workers with DeepSpeed."""
+
+from __future__ import annotations
+
+import torch
+
+from ssmttm.config import Config
+from ssmttm.training.engine import TorchEngine, tune_allocator
+from ssmttm.training.run import Run, prepare, run_of
+from ssmttm.training.schedule import batch_shape
+from ssmttm.training.session import sigterm_flag, tracking
+from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.trainer import Trainer, TrainingStoppedError
+
+EXIT_STOPPED = 143  # 128 + SIGTERM, as a shell reports it
+
+
+def train(config: Config, stage: StageName) -> Run:
+    """Train a stage to the end, continuing what an earlier start of the same run left. A finished run is left
+    as it is.
+
+    Raises:
+        UserError: for settings, data or a run name that cannot be used.
+        SystemExit: with code 143 after SIGTERM, once a checkpoint is written.
+    """
+    batch_shape(config.train, config.train.workers)
+    run = prepare(config, stage)
+    if run is None:
+        done = run_of(config, stage)
+        print(f"{stage} is already finished: {done.summary}", flush=True)
+        return done
+    try:
+        if config.train.launch == "local":
+            train_locally(config, stage, run)
+        else:
+            from ssmttm.training.ray_launch import train_on_ray
+
+            train_on_ray(config, stage, run)
+    except TrainingStoppedError as stopped:
+        print(str(stopped), flush=True)
+        raise SystemExit(EXIT_STOPPED) from None
+    return run
+
+
+def train_locally(config: Config, stage: StageName, run: Run) -> None:
+    """One process of plain torch, with as many threads as the configured workers have CPUs together."""
+    tune_allocator()
+    torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
+    with sigterm_flag() as stop, tracking(config, stage, run) as tracker:
+        Trainer(
+            make_task(stage, config),
+            run,
+            lambda module, groups, average: TorchEngine(module, groups, config.train, average),
+            listener=tracker,
+            stop_requested=stop.is_set,
+        ).fit()

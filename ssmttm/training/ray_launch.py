@@ -1,0 +1,182 @@
+"""Training on Ray workers: Ray Train starts and restarts them, DeepSpeed joins them, our checkpoints carry the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ssmttm import storage
+from ssmttm.config import Config, from_dict
+from ssmttm.errors import UserError
+from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
+from ssmttm.training.run import Run
+from ssmttm.training.schedule import batch_shape
+from ssmttm.training.session import sigterm_flag, tracking
+from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.trainer import DivergedError, Trainer, TrainingStoppedError
+
+STOP_CHECK_SECONDS = 2.0
+
+
+def connect() -> None:
+    """Attach to the cluster that RAY_ADDRESS names (inside a submitted job, its own), else start one here."""
+    import ray
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # report() waits one interval; default 2 s
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every progress line is shown twice
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "")
+        # An http address is that of the job server, which `ray job submit` reads from the same variable.
+        ray.init(address="local" if not address or address.startswith("http") else address)
+
+
+def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> None:
+    """Refuse what would fail only later, on the workers.
+
+    Args:
+        nodes: as `ray.nodes()` lists them.
+
+    Raises:
+        UserError: if the only node is too small, or several nodes would not share what is read and written.
+    """
+    train = config.train
+    alive = [node for node in nodes if node["Alive"]]
+    needed, present = train.workers * train.cpus_per_worker, sum(node["Resources"].get("CPU", 0) for node in alive)
+    if len(alive) == 1 and needed > present:
+        raise UserError(
+            f"train.workers={train.workers} x train.cpus_per_worker={train.cpus_per_worker:g} needs {needed:g} CPUs, "
+            f"Ray has {present:g} here; use fewer workers"
+        )
+    if len(alive) < 2:
+        return
+    for key in ("data", "out"):
+        uri = getattr(train, key)
+        if "://" not in uri:
+            raise UserError(
+                f"train.{key}={uri} is on one node's disk and the cluster has {len(alive)} nodes; use s3://..., or "
+                f"file://{uri} for a mount that all nodes share"
+            )
+    if config.tracking.enabled and config.tracking.uri is None:
+        raise UserError("a cluster of several nodes needs tracking.uri, an MLflow server (or tracking.enabled=false)")
+
+
+class StopFile:
+    """How the driver asks the workers to stop: a file in the run's folder, looked for every other second."""
+
+    def __init__(self, run: Run):
+        self._uri = run.path("stop")
+        self._next = 0.0
+        self._found = False
+
+    def ask(self) -> None:
+        storage.write_text(self._uri, "")
+
+    def clear(self) -> None:
+        storage.remove_tree(self._uri)
+
+    def is_asked(self) -> bool:
+        if not self._found and time.monotonic() >= self._next:
+            self._next = time.monotonic() + STOP_CHECK_SECONDS
+            self._found = storage.exists(self._uri)
+        return self._found
+
+
+def _engine_factory(config: Config) -> Callable[[LossModule, list[dict[str, Any]], State | None], Engine]:
+    def make(module: LossModule, groups: list[dict[str, Any]], average: State | None) -> Engine:
+        from ssmttm.training.deepspeed_engine import DeepSpeedEngine
+
+        shape = batch_shape(config.train, torch.distributed.get_world_size())
+        return DeepSpeedEngine(module, groups, config.train, shape, average)
+
+    return make
+
+
+def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
+    """What each Ray Train worker runs. Ends that a restart could not mend are returned, not raised."""
+    import ray.train
+
+    config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
+    tune_allocator()
+    torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
+    first = ray.train.get_context().get_world_rank() == 0
+    stop = StopFile(run)
+
+    def train(listener: Any) -> None:
+        Trainer(
+            make_task(stage, config),
+            run,
+            _engine_factory(config),
+            listener=listener,
+            report=ray.train.report,
+            stop_requested=stop.is_asked if first else lambda: False,
+        ).fit()
+
+    try:
+        if first:
+            with tracking(config, stage, run) as tracker:
+                train(tracker)
+        else:
+            train(None)
+    except TrainingStoppedError as stopped:
+        return "stopped", str(stopped)
+    except UserError as error:
+        return "refused", str(error)
+    except DivergedError as error:
+        return "diverged", str(error)
+    return "finished", ""
+
+
+def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
+    """Train on `train.workers` Ray workers, which are restarted from the newest checkpoint up to
+    `train.max_failures` times.
+
+    Raises:
+        UserError: see `check_cluster`.
+        TrainingStoppedError: after SIGTERM, once a checkpoint is written.
+        DivergedError: after `train.max_skipped` non-finite steps in a row.
+    """
+    connect()
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    check_cluster(config, ray.nodes())
+    train = config.train
+    stop = StopFile(run)
+    stop.clear()
+    # Ray's own notes about a run must not outlive a fit: what to resume from is our checkpoints' business.
+    storage.remove_tree(run.path("ray"))
+    resources = {"CPU": train.cpus_per_worker, **({"GPU": 1.0} if train.use_gpu else {})}
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "stage": stage, "run": run.uri},
+        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="ray",
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+            **_place(run),
+        ),
+    )
+    with sigterm_flag(stop.ask):
+        outcome, message = trainer.fit().return_value
+    if outcome == "stopped":
+        raise TrainingStoppedError(message)
+    if outcome == "refused":
+        raise UserError(message)
+    if outcome == "diverged":
+        raise DivergedError(message)
+
+
+def _place(run: Run) -> dict[str, Any]:
+    """Where Ray Train keeps its notes, as its RunConfig wants it."""
+    if not storage.is_remote(run.uri):
+        return {"storage_path": storage.local_path(run.uri)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = storage.filesystem(run.uri)
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}

@@ -1,0 +1,116 @@
+"""A run's folder: what it was asked to do, what it learnt from, and whether it is done.
+
+OUT/NAME/  config.json  dataset.json  metrics.jsonl  validation.jsonl  checkpoints/  weights/  summary.json
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from ssmttm import storage
+from ssmttm.config import Config
+from ssmttm.errors import UserError
+from ssmttm.training.data import read_dataset_info
+
+# What may change between two starts of one run without changing what it computes.
+FREE_TRAIN_KEYS = {
+    *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "precision"),
+    *("resume", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows", "samples", "log_every"),
+    *("max_failures", "max_skipped"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Names of everything in a run's folder."""
+
+    uri: str
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.uri, *parts)
+
+    @property
+    def checkpoints(self) -> str:
+        return self.path("checkpoints")
+
+    @property
+    def weights(self) -> str:
+        return self.path("weights")
+
+    @property
+    def metrics(self) -> str:
+        return self.path("metrics.jsonl")
+
+    @property
+    def validation(self) -> str:
+        return self.path("validation.jsonl")
+
+    @property
+    def summary(self) -> str:
+        return self.path("summary.json")
+
+
+def run_of(config: Config, stage: str) -> Run:
+    """The run that a configuration names; without a name, the stage's."""
+    return Run(storage.join(config.train.out, config.train.name or stage))
+
+
+def _identity(config: dict[str, Any], stage: str) -> dict[str, Any]:
+    train = {f"train.{key}": value for key, value in config["train"].items() if key not in FREE_TRAIN_KEYS}
+    return train | {f"{stage}.{key}": value for key, value in config[stage].items()}
+
+
+def _check_same(run: Run, config: Config, stage: str, dataset: dict[str, Any]) -> None:
+    before = _identity(storage.read_json(run.path("config.json")), stage)
+    now = _identity(config.model_dump(mode="json"), stage)
+    for key, value in now.items():
+        if key in before and before[key] != value:
+            raise UserError(
+                f"run {run.uri} was started with {key}={before[key]}, now {value}; choose another train.name"
+            )
+    old = storage.read_json(run.path("dataset.json"))
+    for part in ("codec", "text"):
+        if old[part]["fingerprint"] != dataset[part]["fingerprint"]:
+            raise UserError(f"run {run.uri} was started on token shards of another {part}; choose another train.name")
+
+
+def prepare(config: Config, stage: str) -> Run | None:
+    """Create the run's folder or check that it is this run's. None if the run is already finished.
+
+    Raises:
+        UserError: if the name is taken (`resume=never`), belongs to a run of other settings or data, or the
+            checkpoint to resume from does not exist.
+    """
+    run = run_of(config, stage)
+    dataset = read_dataset_info(config.train.data)
+    resume = config.train.resume
+    if storage.exists(run.path("config.json")):
+        if resume == "never":
+            raise UserError(f"run {run.uri} exists and train.resume=never; choose another train.name")
+        _check_same(run, config, stage, dataset)
+        if storage.exists(run.summary):
+            return None
+    if resume not in ("auto", "never") and not storage.exists(resume):
+        raise UserError(f"train.resume={resume} does not exist; give auto, never or the folder of a checkpoint")
+    known = {key: value for key, value in dataset.items() if key != "files"}
+    storage.write_json(run.path("dataset.json"), {"uri": config.train.data, **known})
+    storage.write_json(run.path("config.json"), config.model_dump(mode="json"))
+    return run
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package lies in, with `+` after it if files differ; None outside a checkout."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    try:
+        commit = subprocess.run(
+            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", folder, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import write_tiny_bundle
+
+from ssmttm import storage
+from ssmttm.errors import UserError
+from ssmttm.generation.bundle import load_bundle, read_model_id
+from ssmttm.generation.generator import Generator
+
+
+@pytest.fixture
+def copied(bundle_uri: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_uri, tmp_path / "bundle"))
+
+
+def test_a_bundle_holds_what_it_says(bundle_uri: str) -> None:
+    names = set(storage.list_files(bundle_uri))
+    assert {"config.json", "stage1.safetensors", "stage2.safetensors", "codec.safetensors"} <= names
+    assert {"codec.json", "README.md", "ATTRIBUTION.csv", "bundle.json"} <= names
+    assert all(name.endswith((".json", ".safetensors", ".md", ".csv")) for name in names)  # nothing that runs
+    assert set(storage.read_commit(bundle_uri, "bundle.json")["files"]) == names - {"bundle.json"}
+
+
+def test_it_names_no_path_of_the_machine_that_made_it(bundle_uri: str) -> None:
+    for name in ("config.json", "codec.json", "README.md"):
+        text = storage.read_text(storage.join(bundle_uri, name))
+        assert "runs/" not in text
+        assert str(Path(bundle_uri).parent) not in text
+
+
+def test_the_model_card(bundle_uri: str) -> None:
+    card = storage.read_text(storage.join(bundle_uri, "README.md"))
+    assert card.startswith(f"# {read_model_id(bundle_uri)}\n")
+    for expected in ("2.00 hours", "CC0-1.0", "1.00e+12 FLOPs", "0.50 hours", "Apache-2.0", "genre", "Limitations"):
+        assert expected in card
+
+
+def test_the_same_weights_have_the_same_name(bundle_uri: str, tmp_path: Path) -> None:
+    assert read_model_id(write_tiny_bundle(str(tmp_path))) == read_model_id(bundle_uri)
+    assert read_model_id(bundle_uri).startswith("ssmttm-tiny-")
+
+
+def test_a_bundle_travels(copied: Path, generator: Generator) -> None:
+    moved = copied.rename(copied.parent / "elsewhere")
+    clip = Generator.load(str(moved)).generate("techno", 1.0, seed=3)
+    assert np.array_equal(clip.samples, generator.generate("techno", 1.0, seed=3).samples)
+
+
+def test_object_storage_works(generator: Generator) -> None:
+    remote = write_tiny_bundle("memory://parts")
+    clip = Generator.load(remote).generate("techno", 1.0, seed=3)
+    assert np.array_equal(clip.samples, generator.generate("techno", 1.0, seed=3).samples)
+
+
+def test_models_are_ready_to_use(generator: Generator) -> None:
+    for module in (generator.bundle.lm, generator.bundle.completer, generator.bundle.codec):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no bundle at .*make demo.*--bundle"):
+        load_bundle(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["stage1.safetensors", "codec.json", "config.json"])
+def test_damage_is_found(copied: Path, name: str) -> None:
+    data = bytearray((copied / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / name).write_bytes(bytes(data))
+    with pytest.raises(UserError, match=f"damaged: {name}"):
+        load_bundle(str(copied))
+
+
+def test_a_missing_part_is_found(copied: Path) -> None:
+    (copied / "stage2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"stage2\.safetensors is missing"):
+        load_bundle(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [(None, "format", 99, "bundle format 99"), ("text", "fingerprint", "other", "another text encoder")],
+)
+def test_what_cannot_be_read_is_refused(
+    copied: Path, section: str | None, key: str, value: object, message: str
+) -> None:
+    content = storage.read_json(str(copied / "config.json"))
+    (content if section is None else content[section])[key] = value
+    storage.write_json(str(copied / "config.json"), content)
+    storage.write_commit(str(copied), "bundle.json", {"model_id": "x"})
+    with pytest.raises(UserError, match=message):
+        load_bundle(str(copied))

@@ -1,0 +1,82 @@
+"""The whole evaluation in process, on the session's tiny corpus and a bundle of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import write_tiny_bundle
+
+from jobs import evaluate
+from ssmttm import audio, config, storage
+from ssmttm.corpus.prompts import FREE_FORM_PROMPTS
+from ssmttm.errors import UserError
+
+SETS = {"real", "codec", "generated", "shuffled"}
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_config: config.Config, tiny_tokens: str, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+    folder = tmp_path_factory.mktemp("evaluate")
+    changes = {
+        "bundle": write_tiny_bundle(str(folder / "parts")),
+        "out": str(folder / "evaluation"),
+        "clips": 2,
+        "shown": 1,
+        "batch": 8,
+    }
+    values = tiny_config.model_dump()
+    return config.from_dict({**values, "evaluate": {**values["evaluate"], **changes}})
+
+
+@pytest.fixture(scope="module")
+def content(settings: config.Config) -> dict[str, Any]:
+    return evaluate.evaluate(settings)
+
+
+def test_every_figure_is_there(settings: config.Config, content: dict[str, Any]) -> None:
+    assert storage.read_json(storage.join(settings.evaluate.out, "evaluation.json")) == content
+    assert content["clips_compared"] == 2
+    for name in ("genre", "lead", "drums", "tempo", "key", "tempo_strict", "key_rank"):
+        assert set(content["adherence"][name]) == SETS
+    assert 0 <= content["adherence"]["free_form"]["genre"] <= 1
+    frechet = content["stage2"]["frechet"]
+    assert set(frechet) == {"real", "coarse_only", "generated"}
+    assert all(np.isfinite(value) and value > 0 for value in frechet.values())
+    assert 0 < content["codec"]["logmel_l1"] < 5
+    assert content["generation"]["times_real_time"] > 0
+
+
+def test_clips_are_files_of_the_asked_length(settings: config.Config, content: dict[str, Any]) -> None:
+    kinds = [clip["kind"] for clip in content["clips"]]
+    assert kinds == ["shown", "held-out", *["free-form"] * len(FREE_FORM_PROMPTS)]
+    for clip in content["clips"]:
+        sound = audio.read(clip["path"])
+        assert sound.seconds == clip["seconds"] == settings.corpus.segment_seconds
+        assert np.abs(sound.samples).max() == pytest.approx(clip["peak"], abs=1e-3)
+        metadata = audio.read_metadata(clip["path"])
+        assert metadata["ai_generated"] is True
+        assert metadata["prompt"] == clip["prompt"]
+        assert clip["rtf"] > 0
+    assert audio.read(content["clips"][0]["real"]).seconds == settings.corpus.segment_seconds
+
+
+def test_held_out_prompts_are_the_first_captions_of_their_pieces(
+    settings: config.Config, content: dict[str, Any]
+) -> None:
+    tracks = storage.read_text(storage.join(settings.corpus.source, "manifest.jsonl"))
+    for clip in content["clips"][:2]:
+        assert f'["{clip["prompt"]}"' in tracks
+        assert clip["asked"]["genre"] in tracks
+
+
+def test_clips_of_other_genres_come_first() -> None:
+    assert evaluate.by_rounds(["a", "a", "b", "a", "c", "b"]) == [0, 2, 4, 1, 5, 3]
+
+
+def test_rows_without_tags_are_refused(settings: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssmttm.training.data.TokenDataset.tags", lambda *_: {"genre": "rock"})
+    with pytest.raises(UserError, match="has no tag 'lead'; evaluation needs genre, lead, drums"):
+        evaluate.choose_clips(settings)

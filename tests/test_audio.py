@@ -1,0 +1,154 @@
+"""Audio files round-trip with their metadata; resampling, levelling and the mel scale do what they say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ssmttm import audio
+from ssmttm.audio import Audio
+from ssmttm.errors import UserError
+
+SIGNALS = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 2), st.integers(1, 400)),
+    elements=st.floats(-1, 1, width=32),
+)
+
+
+def tone(hz: float, seconds: float = 1.0, sample_rate: int = 24_000, level: float = 0.5) -> Audio:
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return Audio((level * np.sin(2 * np.pi * hz * time)).astype(np.float32)[None], sample_rate)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIGNALS, st.sampled_from(["wav", "flac"]), st.sampled_from([8_000, 24_000, 44_100]))
+def test_lossless_formats_are_exact_to_sixteen_bits(samples: np.ndarray, extension: str, sample_rate: int) -> None:
+    uri = f"memory://audio/clip.{extension}"
+    audio.write(uri, Audio(samples, sample_rate))
+    back = audio.read(uri)
+    assert back.sample_rate == sample_rate
+    assert back.samples.dtype == np.float32
+    assert back.samples.shape == samples.shape
+    assert np.abs(back.samples - samples).max() <= 1 / 32768 + 1e-7
+
+
+def test_ogg_keeps_length_and_pitch(tmp_path: Path) -> None:
+    uri = str(tmp_path / "clip.ogg")
+    audio.write(uri, tone(440.0))
+    back = audio.read(uri)
+    assert back.seconds == pytest.approx(1.0, abs=0.01)
+    spectrum = np.abs(np.fft.rfft(back.samples[0]))
+    assert abs(int(spectrum.argmax()) - 440) <= 1
+
+
+@pytest.mark.parametrize("extension", sorted(audio.FORMATS))
+def test_metadata_travels_with_every_format(tmp_path: Path, extension: str) -> None:
+    uri = str(tmp_path / f"clip.{extension}")
+    metadata = {"ai_generated": True, "model": "abc", "prompt": 'Grüße "x"\nπ', "seed": 7}
+    audio.write(uri, tone(440.0, 0.1), metadata)
+    assert audio.read_metadata(uri) == metadata
+    audio.write(uri, tone(440.0, 0.1))
+    assert audio.read_metadata(uri) == {}
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    for extension in ("wav", "flac"):
+        first, second = (audio.to_bytes(tone(300.0), extension, {"prompt": "p", "seed": 1}) for _ in range(2))
+        assert first == second
+
+
+def test_metadata_needs_no_prompt(tmp_path: Path) -> None:
+    uri = str(tmp_path / "clip.wav")
+    audio.write(uri, tone(440.0, 0.1), {"seed": 7})
+    assert audio.read_metadata(uri) == {"seed": 7}
+
+
+def test_samples_beyond_full_scale_do_not_wrap() -> None:
+    audio.write("memory://audio/loud.wav", Audio(np.array([[1.5, -1.5]], np.float32), 8_000))
+    assert audio.read("memory://audio/loud.wav").samples.tolist() == [[pytest.approx(1.0, abs=1e-4), -1.0]]
+
+
+def test_unreadable_audio_and_unknown_formats_are_user_errors(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"not audio")
+    with pytest.raises(UserError, match=r"x\.wav cannot be decoded as audio"):
+        audio.read(str(tmp_path / "x.wav"))
+    with pytest.raises(UserError, match=r"y\.wav does not exist"):
+        audio.read(str(tmp_path / "y.wav"))
+    with pytest.raises(UserError, match=r"cannot write \.mp4; use one of: wav, flac, ogg"):
+        audio.write(str(tmp_path / "x.mp4"), tone(440.0, 0.1))
+
+
+def test_resampling_keeps_pitch_length_and_level() -> None:
+    changed = audio.resample(tone(1000.0, 1.0, 44_100), 24_000)
+    assert changed.sample_rate == 24_000
+    assert changed.samples.shape == (1, 24_000)
+    assert changed.samples.dtype == np.float32
+    inner = slice(500, -500)
+    assert np.abs(changed.samples[0, inner] - tone(1000.0).samples[0, inner]).max() < 1e-3
+    same = tone(1000.0)
+    assert audio.resample(same, 24_000) is same
+
+
+def test_mono_is_the_average() -> None:
+    stereo = Audio(np.array([[1.0, 0.0], [0.0, -1.0]], np.float32), 8_000)
+    mono = audio.to_mono(stereo)
+    assert mono.samples.tolist() == [[0.5, -0.5]]
+    assert mono.samples.dtype == np.float32
+
+
+def test_loudness_reaches_its_target_and_respects_the_peak() -> None:
+    import pyloudnorm
+
+    levelled = audio.normalise_loudness(tone(1000.0, 2.0, level=0.01), lufs=-20.0)
+    assert pyloudnorm.Meter(24_000).integrated_loudness(levelled.samples.T) == pytest.approx(-20.0, abs=0.05)
+    assert levelled.samples.dtype == np.float32
+
+    click = Audio(np.zeros((1, 48_000), np.float32), 24_000)
+    click.samples[0, ::6_000] = 0.3
+    assert np.abs(audio.normalise_loudness(click, lufs=-10.0).samples).max() == pytest.approx(0.95, abs=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0])
+def test_silence_stays_silent(seconds: float) -> None:
+    silent = Audio(np.zeros((1, round(24_000 * seconds)), np.float32), 24_000)
+    assert not audio.normalise_loudness(silent).samples.any()
+
+
+@given(st.floats(0, 48_000))
+def test_the_mel_scale_inverts(hz: float) -> None:
+    assert float(audio.mel_to_hz(audio.hz_to_mel(hz))) == pytest.approx(hz, rel=1e-9, abs=1e-6)
+
+
+@given(st.floats(0, 40_000), st.floats(0.01, 1_000))
+def test_the_mel_scale_rises(hz: float, step: float) -> None:
+    assert audio.hz_to_mel(hz + step) > audio.hz_to_mel(hz)
+
+
+def test_the_mel_scale_has_slaneys_anchors() -> None:
+    # Auditory Toolbox: 200/3 Hz per mel below 1 kHz (mel 15), then a factor 6.4 in frequency every 27 mel.
+    assert audio.hz_to_mel(np.array([0.0, 200 / 3, 1000.0, 6400.0])).tolist() == pytest.approx([0, 1, 15, 42])
+
+
+@pytest.mark.parametrize(("fft_size", "num_mels"), [(2048, 64), (2048, 128), (1024, 40)])
+def test_mel_filters_agree_with_librosa(fft_size: int, num_mels: int) -> None:
+    librosa = pytest.importorskip("librosa")
+    ours = audio.mel_filters(24_000, fft_size, num_mels)
+    assert ours.shape == (num_mels, fft_size // 2 + 1)
+    reference = librosa.filters.mel(sr=24_000, n_fft=fft_size, n_mels=num_mels, norm="slaney")
+    np.testing.assert_allclose(ours.numpy(), reference, atol=1e-6)
+
+
+def test_a_tone_lights_its_own_band() -> None:
+    filters = audio.mel_filters(24_000, 2048, 64)
+    spectrum = np.abs(np.fft.rfft(tone(2000.0).samples[0, :2048] * np.hanning(2048)))
+    edges = audio.mel_to_hz(np.linspace(0, float(audio.hz_to_mel(12_000)), 66))
+    band = int((filters.numpy() @ spectrum).argmax())
+    assert edges[band] < 2000 < edges[band + 2]
+    assert math.isfinite(float(filters.sum()))

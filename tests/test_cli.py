@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_bundle import shared_bundle
+
+from ssmttm import audio, cli, storage
+from ssmttm.corpus.manifest import Track, write_manifest
+
+PROMPT = "calm piano in a minor key, slow"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return shared_bundle(tmp_path_factory)
+
+
+class Command:
+    """`ssmttm` in process: exit code, then what it wrote."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["ssmttm", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        out, err = self._capsys.readouterr()
+        return int(exit_info.value.code or 0), out, err
+
+
+@pytest.fixture
+def ssmttm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the command does so through the environment, which is read only once
+    monkeypatch.delenv("SSMTTM_BUNDLE", raising=False)
+    return Command(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg"])
+def test_the_same_seed_writes_the_same_file(ssmttm: Command, bundle: str, tmp_path: Path, extension: str) -> None:
+    outs = [str(tmp_path / f"{name}.{extension}") for name in "ab"]
+    for out in outs:
+        code, printed, _ = ssmttm(
+            "generate", PROMPT, "--out", out, "--seconds", "1.5", "--seed", "1", "--bundle", bundle
+        )
+        assert code == 0
+        assert printed.startswith(f"{out}: 1.50 s, seed 1, ")
+        assert printed.count("\n") == 1
+    assert Path(outs[0]).read_bytes() == Path(outs[1]).read_bytes()
+    assert audio.read_metadata(outs[0])["prompt"] == PROMPT
+    assert abs(audio.read(outs[0]).seconds - 1.5) < 0.01
+
+
+def test_a_drawn_seed_is_reported_and_works_again(ssmttm: Command, bundle: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "a.wav")
+    _, printed, _ = ssmttm("generate", PROMPT, "--out", out, "--seconds", "1", "--bundle", bundle)
+    seed = printed.split("seed ")[1].split(",")[0]
+    first = Path(out).read_bytes()
+    ssmttm("generate", PROMPT, "--out", out, "--seconds", "1", "--bundle", bundle, "--seed", seed)
+    assert Path(out).read_bytes() == first
+
+
+def test_the_bundle_may_come_from_the_environment(
+    ssmttm: Command, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSMTTM_BUNDLE", bundle)
+    assert ssmttm("generate", PROMPT, "--out", str(tmp_path / "a.wav"), "--seconds", "0.5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", [], "prompt is empty"),
+        ("  ", [], "prompt is empty"),
+        ("x" * 10_000, [], "10000 characters"),
+        (PROMPT, ["--seconds", "0"], "seconds is 0"),
+        (PROMPT, ["--seconds", "nan"], "seconds is nan"),
+        (PROMPT, ["--seed", "-1"], "seed is -1"),
+        (PROMPT, ["--steps", "0"], "steps is 0"),
+        (PROMPT, ["--out", "x.mp4"], "cannot write x.mp4"),
+        (PROMPT, ["--bundle", "no/such/place"], "no bundle at no/such/place"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(
+    ssmttm: Command, bundle: str, tmp_path: Path, prompt: str, options: list[str], message: str
+) -> None:
+    defaults = ["--out", str(tmp_path / "a.wav"), "--bundle", bundle]
+    code, _, err = ssmttm("generate", prompt, *defaults, *options)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_the_console_command_itself(bundle: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from ssmttm.cli import main; main()"]
+    arguments = ["generate", PROMPT, "--seconds", "0", "--bundle", bundle]
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: seconds is 0; give a length above 0 and up to 600\n"
+    assert result.stdout == ""
+
+
+def test_help_is_quick_and_shows_an_example(ssmttm: Command) -> None:
+    for verb in (["generate"], ["export"], ["doctor"], ["corpus", "compose"], ["corpus", "check"]):
+        code, out, _ = ssmttm(*verb, "--help")
+        assert code == 0
+        assert f"Example: ssmttm {' '.join(verb)}" in " ".join(out.split())
+    code = "import sys; import ssmttm.cli; assert not {'torch', 'numpy', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def make_corpus(folder: Path, tracks: int = 3) -> list[Track]:
+    storage.write_bytes(str(folder / "audio" / "one.wav"), b"RIFF")
+    made = [
+        Track(f"t{i}", "audio/one.wav", ("a caption",), "train", "CC0-1.0", "A", "T", "", 1800.0, {"genre": "rock"})
+        for i in range(tracks)
+    ]
+    write_manifest(str(folder / "manifest.jsonl"), made)
+    return made
+
+
+def test_corpus_check_counts(ssmttm: Command, tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    code, out, _ = ssmttm("corpus", "check", str(tmp_path))
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["CC0-1.0", "3", "1.50"] in lines
+    assert ["rock", "3", "1.50"] in lines
+    assert "3 tracks, all files are there" in out
+
+
+def test_corpus_check_finds_missing_files(ssmttm: Command, tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    (tmp_path / "audio" / "one.wav").unlink()
+    code, out, _ = ssmttm("corpus", "check", str(tmp_path))
+    assert code == 1
+    assert "missing file: " in out
+    assert "3 problems" in out
+
+
+def test_corpus_check_without_a_manifest(ssmttm: Command, tmp_path: Path) -> None:
+    code, _, err = ssmttm("corpus", "check", str(tmp_path))
+    assert code == 2
+    assert "manifest.jsonl" in err
+
+
+def test_corpus_compose(ssmttm: Command, tmp_path: Path) -> None:
+    out = str(tmp_path / "corpus")
+    code, printed, _ = ssmttm(
+        "corpus", "compose", "--out", out, "--hours", "0.004", "--clip-seconds", "3", "--seed", "1"
+    )
+    assert code == 0
+    assert printed.startswith(f"{out}: ")
+    assert ssmttm("corpus", "check", out)[0] == 0
+
+
+def test_doctor_says_what_is_there(ssmttm: Command) -> None:
+    start = time.monotonic()
+    code, out, _ = ssmttm("doctor", "--preset", "tiny", "--json")
+    assert code == 0
+    assert time.monotonic() - start < 60
+    findings = json.loads(out)
+    assert findings["versions"]["torch"]
+    assert findings["machine"]["cores"] >= 1
+    assert "soundfont" in findings["corpus"]
+    assert "parameters" in findings["models"]["stage 1"]
+    code, out, _ = ssmttm("doctor", "--preset", "tiny")
+    assert "versions:" in out
+
+
+def test_doctor_with_an_unknown_preset(ssmttm: Command) -> None:
+    code, _, err = ssmttm("doctor", "--preset", "huge")
+    assert code == 2
+    assert "unknown preset 'huge'" in err
+
+
+def test_export_of_nothing(ssmttm: Command, tmp_path: Path) -> None:
+    code, _, err = ssmttm("export", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c"))
+    assert code == 2
+    assert "is not a finished run" in err

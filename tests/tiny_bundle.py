@@ -1,0 +1,84 @@
+"""A bundle of random weights: every part is real and small, so it makes noise in milliseconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ssmttm import config as configuration
+from ssmttm import storage
+from ssmttm.codec.base import load_codec
+from ssmttm.codec.mini import MiniCodec
+from ssmttm.config import Config
+from ssmttm.generation.bundle import write_bundle
+from ssmttm.generation.card import CardFields, TrainingCost
+from ssmttm.model import weights
+from ssmttm.model.diffusion import LatentCompleter
+from ssmttm.model.lm import MusicLM
+from ssmttm.model.text import load_text_encoder
+
+
+def _tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    sounds = []
+    for beat in random.uniform(0.2, 0.8, clips):
+        chord = sum(np.sin(2 * np.pi * pitch * time) for pitch in random.uniform(80, 4000, 3))
+        sounds.append((0.2 * chord * np.exp(-3 * (time % beat))).astype(np.float32))
+    return sounds
+
+
+def write_parts(folder: str, config: Config) -> dict[str, str]:
+    """Fitted codec and randomly initialised stages under `folder`; returns their URIs."""
+    torch.manual_seed(0)
+    codec = MiniCodec(config.codec)
+    codec.fit(_tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
+    parts = {name: storage.join(folder, name) for name in ("codec", "stage1", "stage2")}
+    codec.save(parts["codec"])
+    text_dim = load_text_encoder(config.text).dim
+    features = codec.coarse(torch.arange(codec.codebook_size)[None])[0].T
+    lm = MusicLM(config.stage1, codec.codebook_size, text_dim, features)
+    completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, text_dim)
+    with torch.no_grad():  # layers that start at zero would hide the text and the noise
+        for parameter in [*lm.parameters(), *completer.parameters()]:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    common = {"text_dim": text_dim}
+    weights.save_model(
+        parts["stage1"],
+        "stage1",
+        lm.state_dict(),
+        {"config": config.stage1.model_dump(), "codebook_size": codec.codebook_size, **common},
+    )
+    dims = {"fine_dim": codec.fine_dim, "coarse_dim": codec.coarse_dim}
+    weights.save_model(
+        parts["stage2"], "stage2", completer.state_dict(), {"config": config.stage2.model_dump(), **dims, **common}
+    )
+    return parts
+
+
+def write_tiny_bundle(folder: str) -> str:
+    """The URI of a complete bundle under `folder`."""
+    config = configuration.load("tiny")
+    parts = write_parts(folder, config)
+    encoder = load_text_encoder(config.text)
+    out = storage.join(folder, "bundle")
+    write_bundle(
+        out,
+        config,
+        parts["stage1"],
+        parts["stage2"],
+        parts["codec"],
+        load_codec(parts["codec"]).fingerprint(),
+        {"reference": encoder.reference, "fingerprint": encoder.fingerprint},
+        "title,artist,licence\nOne,Two,CC0-1.0\n",
+        CardFields({"CC0-1.0": 7200.0}, {"stage1": TrainingCost(0.5, 1e12, 1000)}, encoder.reference, {"genre": 0.5}),
+    )
+    return out
+
+
+def shared_bundle(factory: pytest.TempPathFactory) -> str:
+    """The session's one tiny bundle, for tests that only read it."""
+    folder = factory.getbasetemp() / "tiny-bundle"
+    done = folder / "bundle" / "bundle.json"
+    return str(done.parent) if done.exists() else write_tiny_bundle(str(folder))

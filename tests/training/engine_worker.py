@@ -1,0 +1,150 @@
+"""One of the workers of test_deepspeed_engine.py: DeepSpeed at every ZeRO stage beside plain torch on the same steps.
+
+    python engine_worker.py RANK WORLD PORT
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssmttm.config import TrainConfig
+from ssmttm.training.deepspeed_engine import DeepSpeedEngine
+from ssmttm.training.engine import Engine, LossModule, TorchEngine
+from ssmttm.training.schedule import BatchShape
+
+WIDTH, MICRO, ACCUMULATION = 5, 2, 2  # an odd width, so that partitions need padding
+
+
+@dataclass
+class Points:
+    """Inputs [B, WIDTH]; `trouble` is how this batch misbehaves."""
+
+    x: Tensor
+    trouble: str = ""
+
+    @property
+    def count(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> Points:
+        return self
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, 7)
+        self.second = nn.Linear(7, 1, bias=False)
+        self.A_log = nn.Parameter(torch.zeros(3))
+        self.register_buffer("scale", torch.full((1,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x))) * self.scale + self.A_log.exp().sum()
+
+
+def loss(model: nn.Module, batch: Points) -> Tensor:
+    total = (model(batch.x) - batch.x.sum(1, keepdim=True)).float().square().sum()
+    if batch.trouble == "nan loss":
+        return total * math.nan
+    if batch.trouble == "nan gradient":  # the value is finite, the root's slope at 0 is not
+        return total + (model.A_log[0] * 0).sqrt()
+    return total
+
+
+def build(settings: TrainConfig, world: int, deepspeed: bool) -> Engine:
+    torch.manual_seed(0)
+    module = LossModule(Model(), loss)
+    plain = [module.model.first.bias, module.model.A_log]
+    matrices = [module.model.first.weight, module.model.second.weight]
+    groups = [
+        {"params": matrices, "weight_decay": 0.1, "lr_scale": 1.0},
+        {"params": plain, "weight_decay": 0.0, "lr_scale": 0.5},
+    ]
+    if deepspeed:
+        return DeepSpeedEngine(module, groups, settings, BatchShape(MICRO, ACCUMULATION), None)
+    return TorchEngine(module, groups, settings, None)
+
+
+def step(engine: Engine, number: int, trouble: str = "") -> float | None:
+    """One optimizer step on the global batch of this number, of which each worker takes its part."""
+    x = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(number))
+    parts = x.split(MICRO)[engine.rank :: engine.world_size]
+    for place, part in enumerate(parts):
+        is_last = place == len(parts) - 1
+        value = engine.forward(Points(part, trouble if is_last and engine.rank == engine.world_size - 1 else ""))
+        (total,) = engine.sum(float(value.detach()))
+        if not math.isfinite(total):
+            engine.abandon(value)
+            return None
+        engine.backward(value / len(x), is_last)
+    norm = engine.step(lr=0.05)
+    if norm is not None:
+        engine.update_average(0.9)
+    return norm
+
+
+def assert_close(engine: Engine, reference: Engine, tolerance: float = 2e-6) -> None:
+    for mine, theirs in (
+        (engine.model_state(), reference.model_state()),
+        (engine.optimizer_state(), reference.optimizer_state()),
+    ):
+        if engine.rank == 0:
+            assert mine.keys() == theirs.keys(), mine.keys() ^ theirs.keys()
+            for name in mine:
+                torch.testing.assert_close(mine[name], theirs[name], atol=tolerance, rtol=1e-5, msg=lambda m: m + name)
+
+
+def check_stage(stage: int, world: int) -> None:
+    settings = TrainConfig(zero=stage, ema=0.9, clip=0.5, precision="fp32")
+    engine, reference = build(settings, world, True), build(settings, world, False)
+    for number, trouble in enumerate(["", "", "nan loss", "", "nan gradient", ""]):
+        norm, expected = step(engine, number, trouble), step(reference, number, trouble)
+        assert (norm is None) == (expected is None) == bool(trouble), (trouble, norm, expected)
+        if norm is not None:
+            assert abs(norm - expected) < 1e-5
+        assert_close(engine, reference)
+    with engine.averaged(), reference.averaged():
+        assert_close(engine, reference)
+        batch = Points(torch.ones(2, WIDTH))
+        assert abs(engine.evaluate(batch) - reference.evaluate(batch)) < 1e-5
+    assert_close(engine, reference)
+    # What plain torch saved, a fresh engine continues from.
+    resumed = build(settings, world, True)
+    resumed.load_optimizer_state(reference.optimizer_state())
+    if engine.rank == 0:
+        saved, loaded = reference.optimizer_state(), resumed.optimizer_state()
+        assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    else:
+        resumed.optimizer_state()
+
+
+def check_bf16(stage: int, world: int) -> None:
+    settings = TrainConfig(zero=stage, precision="bf16")
+    engine = build(settings, world, True)
+    for number in range(2):
+        assert step(engine, number) is not None
+    assert all(value.dtype == torch.float32 for value in engine.model_state().values())
+
+
+def main() -> None:
+    rank, world, port = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    for stage in range(4):
+        check_stage(stage, world)
+        print(f"stage {stage} agrees", flush=True)
+    check_bf16(1, world)
+    check_bf16(3, world)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The study's table: one row per trial, a CSV that is rewritten in one piece whenever a trial ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_type_hints
+
+from ssmttm import storage
+
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a trial was to train, and what came of it.
+
+    `status` is `done` or says why the trial failed; `flops` are those of the whole training, `val_nats` is the
+    loss per validation token, `seconds` is wall time.
+    """
+
+    backbone: str
+    size: int
+    seed: int
+    width: int
+    layers: int
+    params: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    val_nats: float = math.nan
+    seconds: float = 0.0
+    status: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names the trial's run, and the row among others."""
+        return f"{self.backbone}-{self.size}-seed{self.seed}"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Row:
+        """A row from the texts of a CSV line, or from values among others."""
+        kinds = get_type_hints(cls)
+        return cls(**{field.name: kinds[field.name](values[field.name]) for field in fields(cls)})
+
+
+def read_rows(uri: str) -> list[Row]:
+    """The table's rows; none if there is no table yet."""
+    if not storage.exists(uri):
+        return []
+    return [Row.parse(line) for line in csv.DictReader(io.StringIO(storage.read_text(uri)))]
+
+
+def write_rows(uri: str, rows: list[Row]) -> None:
+    """Replace the table; rows are sorted by size, backbone and seed."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (row.size, row.backbone, row.seed)))
+    storage.write_text(uri, buffer.getvalue())
