@@ -66,6 +66,7 @@ class Demo:
         corpus, paths = settings.corpus, self.paths
         compose = ["ssmttm", "corpus", "compose", "--out", paths["corpus.source"], "--hours", str(corpus.hours)]
         compose += ["--seed", str(corpus.seed), "--clip-seconds", str(corpus.clip_seconds)]
+        compose += ["--captions", str(corpus.captions_per_track)]
         stages = [self.path("stage1"), self.path("stage2")]
         return [
             Step("compose", compose, self.path("corpus", "manifest.jsonl")),

@@ -126,7 +126,8 @@ def evaluate(settings: Config) -> dict[str, Any]:
     training, held_out = choose_clips(settings)
     shown = min(options.shown, len(held_out))
     requests = [Request(one.prompt, options.seed + one.index, f"held-out-{one.index:03d}") for one in held_out]
-    free = [Request(prompt, options.seed + i, f"free-form-{i:02d}") for i, (prompt, _) in enumerate(FREE_FORM_PROMPTS)]
+    own_words = FREE_FORM_PROMPTS[:: max(len(FREE_FORM_PROMPTS) // options.free_form, 1)][: options.free_form]
+    free = [Request(prompt, options.seed + i, f"free-form-{i:02d}") for i, (prompt, _) in enumerate(own_words)]
     kinds: dict[str, list[Task]] = {
         "single": [("generate_singly", (part,)) for part in chunks(requests[:shown], 4)],
         "batched": [("generate", (part,)) for part in chunks(requests[shown:], options.batch)],
@@ -145,7 +146,7 @@ def evaluate(settings: Config) -> dict[str, Any]:
             requests=requests,
             made=[made for part in done["single"] + done["batched"] for made in part],
             free_form=free,
-            free_genres=[genre for _, genre in FREE_FORM_PROMPTS],
+            free_genres=[genre for _, genre in own_words],
             made_free=[made for part in done["free"] for made in part],
             shown=shown,
         )

@@ -36,7 +36,7 @@ class Model(BaseModel):
     sample_rate: int
     max_seconds: float
     max_prompt_chars: int
-    defaults: dict[str, float]
+    defaults: dict[str, int | float]
 
 
 class ModelList(BaseModel):

@@ -86,7 +86,8 @@ def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | No
     channels = audio.samples.shape[0]
     with soundfile.SoundFile(buffer, "w", audio.sample_rate, channels, subtype, format=container) as file:
         if metadata:
-            file.title = str(metadata.get("prompt", ""))[:200]
+            if metadata.get("prompt"):  # libsndfile refuses an empty title
+                file.title = str(metadata["prompt"])[:200]
             file.software = "ssmttm"
             file.comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True)
         file.write(np.clip(audio.samples, -1.0, 1.0).T)

@@ -53,7 +53,7 @@ class CodecConfig(Section):
     stack: int = Field(2, description="mel frames per code frame")
     num_codebooks: int = 8
     codebook_size: int = 1024
-    griffin_lim_iterations: int = 16
+    griffin_lim_iterations: int = 8
     fit_clips: int = Field(400, description="clips used to fit the codec")
 
 
@@ -77,12 +77,15 @@ class Stage1Config(Section):
     chunk_size: int = 64
     mlp_ratio: float = 2.0
     dropout: float = 0.1
+    token_dropout: float = Field(
+        0.2, ge=0, lt=1, description="share of input codes hidden in training: leans on the text"
+    )
     positions: Literal["none", "sinusoidal"] = "none"
     num_codebooks: int = Field(1, description="codebooks modelled by the language model, with the delay pattern")
     null_probability: float = Field(0.12, description="share of samples trained on the null prefix")
     pooled: bool = Field(True, description="add one text vector in every layer")
     pooled_init_std: float = 0.001
-    pooled_lr_factor: float = Field(0.15, description="learning rate of the pooled path relative to the rest")
+    pooled_lr_factor: float = Field(1.0, description="learning rate of the pooled path relative to the rest")
     tie_head: bool = Field(True, description="output head shares the token table")
     codebook_features: bool = Field(True, description="token table = learned + linear(codebook vector)")
 
@@ -159,6 +162,7 @@ class EvaluateConfig(Section):
     clips: int = Field(96, gt=1, description="held-out prompts")
     shown: int = Field(8, gt=0, description="of which made one by one, timed, for the report")
     probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
+    free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
     batch: int = Field(16, gt=0, description="clips made at once")
     seed: int = 0
 
@@ -186,6 +190,15 @@ PATH_FIELDS = (
     ("evaluate", "bundle"),
     ("evaluate", "out"),
 )
+# What each job reads and writes; a submitted job must name these by absolute path, and no others.
+PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
+    "corpus": (("corpus", "source"),),
+    "codec": (("corpus", "source"), ("codec", "path"), ("train", "out")),
+    "preprocess": (("corpus", "source"), ("corpus", "out"), ("codec", "path"), ("text", "path")),
+    "stage1": (("train", "data"), ("train", "out")),
+    "stage2": (("train", "data"), ("train", "out")),
+    "evaluate": (("corpus", "source"), ("train", "data"), ("evaluate", "bundle"), ("evaluate", "out")),
+}
 
 
 def preset_names() -> list[str]:
@@ -279,18 +292,19 @@ def inside_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """Make relative paths absolute; refuse them inside a submitted Ray job.
+def with_absolute_paths(config: Config, job: JobName | None = None) -> Config:
+    """Make relative paths absolute; inside a submitted Ray job, refuse those that `job` uses (without one: all).
 
     Raises:
-        UserError: naming the key, if a path is relative inside a Ray job.
+        UserError: naming the key, if such a path is relative inside a Ray job.
     """
+    refused = () if not inside_ray_job() else PATH_FIELDS if job is None else PATHS_OF_JOB[job]
     values = config.model_dump()
     for section, field in PATH_FIELDS:
         uri = values[section][field]
         if uri is None:
             continue
-        if inside_ray_job() and uri != storage.absolute(uri):
+        if (section, field) in refused and uri != storage.absolute(uri):
             raise UserError(
                 f"{section}.{field}={uri} is relative, and a Ray job runs in a temporary copy of the folder; "
                 f"give an absolute path or URI, e.g. {section}.{field}=s3://bucket/{uri}"
@@ -316,4 +330,4 @@ def parse_arguments(description: str, job: JobName, argv: list[str] | None = Non
     if arguments.show:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         raise SystemExit(0)
-    return with_absolute_paths(config)
+    return with_absolute_paths(config, job)

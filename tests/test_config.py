@@ -138,6 +138,18 @@ def test_relative_paths_are_refused_inside_a_ray_job(monkeypatch: pytest.MonkeyP
         with_absolute_paths(load("mini", ["corpus.source=songs"]))
 
 
+@pytest.mark.parametrize(("job", "paths"), configuration.PATHS_OF_JOB.items())
+def test_a_ray_job_needs_only_its_own_paths_to_be_absolute(
+    job: Any, paths: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(paths) <= set(configuration.PATH_FIELDS)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    absolute = [f"{section}.{field}=/data/{section}/{field}" for section, field in paths]
+    parse_arguments("A job.", job, ["--preset", "tiny", *absolute])
+    with pytest.raises(UserError, match=rf"{paths[0][0]}\.{paths[0][1]}=.* is relative"):
+        parse_arguments("A job.", job, ["--preset", "tiny", *absolute[1:]])
+
+
 def test_show_prints_a_preset_that_resolves_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse_arguments("A job.", "stage1", ["--preset", "tiny", "--show", "train.steps=7"])

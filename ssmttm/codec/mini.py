@@ -31,7 +31,7 @@ from ssmttm.errors import UserError
 FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
 AHEAD_FRAMES = 4  # code frames of look-ahead in a block
-NONNEGATIVE_STEPS = 4
+NONNEGATIVE_STEPS = 2
 NOT_IDENTITY = ("path", "fit_clips")  # keys of CodecConfig that say where the codec lies and how it came about
 
 

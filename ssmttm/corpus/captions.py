@@ -248,8 +248,9 @@ def write_caption(rng: Random, piece: Attributes, complete: bool) -> str:
 
 
 def write_captions(rng: Random, piece: Attributes, count: int) -> tuple[str, ...]:
-    """`count` different captions; the first is complete (see `write_caption`), the others leave facts out."""
-    captions: dict[str, None] = {write_caption(rng, piece, complete=True): None}
+    """`count` different captions; the first and every other one are complete (see `write_caption`), so that a model
+    learns to lean on the text; those between leave facts out."""
+    captions: dict[str, None] = {}
     while len(captions) < count:
-        captions[write_caption(rng, piece, complete=False)] = None
+        captions[write_caption(rng, piece, complete=len(captions) % 2 == 0)] = None
     return tuple(captions)

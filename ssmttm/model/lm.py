@@ -69,11 +69,13 @@ class Block(nn.Module):
 
 @dataclass
 class LMState:
-    """What a stream must remember: each layer's state, how many valid steps went by, the pooled text per layer."""
+    """What a stream must remember: each layer's state, how many valid steps went by, the pooled text per layer; and
+    the token vectors, which are the same at every step."""
 
     layers: list[tuple[Any, Any]]
     position_B: Tensor
     pooled_LBD: Tensor | None
+    table_KVD: Tensor
 
 
 class MusicLM(nn.Module):
@@ -176,12 +178,14 @@ class MusicLM(nn.Module):
                 x_BSD = x_BSD + state.pooled_LBD[index][:, None].to(x_BSD.dtype)
             x_BSD, layer_state = block(x_BSD, layer_state, mask_BS, bidirectional)
             layers.append(layer_state)
-        return x_BSD, LMState(layers, state.position_B + valid_BS.long().sum(1), state.pooled_LBD)
+        position_B = state.position_B + valid_BS.long().sum(1)
+        return x_BSD, LMState(layers, position_B, state.pooled_LBD, state.table_KVD)
 
     def _initial_state(self, text: TextBatch, drop_pooled: bool = False) -> LMState:
         B, device = len(text.null_B), text.null_B.device
         layers = [block.initial_state(B, device) for block in cast(list[Block], self.blocks)]
-        return LMState(layers, torch.zeros(B, dtype=torch.long, device=device), self._pooled(text, drop_pooled))
+        position_B = torch.zeros(B, dtype=torch.long, device=device)
+        return LMState(layers, position_B, self._pooled(text, drop_pooled), self._token_vectors())
 
     def forward(
         self, delayed_BKS: Tensor, text: TextBatch, drop_pooled: bool = False, drop_prefix: bool = False
@@ -192,14 +196,18 @@ class MusicLM(nn.Module):
             delayed_BKS: codes under the delay pattern, `special` where a codebook has no frame (or is padded).
             drop_pooled, drop_prefix: replace one text path by its null (to measure what each carries).
         """
-        table_KVD = self._token_vectors()
+        state = self._initial_state(text, drop_pooled)
         prefix_BTD, mask_BT = self._prefix(text, drop_prefix)
-        x_BSD = self._embed(shift_right(delayed_BKS, self.special), table_KVD)
+        input_BKS = shift_right(delayed_BKS, self.special)
+        if self.training and self.config.token_dropout:
+            # A model that can always read the music so far learns the text late, if at all.
+            hidden = torch.rand(input_BKS.shape, device=input_BKS.device) < self.config.token_dropout
+            input_BKS = input_BKS.masked_fill(hidden, self.special)
+        x_BSD = self._embed(input_BKS, state.table_KVD)
         mask_BS = torch.cat([mask_BT, mask_BT.new_ones(x_BSD.shape[:2])], dim=1)
         T = prefix_BTD.shape[1]
-        state = self._initial_state(text, drop_pooled)
         h_BSD, _ = self._run(torch.cat([prefix_BTD.to(x_BSD.dtype), x_BSD], dim=1), state, mask_BS, bidirectional=T)
-        return self._logits(h_BSD[:, T:], table_KVD)
+        return self._logits(h_BSD[:, T:], state.table_KVD)
 
     def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
         """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
@@ -210,9 +218,8 @@ class MusicLM(nn.Module):
 
     def step(self, tokens_BK: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step."""
-        table_KVD = self._token_vectors()
-        h_BSD, state = self._run(self._embed(tokens_BK[..., None], table_KVD), state)
-        return self._logits(h_BSD, table_KVD)[:, :, 0], state
+        h_BSD, state = self._run(self._embed(tokens_BK[..., None], state.table_KVD), state)
+        return self._logits(h_BSD, state.table_KVD)[:, :, 0], state
 
     def optimizer_groups(self, lr: float, weight_decay: float, pooled_lr_factor: float) -> list[dict[str, Any]]:
         """Parameter groups: matrices decay; SSM internals, norms, biases, tables and null vectors do not; the

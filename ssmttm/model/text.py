@@ -99,7 +99,7 @@ class TextEncoder:
     """A frozen transformers encoder that gives token states. Over-long text is an error, never cut."""
 
     def __init__(self, folder: str, reference: dict[str, Any], max_tokens: int, expected_sha256: str | None = None):
-        from transformers import AutoConfig, AutoModel, AutoTokenizer, T5EncoderModel
+        from transformers import AutoConfig, AutoTokenizer
 
         weights = Path(folder) / "model.safetensors"
         if not weights.is_file():
@@ -111,10 +111,8 @@ class TextEncoder:
         self.fingerprint = hashlib.sha256(f"{digest}:{max_tokens}".encode()).hexdigest()[:16]
         self.max_tokens = max_tokens
         config = AutoConfig.from_pretrained(folder)
-        # T5 checkpoints hold encoder and decoder; only the encoder is wanted.
-        model_class = T5EncoderModel if config.model_type == "t5" else AutoModel
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = model_class.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self._model = _load_encoder(folder, config.model_type)
         self.dim: int = config.hidden_size
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
@@ -154,6 +152,23 @@ class TextEncoder:
                 states[row] = values
             start = stop
         return states
+
+
+def _load_encoder(folder: str, model_type: str) -> Any:
+    """The frozen fp32 encoder of a checkpoint, loaded without transformers' progress bar."""
+    import transformers
+    from transformers.utils import logging
+
+    # T5 checkpoints hold encoder and decoder; only the encoder is wanted.
+    name = "T5EncoderModel" if model_type == "t5" else "AutoModel"
+    had_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
+    finally:
+        if had_bar:
+            logging.enable_progress_bar()
+    return model.eval().requires_grad_(False)
 
 
 def load_text_encoder(config: TextConfig) -> TextEncoder:

@@ -26,7 +26,7 @@ from ssmttm.tracking import Tracker
 
 REPORT_NAME = "report.json"
 RUN_NAME = "train_codec"
-HELD_OUT_CLIPS = 32
+HELD_OUT_CLIPS = 24
 SAMPLE_CLIPS = 4
 
 
@@ -174,7 +174,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
         f"encodes {figures['encode_x_realtime']:.0f}x, decodes {figures['decode_x_realtime']:.0f}x real time",
         flush=True,
     )
-    return report
+    return storage.read_json(storage.join(config.codec.path, REPORT_NAME))
 
 
 @torch.inference_mode()

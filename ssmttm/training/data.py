@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssmttm import storage
@@ -55,7 +56,7 @@ class TextTable:
         for name in storage.list_names(folder):
             table = _read_parquet(storage.join(folder, name), ["key", "caption", "length", "states"])
             if keys is not None:
-                table = table.filter(pa.compute.is_in(table.column("key"), pa.array(sorted(keys), pa.string())))
+                table = table.filter(pc.is_in(table.column("key"), pa.array(sorted(keys), pa.string())))
             for key in table.column("key").to_pylist():
                 self._rows[key] = len(self._rows)
             self._captions += table.column("caption").to_pylist()
@@ -66,6 +67,7 @@ class TextTable:
         return len(self._rows)
 
     def keys(self) -> list[str]:
+        """All keys, in table order."""
         return list(self._rows)
 
     def caption(self, key: str) -> str:

@@ -103,8 +103,9 @@ def use_bf16(config: TrainConfig) -> bool:
 def tune_allocator() -> None:
     """Keep freed memory in the process (glibc only).
 
-    Large activations are otherwise mapped and unmapped at every use, and the kernel's page faults come to dominate
-    on CPU. The environment variables for this are read before Python starts, hence mallopt(3).
+    Large activations are otherwise mapped and unmapped at every use. Measured on `mini`: 3 to 1000 times fewer page
+    faults in a step, a few percent of CPU time at most. glibc reads the environment variables for this before Python
+    starts, hence mallopt(3).
     """
     if not sys.platform.startswith("linux"):
         return

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 FAILURE_LINES = 40
+START_TIMEOUT_S = 180  # a cluster on a busy machine takes its time before it accepts jobs
 CHATTER = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
     "ray._private.runtime_env.working_dir",
     "ray.worker",
 )
@@ -60,6 +62,18 @@ def job_client() -> Iterator[JobSubmissionClient]:
         ray.shutdown()
 
 
+def _submit(client: JobSubmissionClient, command: Sequence[str], runtime_env: dict[str, Any]) -> str:
+    """Submit, waiting for a cluster that has just started to have an agent that takes jobs."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(entrypoint=shlex.join(command), runtime_env=dict(runtime_env))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
 def _finished(client: JobSubmissionClient, job: str) -> str:
     """The status of a job whose log has ended, once it is final."""
     while not (status := client.get_job_status(job)).is_terminal():
@@ -93,7 +107,7 @@ def run_job(client: JobSubmissionClient, command: Sequence[str], folder: str, lo
         logging.getLogger(name).setLevel(logging.ERROR)
     with open(os.path.join(folder, "runtime_env.yaml"), encoding="utf-8") as file:
         runtime_env = yaml.safe_load(file)
-    job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": folder, **runtime_env})
+    job = _submit(client, command, {"working_dir": folder, **runtime_env})
     os.makedirs(os.path.dirname(log_path), exist_ok=True)
     try:
         asyncio.run(_follow(client, job, log_path))

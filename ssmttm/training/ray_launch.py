@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     import ray.train
 
     config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0

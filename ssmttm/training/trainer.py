@@ -87,6 +87,8 @@ class Trainer:
         if self.is_first:
             self._metrics = RowLog(run.metrics, self.progress.step)
             self._validation = RowLog(run.validation, self.progress.step)
+            if checkpoint:
+                print(f"continuing from step {self.progress.step}", flush=True)
             self._line = ProgressLine(task, self.engine, self.progress, self.parameters)
 
     # The loop

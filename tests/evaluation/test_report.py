@@ -109,7 +109,7 @@ def test_nothing_lies_outside_the_page(html: str) -> None:
 def test_prompts_are_text_and_verdicts_right(html: str) -> None:
     assert "<b>marks" not in html
     assert "&lt;b&gt;marks&lt;/b&gt; &amp; &quot;quotes&quot;" in html
-    assert html.count("half or double") == 8  # 61 bpm for 120
+    assert html.count("✓ half or double") == 8  # 61 bpm for 120
     assert html.count("✗ differs") == 8  # the genre; A# is Bb
     assert html.count("heard as rock") == 3
 

@@ -110,6 +110,14 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(lm(delayed, text), lm(delayed, text))
 
 
+def test_token_dropout_hides_codes_in_training_only():
+    lm = make_lm(dropout=0.0, token_dropout=0.999999)
+    first, second, text = codes(1, 7, seed=1), codes(1, 7, seed=2), batch(texts(5))
+    assert not torch.equal(lm(first, text), lm(second, text))
+    lm.train()
+    assert torch.equal(lm(first, text), lm(second, text))
+
+
 def test_optimizer_groups_cover_each_parameter_once_and_spare_the_ssm():
     lm = make_lm()
     groups = lm.optimizer_groups(lr=1e-3, weight_decay=0.1, pooled_lr_factor=0.15)

@@ -1,6 +1,6 @@
 """One of the workers of test_deepspeed_engine.py: DeepSpeed at every ZeRO stage beside plain torch on the same steps.
 
-    python engine_worker.py RANK WORLD PORT
+python engine_worker.py RANK WORLD PORT
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def assert_close(engine: Engine, reference: Engine, tolerance: float = 2e-6) -> 
         if engine.rank == 0:
             assert mine.keys() == theirs.keys(), mine.keys() ^ theirs.keys()
             for name in mine:
-                torch.testing.assert_close(mine[name], theirs[name], atol=tolerance, rtol=1e-5, msg=lambda m: m + name)
+                torch.testing.assert_close(mine[name], theirs[name], atol=tolerance, rtol=1e-5)
 
 
 def check_stage(stage: int, world: int) -> None:

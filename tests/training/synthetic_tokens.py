@@ -75,7 +75,11 @@ def write_tokens(folder: Path, codec: MiniCodec, rows: int = 40, held_out: int =
     info = {
         "rows": rows,
         "codec": {"uri": str(folder.parent / "codec"), "fingerprint": codec.fingerprint()},
-        "text": {"reference": {"encoder": "minilm", "path": None, "max_tokens": 96}, "fingerprint": "f", "dim": TEXT_DIM},
+        "text": {
+            "reference": {"encoder": "minilm", "path": None, "max_tokens": 96},
+            "fingerprint": "f",
+            "dim": TEXT_DIM,
+        },
     }
     storage.write_commit(str(folder), "dataset.json", info)
     return str(folder)

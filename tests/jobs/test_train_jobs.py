@@ -1,0 +1,136 @@
+"""The training jobs as a user starts them, and the same runs on Ray workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssmttm import config, storage
+from ssmttm.training.launch import train
+from ssmttm.training.ray_launch import check_cluster
+from ssmttm.training.rows import read_rows
+from ssmttm.training.run import Run
+
+ROOT = Path(__file__).parent.parent.parent
+# Dropout is keyed by worker: without it, runs on different numbers of workers can be compared.
+COMPARABLE = ("stage1.dropout=0", "stage1.token_dropout=0", "tracking.enabled=false")
+LONG = (*COMPARABLE, "train.steps=300", "train.checkpoint_every=10", "train.validate_every=300", "train.log_every=10")
+ON_RAY = ("train.launch=ray", "train.workers=2", "train.cpus_per_worker=0.5")
+
+
+def command(stage: str, tokens: str, out: Path, *overrides: str) -> list[str]:
+    job = str(ROOT / "jobs" / f"train_{stage}.py")
+    return [sys.executable, job, "--preset", "tiny", f"train.data={tokens}", f"train.out={out}", *overrides]
+
+
+def run_local(tokens: str, out: Path, *overrides: str, name: str = "local") -> Run:
+    fixed = [f"train.data={tokens}", f"train.out={out}", f"train.name={name}", "train.launch=local"]
+    return train(config.load("tiny", [*fixed, *overrides], job="stage1"), "stage1")
+
+
+def assert_same_numbers(run: Run, reference: Run) -> None:
+    rows, expected = read_rows(run.metrics), read_rows(reference.metrics)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4), row["step"]
+        assert row["tokens"] == other["tokens"]
+
+
+def test_bad_input_ends_in_one_line_and_code_2(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command("stage1", str(tmp_path / "none"), tmp_path), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "holds no finished token shards" in result.stderr
+
+
+@pytest.mark.parametrize("zero", [1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 2, 3))])
+def test_two_ray_workers_give_the_numbers_of_one_process(
+    ray_cluster: dict[str, Any], tiny_tokens: str, tmp_path: Path, zero: int
+) -> None:
+    expected = run_local(tiny_tokens, tmp_path, *COMPARABLE)
+    overrides = [f"train.data={tiny_tokens}", f"train.out={tmp_path}", f"train.zero={zero}", *ON_RAY, *COMPARABLE]
+    run = train(config.load("tiny", overrides, job="stage1"), "stage1")
+    assert_same_numbers(run, expected)
+    summary = storage.read_json(run.summary)
+    assert (summary["workers"], summary["zero"]) == (2, zero)
+    reference = storage.read_json(expected.summary)["validation"]
+    assert summary["validation"] == pytest.approx(reference, rel=1e-4)
+
+
+def test_cluster_that_cannot_work_is_refused() -> None:
+    settings = config.load("tiny", ["train.workers=2", "train.data=/d", "train.out=/o"])
+    node = {"Alive": True, "Resources": {"CPU": 1.0}}
+    with pytest.raises(ValueError, match=r"train\.workers=2 x .* needs 2 CPUs, Ray has 1"):
+        check_cluster(settings, [node])
+    check_cluster(settings, [node | {"Resources": {"CPU": 2.0}}, node | {"Alive": False}])
+    with pytest.raises(ValueError, match=r"train\.data=/d is on one node's disk and the cluster has 2 nodes"):
+        check_cluster(settings, [node, node])
+    shared = config.load("tiny", ["train.workers=2", "train.data=s3://b/d", "train.out=file:///shared"])
+    with pytest.raises(ValueError, match=r"tracking\.uri"):
+        check_cluster(shared, [node, node])
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "the job ended too early"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RAY_TMPDIR": "/tmp"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_next_start_goes_on(tiny_tokens: str, tmp_path: Path) -> None:
+    arguments = command("stage1", tiny_tokens, tmp_path / "stopped", "train.launch=local", *LONG)
+    first = start(arguments)
+    wait_for(tmp_path / "stopped" / "stage1" / "checkpoints" / "step-000010" / "checkpoint.json", first)
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 143, output
+    assert "checkpoint saved" in output
+    second = start(arguments)
+    output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output
+    assert "continuing from step" in output
+    assert_same_numbers(Run(str(tmp_path / "stopped" / "stage1")), run_local(tiny_tokens, tmp_path, *LONG))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_killed_on_ray_it_ends_with_the_undisturbed_numbers(tiny_tokens: str, tmp_path: Path, victim: str) -> None:
+    import psutil
+
+    run = Run(str(tmp_path / "killed" / "stage1"))
+    arguments = command("stage1", tiny_tokens, tmp_path / "killed", *ON_RAY, *LONG, "train.zero=2")
+    job = start(arguments)
+    wait_for(Path(run.path("checkpoints", "step-000020", "checkpoint.json")), job)
+    if victim == "driver":
+        job.kill()
+        job.communicate()
+        assert not storage.exists(run.summary)
+        job = start(arguments)
+    else:
+        workers = [p for p in psutil.Process(job.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+        assert len(workers) == 2
+        workers[1].kill()
+    output, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, output[-4000:]
+    assert "continuing from step" in output
+    assert_same_numbers(run, run_local(tiny_tokens, tmp_path, *LONG))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ssmttm.config import Config
+from ssmttm.model.lm import MusicLM
+from ssmttm.training.order import Draw
+from ssmttm.training.stage1 import Stage1Task
+
+MakeConfig = Callable[..., Config]
+
+
+def test_batch_holds_the_rows_codes_and_one_of_their_captions(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "stage1.null_probability=0"))
+    draws = [Draw(0, 0), Draw(1, 0), Draw(2, 5)]
+    batch = task.collate(draws)
+    special = task.codec.codebook_size
+    assert batch.count == sum(task.data.frames(draw.row) for draw in draws)
+    assert int((batch.delayed_BKS != special).sum()) == batch.count
+    for place, draw in enumerate(draws):
+        codes = batch.delayed_BKS[place, 0]
+        assert np.array_equal(codes[codes != special].numpy(), task.data.codes(draw.row)[0])
+        states = batch.text.states_BSD[place][batch.text.mask_BS[place]].numpy()
+        options = [task.data.text.states(key) for key in task.data.text_keys(draw.row)]
+        assert any(o.shape == states.shape and np.array_equal(o.astype(np.float32), states) for o in options)
+
+
+def test_draws_depend_on_sample_and_epoch_not_on_batch_mates(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "stage1.null_probability=0.5"))
+    alone = task.collate([Draw(3, 1)])
+    together = task.collate([Draw(0, 1), Draw(3, 1)])
+    assert alone.text.null_B[0] == together.text.null_B[1]
+    torch.testing.assert_close(alone.text.pooled_BD[0], together.text.pooled_BD[1])
+    over_epochs = [task.collate([Draw(3, epoch)]) for epoch in range(40)]
+    assert len({tuple(batch.text.pooled_BD[0].tolist()) for batch in over_epochs}) == 3
+    assert 8 <= sum(bool(batch.text.null_B[0]) for batch in over_epochs) <= 32
+
+
+def test_loss_counts_only_frames(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "stage1.null_probability=0", "stage1.num_codebooks=2"))
+    module = task.build().eval().requires_grad_(False)
+    batches = [task.collate([Draw(row, 0)]) for row in range(3)]
+    together = task.collate([Draw(row, 0) for row in range(3)])
+    separate = sum(float(task.loss(module, batch)) for batch in batches)
+    assert float(task.loss(module, together)) == pytest.approx(separate, rel=1e-4)
+    assert together.count == sum(batch.count for batch in batches)
+    assert separate / together.count == pytest.approx(np.log(task.codec.codebook_size), rel=0.2)  # untrained
+
+
+def test_validation_conditions(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "train.validation_rows=6"))
+    assert task.validation_variants(final=False) == ["own", "shuffled", "null"]
+    rows = list(range(task.validation_rows))
+    own, shuffled, null = (task.collate_validation(rows, variant) for variant in ("own", "shuffled", "null"))
+    assert torch.equal(own.delayed_BKS, shuffled.delayed_BKS)
+    assert not any(torch.equal(a, b) for a, b in zip(own.text.pooled_BD, shuffled.text.pooled_BD, strict=True))
+    assert null.text.null_B.all()
+    assert not own.text.null_B.any()
+    assert task.collate_validation(rows, "pooled_only").drop_prefix
+    assert task.collate_validation(rows, "prefix_only").drop_pooled
+
+
+def test_statistics_of_the_text_are_built_in(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1"))
+    module = task.build()
+    assert isinstance(module, MusicLM)
+    text = task.data.text
+    states = np.concatenate([text.states(key) for key in list(text.keys())]).astype(np.float32)
+    torch.testing.assert_close(module.get_buffer("text_mean"), torch.from_numpy(states.mean(0)), atol=1e-4, rtol=1e-3)
+
+
+def test_samples_are_audio_of_the_prompts_length(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1"))
+    module = task.build().eval()
+    (prompt, clip), second = task.sample(module, 2)
+    assert prompt == "sound number 0, version 0"
+    frames = max(task.validation.frames(i) for i in range(2))
+    assert clip.samples.shape == (1, frames * task.codec.hop_length)
+    assert np.isfinite(clip.samples).all()
+    assert second[0] != prompt
