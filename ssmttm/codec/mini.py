@@ -48,6 +48,9 @@ class MiniCodec(Codec):
 
     Args:
         config: sizes; `path` and `fit_clips` are not used here.
+
+    Raises:
+        UserError: for sizes that do not fit together.
     """
 
     mean_M: Tensor
@@ -58,6 +61,12 @@ class MiniCodec(Codec):
 
     def __init__(self, config: CodecConfig):
         super().__init__()
+        if config.fft_size <= config.hop or (config.fft_size - config.hop) % 2:
+            raise UserError(
+                f"codec.fft_size={config.fft_size} must be larger than codec.hop={config.hop} by an even number"
+            )
+        if config.pca_dim > config.num_mels:
+            raise UserError(f"codec.pca_dim={config.pca_dim} must be at most codec.num_mels={config.num_mels}")
         self.config = config
         self.sample_rate = config.sample_rate
         self.hop_length = config.hop * config.stack

@@ -7,11 +7,16 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 FAILURE_LINES = 40
+OBJECT_STORE_BYTES = 1 << 30
 START_TIMEOUT_S = 180  # a cluster on a busy machine takes its time before it accepts jobs
 CHATTER = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -37,9 +43,9 @@ class JobFailedError(RuntimeError):
 def job_client() -> Iterator[JobSubmissionClient]:
     """A client of the cluster at `RAY_ADDRESS`, or of one started here and stopped at the end.
 
-    The cluster started here asks for a token, and its dashboard listens on 127.0.0.1 alone. Unless the environment
-    holds one, a token for this cluster alone is drawn and handed on through the environment: nothing is read from or
-    left in the home folder.
+    The cluster started here listens on 127.0.0.1 alone and asks for a token. Unless the environment holds one, a
+    token for this cluster alone is drawn and handed on through the environment: nothing is read from or left in the
+    home folder.
     """
     # Jobs call `python` and `ssmttm`: they must be this environment's, activated or not.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
@@ -52,14 +58,60 @@ def job_client() -> Iterator[JobSubmissionClient]:
         return
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-    from ray.job_submission import JobSubmissionClient
+    with _local_head() as url:
+        from ray.job_submission import JobSubmissionClient
 
-    context = ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
-    try:
-        yield JobSubmissionClient(f"http://{context.dashboard_url}")
-    finally:
-        ray.shutdown()
+        yield JobSubmissionClient(url)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _local_head() -> Iterator[str]:
+    """A head of our own for as long as the block lasts; yields the address of its job server.
+
+    It has its own folder and free ports, since Ray's defaults for both make two clusters on one machine answer each
+    other's jobs: `ray.init` can set neither, so this is `ray start`.
+    """
+    folder = tempfile.mkdtemp(prefix="ssmttm-ray-")
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block", "--port=0"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--temp-dir={folder}", "--disable-usage-stats"]
+    with open(os.path.join(folder, "head.log"), "w+", encoding="utf-8") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            _wait_for(head, url, log)
+            print(f"Ray started; its dashboard is at {url}", flush=True)
+            yield url
+        finally:
+            head.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                head.wait(timeout=30)
+            with suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)  # whatever outlived its head
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(head: subprocess.Popen[bytes], url: str, log: TextIO) -> None:
+    """Wait until the job server answers.
+
+    Raises:
+        JobFailedError: with the end of its log, if the head ended or the time is over.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while head.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=1).close()
+            return
+        time.sleep(0.2)
+    log.seek(0)
+    raise JobFailedError("".join(log.readlines()[-FAILURE_LINES:]) + "\nRay did not start")
 
 
 def _submit(client: JobSubmissionClient, command: Sequence[str], runtime_env: dict[str, Any]) -> str:
@@ -68,8 +120,9 @@ def _submit(client: JobSubmissionClient, command: Sequence[str], runtime_env: di
     while True:
         try:
             return client.submit_job(entrypoint=shlex.join(command), runtime_env=dict(runtime_env))
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+        except (RuntimeError, ConnectionError) as error:
+            starting = isinstance(error, ConnectionError) or "No available agent" in str(error)
+            if not starting or time.monotonic() > deadline:
                 raise
             time.sleep(1)
 

@@ -155,6 +155,12 @@ def test_too_little_audio_is_refused() -> None:
         MiniCodec(CONFIG).fit([melody(1.0, 0)], seed=0, progress=False)
 
 
+@pytest.mark.parametrize(("key", "value"), [("fft_size", 480), ("fft_size", 2047), ("pca_dim", 65)])
+def test_sizes_that_do_not_fit_together_are_refused(key: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"codec.{key}={value} must be"):
+        MiniCodec(CONFIG.model_copy(update={key: value}))
+
+
 def test_the_basis_is_orthonormal(codec: MiniCodec) -> None:
     torch.testing.assert_close(codec.basis_MP.T @ codec.basis_MP, torch.eye(24), atol=1e-5, rtol=0)
 
