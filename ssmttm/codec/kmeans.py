@@ -21,19 +21,6 @@ def nearest(vectors_MD: Tensor, centroids_VD: Tensor) -> Tensor:
     )
 
 
-def seed_centroids(vectors_MD: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each centroid drawn with odds of its squared distance to the rest."""
-    chosen = torch.randint(len(vectors_MD), (1,), generator=generator)
-    distance_M = torch.full((len(vectors_MD),), torch.inf)
-    picks = []
-    for _ in range(size):
-        picks.append(chosen)
-        distance_M = torch.minimum(distance_M, (vectors_MD - vectors_MD[chosen]).square().sum(1))
-        # A tiny constant keeps the draw valid when there are fewer distinct vectors than centroids.
-        chosen = torch.multinomial(distance_M + 1e-12, 1, generator=generator)
-    return vectors_MD[torch.cat(picks)]
-
-
 def refine(vectors_MD: Tensor, centroids_VD: Tensor, generator: torch.Generator) -> Tensor:
     """One Lloyd step. A centroid without vectors is put on one drawn with odds of its squared distance to its own."""
     index_M = nearest(vectors_MD, centroids_VD)
@@ -77,8 +64,8 @@ def fit_residual_codebooks(
     books: list[Tensor] = []
     for _ in range(codebooks):
         sample_SD = residual_MD[torch.randperm(len(residual_MD), generator=generator)[:sample_rows]]
-        # Residuals have one heap round zero, where k-means++ gained nothing over plain draws for its time.
-        centroids_VD = sample_SD[:size].clone() if books else seed_centroids(sample_SD[: 4 * size], size, generator)
+        # Plain draws: k-means++ lowered the first codebook's error by .5 % and no other's, for a tenth more time.
+        centroids_VD = sample_SD[:size].clone()
         for _ in range(sample_steps):
             centroids_VD = refine(sample_SD, centroids_VD, generator)
         for _ in range(steps):

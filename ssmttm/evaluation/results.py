@@ -68,9 +68,10 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
     clips that were made one by one.
     """
     m = measurements
-    real = [clip for part in m.listened for clip in part.analyses]
     ceilings = [ceiling for part in m.reconstructed for ceiling in part.ceilings]
-    probes = adherence.Probes([clip.statistics for clip in real], [clip.tags for clip in m.training])
+    probes = adherence.Probes(
+        [statistics for part in m.listened for statistics in part.statistics], [clip.tags for clip in m.training]
+    )
     asked = [held.clip.tags for held in m.held_out]
     generated = [made.analysis for made in m.made]
     heard = probes.hear(generated)

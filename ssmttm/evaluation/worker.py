@@ -20,6 +20,7 @@ from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import logmel_l1
 from ssmttm.evaluation.clips import ClipAnalysis, analyse
+from ssmttm.evaluation.embeddings import log_mel, statistics_of
 from ssmttm.evaluation.frechet import Moments
 
 
@@ -63,9 +64,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Listened:
-    """Real clips: measurements of each, log-mel moments of all."""
+    """Real clips: the statistics of each (what probes read), the log-mel moments of all."""
 
-    analyses: list[ClipAnalysis]
+    statistics: list[np.ndarray]
     moments: Moments
 
 
@@ -143,10 +144,10 @@ class Worker:
         self._out, self._seconds, self._device = out, seconds, device
 
     def listen(self, clips: Sequence[RealClip]) -> Listened:
-        """Measure real clips."""
+        """Take statistics of real clips."""
         rate = self._codec.sample_rate
-        heard = [analyse(read_clip(clip, rate), rate) for clip in clips]
-        return Listened([analysis for analysis, _ in heard], reduce(add, (moments for _, moments in heard)))
+        frames = [log_mel(read_clip(clip, rate), rate) for clip in clips]
+        return Listened([statistics_of(one) for one in frames], reduce(add, map(Moments.of_clip, frames)))
 
     @torch.inference_mode()
     def reconstruct(self, clips: Sequence[HeldOut], keep: Sequence[int]) -> Reconstructed:
@@ -164,7 +165,10 @@ class Worker:
             }
             real = read_clip(held.clip, rate)
             waves = {"real": real} | {name: wav_BN[0, : len(real)].cpu().numpy() for name, wav_BN in decoded.items()}
-            heard = {name: analyse(wave, rate) for name, wave in waves.items()}
+            (real_heard, real_moments), (codec_heard, _) = (analyse(waves[name], rate) for name in ("real", "codec"))
+            coarse_moments, stage2_moments = (
+                Moments.of_clip(log_mel(waves[name], rate)) for name in ("coarse", "stage2")
+            )
             paths = {}
             if held.index in keep:
                 for name in ("real", "codec", "coarse"):
@@ -172,8 +176,8 @@ class Worker:
                     audio.write(paths[name], Audio(waves[name][None], rate))
             decoded_1N, original_1N = (torch.from_numpy(waves[name])[None] for name in ("codec", "real"))
             difference = logmel_l1(decoded_1N, original_1N, rate)
-            ceilings.append(Ceiling(heard["real"][0], heard["codec"][0], difference, paths))
-            moments.append((heard["real"][1], heard["coarse"][1], heard["stage2"][1]))
+            ceilings.append(Ceiling(real_heard, codec_heard, difference, paths))
+            moments.append((real_moments, coarse_moments, stage2_moments))
         names = ("real", "coarse_only", "generated")
         sums = {name: reduce(add, (clip[i] for clip in moments)) for i, name in enumerate(names)}
         return Reconstructed(ceilings, sums)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 FAILURE_LINES = 40
-OBJECT_STORE_BYTES = 1 << 30
 START_TIMEOUT_S = 180  # a cluster on a busy machine takes its time before it accepts jobs
 CHATTER = (
     "ray.dashboard.modules.dashboard_sdk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ssmttm.codec.kmeans import fit_residual_codebooks, nearest, refine, seed_centroids
+from ssmttm.codec.kmeans import fit_residual_codebooks, nearest, refine
 
 
 def blobs(count: int = 600) -> torch.Tensor:
@@ -21,18 +21,6 @@ def test_nearest_agrees_with_the_distance_table() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors, centroids = torch.randn(5000, 7, generator=generator), torch.randn(33, 7, generator=generator)
     assert torch.equal(nearest(vectors, centroids), torch.cdist(vectors.double(), centroids.double()).argmin(1))
-
-
-def test_seeding_finds_separate_blobs() -> None:
-    vectors = blobs()
-    centroids = seed_centroids(vectors, 6, torch.Generator().manual_seed(0))
-    assert len(nearest(vectors[:6], centroids).unique()) == 6
-
-
-def test_seeding_survives_fewer_distinct_vectors_than_centroids() -> None:
-    vectors = torch.tensor([[0.0], [1.0]]).repeat(10, 1)
-    centroids = seed_centroids(vectors, 5, torch.Generator().manual_seed(0))
-    assert set(centroids.flatten().tolist()) == {0.0, 1.0}
 
 
 def test_refining_lowers_the_error() -> None:

@@ -47,7 +47,7 @@ def test_crops_keep_codes_and_latents_together(make_config: MakeConfig) -> None:
 
 def test_loss_of_a_batch_is_the_sum_of_its_rows(make_config: MakeConfig) -> None:
     task = Stage2Task(make_config("stage2"))
-    module = task.build().eval()
+    module = task.build().eval().requires_grad_(False)
     separate = sum(float(task.loss(module, task.collate([Draw(row, 0)]))) for row in range(3))
     together = float(task.loss(module, task.collate([Draw(row, 0) for row in range(3)])))
     assert together == pytest.approx(separate, rel=1e-4)
