@@ -78,11 +78,11 @@ class Stage1Config(Section):
     mlp_ratio: float = 2.0
     dropout: float = 0.1
     token_dropout: float = Field(
-        0.2, ge=0, lt=1, description="share of input codes hidden in training: leans on the text"
+        0.3, ge=0, lt=1, description="share of input codes hidden in training: leans on the text"
     )
     positions: Literal["none", "sinusoidal"] = "none"
     num_codebooks: int = Field(1, description="codebooks modelled by the language model, with the delay pattern")
-    null_probability: float = Field(0.12, description="share of samples trained on the null prefix")
+    null_probability: float = Field(0.1, description="share of samples trained on the null prefix")
     pooled: bool = Field(True, description="add one text vector in every layer")
     pooled_init_std: float = 0.001
     pooled_lr_factor: float = Field(1.0, description="learning rate of the pooled path relative to the rest")

@@ -248,9 +248,9 @@ def write_caption(rng: Random, piece: Attributes, complete: bool) -> str:
 
 
 def write_captions(rng: Random, piece: Attributes, count: int) -> tuple[str, ...]:
-    """`count` different captions; the first and every other one are complete (see `write_caption`), so that a model
-    learns to lean on the text; those between leave facts out."""
+    """`count` different captions. Every fourth leaves facts out; the others are complete (see `write_caption`): a model
+    that is mostly told everything learns to lean on the text."""
     captions: dict[str, None] = {}
     while len(captions) < count:
-        captions[write_caption(rng, piece, complete=len(captions) % 2 == 0)] = None
+        captions[write_caption(rng, piece, complete=len(captions) % 4 < 3)] = None
     return tuple(captions)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import write_tiny_bundle
+import torch
+from tiny_bundle import shared_bundle
 
 from jobs import evaluate
 from ssmttm import audio, config, storage
@@ -19,7 +20,7 @@ SETS = {"real", "codec", "generated", "shuffled"}
 def settings(tiny_config: config.Config, tiny_tokens: str, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
     folder = tmp_path_factory.mktemp("evaluate")
     changes = {
-        "bundle": write_tiny_bundle(str(folder / "parts")),
+        "bundle": shared_bundle(tmp_path_factory),
         "out": str(folder / "evaluation"),
         "clips": 2,
         "shown": 1,
@@ -32,7 +33,12 @@ def settings(tiny_config: config.Config, tiny_tokens: str, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def content(settings: config.Config) -> dict[str, Any]:
-    return evaluate.evaluate(settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return evaluate.evaluate(settings)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_every_figure_is_there(settings: config.Config, content: dict[str, Any]) -> None:
