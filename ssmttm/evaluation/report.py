@@ -36,7 +36,7 @@ def _tempo_verdict(asked: float, measured: float) -> str:
 
 def _comparison(clip: Mapping[str, Any]) -> str:
     asked, measured = clip["asked"], clip["measured"]
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, show in (("genre", str), ("lead", str), ("drums", lambda drums: "yes" if drums else "no")):
         good = asked[name] == measured[name]
         verdict = _mark(good, "as asked" if good else "differs")
