@@ -144,7 +144,7 @@ class TrackingConfig(Section):
 class GenerationConfig(Section):
     """Defaults that travel with the bundle."""
 
-    guidance: float = 2.0
+    guidance: float = 2.5
     temperature: float = 1.0
     top_k: int = 250
     steps: int = Field(8, description="sampling steps of stage 2")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ssmttm.config import Stage1Config
 from ssmttm.model.codebooks import apply_delay
-from ssmttm.model.layers import Mamba2
+from ssmttm.model.layers import FEW_ROWS, Mamba2, project
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.text import TextStatistics, collate_text
 
@@ -42,6 +42,7 @@ def codes(batch_size, length, K=1, seed=0):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("K", [1, 3])
 @pytest.mark.parametrize("positions", ["none", "sinusoidal"])
+@torch.no_grad()
 def test_stepwise_equals_full(backbone, K, positions):
     lm = make_lm(backbone, num_codebooks=K, positions=positions)
     text = batch(texts(3, 6), null=[False, True])
@@ -150,6 +151,14 @@ def test_state_has_a_fixed_size_for_ssm_backbones():
         _, state = lm.step(torch.zeros(1, 1, dtype=torch.long), state)
         sizes.append(sum(t.numel() for layer in state.layers for part in layer if part is not None for t in part))
     assert len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
+def test_project_is_the_linear_layer(rows, bias):
+    linear, x = torch.nn.Linear(7, 30, bias=bias), torch.randn(rows, 1, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(project(linear, x), linear(x))
 
 
 def test_mamba2_agrees_with_transformers():
