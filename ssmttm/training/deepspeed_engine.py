@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -149,14 +148,6 @@ class DeepSpeedEngine(Engine):
     def update_average(self, decay: float) -> None:
         for name, average in self._average.items():
             average.lerp_(_own_part(self._parameters[name]), 1 - decay)
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        self._swap_average()
-        try:
-            yield
-        finally:
-            self._swap_average()
 
     @torch.no_grad()
     def _swap_average(self) -> None:

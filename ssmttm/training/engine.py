@@ -74,8 +74,17 @@ class Engine(ABC):
         """Move the averaged weights towards the present ones."""
 
     @abstractmethod
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
+    def _swap_average(self) -> None:
+        """Exchange the model's weights with the averaged ones, if there are any."""
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
         """Hold the averaged weights in the model (the present ones if there is no average)."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
 
     @abstractmethod
     def model_state(self) -> State:
@@ -180,14 +189,6 @@ class TorchEngine(Engine):
     def update_average(self, decay: float) -> None:
         for name, average in self._average.items():
             average.lerp_(self._parameters[name], 1 - decay)
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        self._swap_average()
-        try:
-            yield
-        finally:
-            self._swap_average()
 
     def _swap_average(self) -> None:
         for name, average in self._average.items():
