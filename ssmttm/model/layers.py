@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.model.mamba2_fused import Sizes, mamba2_inner
 from ssmttm.model.ssd import ssd_scan, ssd_step
 
 FEW_ROWS = 4
@@ -27,6 +28,10 @@ def project(linear: nn.Linear, x_BLD: Tensor) -> Tensor:
         return linear(x_BLD)
     y_BE = (linear.weight @ x_BLD[:, 0].T).T
     return (y_BE if linear.bias is None else y_BE + linear.bias)[:, None]
+
+
+def _at_least_fp32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Mamba2State(NamedTuple):
@@ -52,7 +57,9 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Mamba-2 mixer (arXiv 2405.21060). Parameter names and shapes are those of `mamba_ssm.Mamba2`.
 
-    `A_log`, `D` and `dt_bias` stay fp32 and must not be decayed; dt starts log-uniform in [0.001, 0.1].
+    Without a state (training, prefill) all between the projections is one fused function; from a given state it is
+    written out here, which is also the reference of the former. `A_log`, `D` and `dt_bias` stay fp32 and must not be
+    decayed; dt starts log-uniform in [0.001, 0.1].
     """
 
     def __init__(
@@ -82,9 +89,10 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def initial_state(self, batch: int, device: torch.device) -> Mamba2State:
+        dtype = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
         return Mamba2State(
-            torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.conv_channels, device=device),
-            torch.zeros(batch, self.heads, self.head_dim, self.state_size, device=device),
+            torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.conv_channels, dtype=dtype, device=device),
+            torch.zeros(batch, self.heads, self.head_dim, self.state_size, dtype=dtype, device=device),
         )
 
     def _convolve(self, window_BLC: Tensor, L: int) -> Tensor:
@@ -94,12 +102,34 @@ class Mamba2(nn.Module):
         # In the activations' dtype: mixed operands would be promoted to fp32 and double the traffic.
         weight_CK = self.conv1d.weight.squeeze(1).to(window_BLC.dtype)
         out_BLC = self.conv1d.bias.to(window_BLC.dtype)
-        for tap, weight_C in enumerate(weight_CK.unbind(1)):
+        for tap, weight_C in enumerate(weight_CK.T.contiguous()):
             out_BLC = torch.addcmul(out_BLC, window_BLC[:, tap : tap + L], weight_C)
         return F.silu(out_BLC)
 
-    def forward(self, x_BLD: Tensor, state: Mamba2State, mask_BL: Tensor | None = None) -> tuple[Tensor, Mamba2State]:
-        """Masked positions change neither the convolution window's content nor the SSM state."""
+    def forward(
+        self, x_BLD: Tensor, state: Mamba2State | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, Mamba2State]:
+        """Masked positions change neither the convolution window's content nor the SSM state; without a state both
+        begin at zero."""
+        return self._from_zero(x_BLD, mask_BL) if state is None else self._from_state(x_BLD, state, mask_BL)
+
+    def _from_zero(self, x_BLD: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Mamba2State]:
+        assert self.conv1d.bias is not None
+        sizes = Sizes(self.heads, self.head_dim, self.groups, self.state_size, self.chunk_size)
+        y_BLE, window_BLC, ssm_BHPN = mamba2_inner(
+            self.in_proj(x_BLD),
+            mask_BL,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            self.dt_bias,
+            self.A_log,
+            self.D,
+            self.norm.weight,
+            sizes,
+        )
+        return self.out_proj(y_BLE), Mamba2State(_at_least_fp32(window_BLC), ssm_BHPN)
+
+    def _from_state(self, x_BLD: Tensor, state: Mamba2State, mask_BL: Tensor | None) -> tuple[Tensor, Mamba2State]:
         L = x_BLD.shape[1]
         z_BLE, conv_BLC, dt_BLH = project(self.in_proj, x_BLD).split(
             [self.inner, self.conv_channels, self.heads], dim=-1
@@ -110,8 +140,8 @@ class Mamba2(nn.Module):
         x_BLE, B_BLM, C_BLM = self._convolve(window_BLC, L).split(
             [self.inner, self.groups * self.state_size, self.groups * self.state_size], dim=-1
         )
-        dt_BLH = F.softplus(dt_BLH.float() + self.dt_bias)
-        A_H = -self.A_log.float().exp()
+        dt_BLH = F.softplus(_at_least_fp32(dt_BLH) + self.dt_bias)
+        A_H = -self.A_log.exp()
         x_BLHP = x_BLE.unflatten(-1, (self.heads, self.head_dim))
         B_BLGN = B_BLM.unflatten(-1, (self.groups, self.state_size))
         C_BLGN = C_BLM.unflatten(-1, (self.groups, self.state_size))
@@ -122,7 +152,7 @@ class Mamba2(nn.Module):
             y_BLHP, ssm_BHPN = ssd_scan(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, state.ssm_BHPN, mask_BL, self.chunk_size)
         y_BLE = (y_BLHP + x_BLHP * self.D.to(x_BLHP.dtype)[:, None]).flatten(-2)
         out_BLD = self.out_proj(self.norm(y_BLE, z_BLE))
-        return out_BLD, Mamba2State(window_BLC[:, L:].float(), ssm_BHPN)
+        return out_BLD, Mamba2State(_at_least_fp32(window_BLC[:, L:]), ssm_BHPN)
 
 
 class AttentionState(NamedTuple):
@@ -142,14 +172,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def initial_state(self, batch: int, device: torch.device) -> AttentionState:
+    def _empty(self, batch: int, device: torch.device) -> AttentionState:
         empty = torch.zeros(batch, self.heads, 0, self.head_dim, device=device)
         return AttentionState(empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=device))
 
     def forward(
-        self, x_BLD: Tensor, state: AttentionState, mask_BL: Tensor | None = None, bidirectional: int = 0
+        self, x_BLD: Tensor, state: AttentionState | None, mask_BL: Tensor | None = None, bidirectional: int = 0
     ) -> tuple[Tensor, AttentionState]:
         B, L, _ = x_BLD.shape
+        state = state or self._empty(B, x_BLD.device)
         if mask_BL is None:
             mask_BL = torch.ones(B, L, dtype=torch.bool, device=x_BLD.device)
         query, key, value = (

@@ -6,7 +6,7 @@ Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T text 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +44,6 @@ class Block(nn.Module):
             config.chunk_size,
         )
 
-    def initial_state(self, batch: int, device: torch.device) -> tuple[Any, Any]:
-        second = self.second_mixer.initial_state(batch, device) if self.second_mixer is not None else None
-        return self.mixer.initial_state(batch, device), second
-
     def forward(
         self, x_BSD: Tensor, state: tuple[Any, Any], mask_BS: Tensor | None = None, bidirectional: int = 0
     ) -> tuple[Tensor, tuple[Any, Any]]:
@@ -72,7 +68,7 @@ class LMState:
     """What a stream must remember: each layer's state, how many valid steps went by, the pooled text per layer; and
     the token vectors, which are the same at every step."""
 
-    layers: list[tuple[Any, Any]]
+    layers: list[tuple[Any, Any]]  # None where nothing was read yet
     position_B: Tensor
     pooled_LBD: Tensor | None
     table_KVD: Tensor
@@ -183,9 +179,10 @@ class MusicLM(nn.Module):
 
     def _initial_state(self, text: TextBatch, drop_pooled: bool = False) -> LMState:
         B, device = len(text.null_B), text.null_B.device
-        layers = [block.initial_state(B, device) for block in cast(list[Block], self.blocks)]
         position_B = torch.zeros(B, dtype=torch.long, device=device)
-        return LMState(layers, position_B, self._pooled(text, drop_pooled), self._token_vectors())
+        return LMState(
+            [(None, None)] * len(self.blocks), position_B, self._pooled(text, drop_pooled), self._token_vectors()
+        )
 
     def forward(
         self, delayed_BKS: Tensor, text: TextBatch, drop_pooled: bool = False, drop_prefix: bool = False
