@@ -22,6 +22,9 @@ from ssmttm.errors import UserError
 JobName = Literal["corpus", "codec", "preprocess", "stage1", "stage2", "evaluate"]
 
 
+Backbone = Literal["prefix_simba", "prefix_mamba", "prefix_transformer", "cross_simba", "cross_transformer"]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +69,7 @@ class TextConfig(Section):
 class Stage1Config(Section):
     """Prefix language model over codebook 0. Sizes follow Mamba-2's names (arXiv 2405.21060)."""
 
-    backbone: Literal["prefix_simba", "prefix_mamba", "prefix_transformer"] = "prefix_simba"
+    backbone: Backbone = "prefix_simba"
     width: int = 256
     layers: int = 6
     state_size: int = 64

@@ -6,31 +6,51 @@ Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T text 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmttm.config import Stage1Config
+from ssmttm.model.attention import Attention, CrossAttention, TextMemory
 from ssmttm.model.codebooks import shift_right
-from ssmttm.model.layers import MLP, Attention, Mamba2, sinusoids
+from ssmttm.model.layers import MLP, Mamba2, sinusoids
 from ssmttm.model.text import TextBatch, TextStatistics
 
 
+class BlockState(NamedTuple):
+    """What a block must remember: the states of its mixers (None before the first step), and the text it looks at."""
+
+    first: Any = None
+    second: Any = None
+    memory: TextMemory | None = None
+
+
 class Block(nn.Module):
-    """Pre-norm residual branches; `simba` = [Mamba-2, MLP], `mamba` = [Mamba-2, Mamba-2], `transformer` =
-    [causal attention, MLP] (figure of arXiv 2601.14786)."""
+    """Pre-norm residual branches (figure of arXiv 2601.14786):
+
+    prefix_simba         Mamba-2, MLP
+    prefix_mamba         Mamba-2, Mamba-2
+    prefix_transformer   causal attention, MLP
+    cross_simba          Mamba-2, attention to the text, MLP
+    cross_transformer    causal attention, attention to the text, MLP
+    """
 
     def __init__(self, config: Stage1Config):
         super().__init__()
+        is_attention = config.backbone.endswith("transformer")
+        is_mamba_pair = config.backbone == "prefix_mamba"
         self.first_norm = nn.RMSNorm(config.width, eps=1e-5)
         self.second_norm = nn.RMSNorm(config.width, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
-        self.is_attention = config.backbone == "prefix_transformer"
-        self.mixer = Attention(config.width, config.head_dim) if self.is_attention else self._mamba(config)
-        self.second_mixer = self._mamba(config) if config.backbone == "prefix_mamba" else None
-        self.mlp = MLP(config.width, config.mlp_ratio) if self.second_mixer is None else None
+        self.mixer = Attention(config.width, config.head_dim) if is_attention else self._mamba(config)
+        self.second_mixer = self._mamba(config) if is_mamba_pair else None
+        self.mlp = None if is_mamba_pair else MLP(config.width, config.mlp_ratio)
+        self.cross: CrossAttention | None = None
+        if config.backbone.startswith("cross"):
+            self.cross_norm = nn.RMSNorm(config.width, eps=1e-5)
+            self.cross = CrossAttention(config.width, config.head_dim)
 
     @staticmethod
     def _mamba(config: Stage1Config) -> Mamba2:
@@ -45,30 +65,33 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x_BSD: Tensor, state: tuple[Any, Any], mask_BS: Tensor | None = None, bidirectional: int = 0
-    ) -> tuple[Tensor, tuple[Any, Any]]:
-        first, second = state
+        self, x_BSD: Tensor, state: BlockState, mask_BS: Tensor | None = None, bidirectional: int = 0
+    ) -> tuple[Tensor, BlockState]:
+        first, second = state.first, state.second
         normed = self.first_norm(x_BSD)
         if isinstance(self.mixer, Attention):
             y_BSD, first = self.mixer(normed, first, mask_BS, bidirectional)
         else:
             y_BSD, first = self.mixer(normed, first, mask_BS)
         x_BSD = x_BSD + self.dropout(y_BSD)
+        if self.cross is not None:
+            assert state.memory is not None
+            x_BSD = x_BSD + self.dropout(self.cross(self.cross_norm(x_BSD), state.memory))
         normed = self.second_norm(x_BSD)
         if self.second_mixer is not None:
             y_BSD, second = self.second_mixer(normed, second, mask_BS)
         else:
             assert self.mlp is not None
             y_BSD = self.mlp(normed)
-        return x_BSD + self.dropout(y_BSD), (first, second)
+        return x_BSD + self.dropout(y_BSD), BlockState(first, second, state.memory)
 
 
 @dataclass
 class LMState:
-    """What a stream must remember: each layer's state, how many valid steps went by, the pooled text per layer; and
+    """What a stream must remember: each block's state, how many valid steps went by, the pooled text per block; and
     the token vectors, which are the same at every step."""
 
-    layers: list[tuple[Any, Any]]  # None where nothing was read yet
+    blocks: list[BlockState]
     position_B: Tensor
     pooled_LBD: Tensor | None
     table_KVD: Tensor
@@ -113,6 +136,7 @@ class MusicLM(nn.Module):
         for name in ("text_std", "pooled_std"):
             self.register_buffer(name, torch.ones(text_dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.looks_across = config.backbone.startswith("cross")
         self.norm = nn.RMSNorm(D, eps=1e-5)
         self.head = None if config.tie_head else nn.Parameter(torch.randn(K, V, D) * 0.02)
         self.head_bias = nn.Parameter(torch.zeros(K, V))
@@ -168,21 +192,31 @@ class MusicLM(nn.Module):
         if self.config.positions == "sinusoidal":
             position_BS = (state.position_B[:, None] + valid_BS.long().cumsum(1) - 1).clamp(min=0)
             x_BSD = x_BSD + sinusoids(position_BS, x_BSD.shape[-1]).to(x_BSD.dtype)
-        layers = []
-        for index, (block, layer_state) in enumerate(zip(self.blocks, state.layers, strict=True)):
+        blocks = []
+        for index, (block, block_state) in enumerate(zip(self.blocks, state.blocks, strict=True)):
             if state.pooled_LBD is not None:
                 x_BSD = x_BSD + state.pooled_LBD[index][:, None].to(x_BSD.dtype)
-            x_BSD, layer_state = block(x_BSD, layer_state, mask_BS, bidirectional)
-            layers.append(layer_state)
+            x_BSD, block_state = block(x_BSD, block_state, mask_BS, bidirectional)
+            blocks.append(block_state)
         position_B = state.position_B + valid_BS.long().sum(1)
-        return x_BSD, LMState(layers, position_B, state.pooled_LBD, state.table_KVD)
+        return x_BSD, LMState(blocks, position_B, state.pooled_LBD, state.table_KVD)
 
-    def _initial_state(self, text: TextBatch, drop_pooled: bool = False) -> LMState:
-        B, device = len(text.null_B), text.null_B.device
-        position_B = torch.zeros(B, dtype=torch.long, device=device)
-        return LMState(
-            [(None, None)] * len(self.blocks), position_B, self._pooled(text, drop_pooled), self._token_vectors()
-        )
+    def _begin(
+        self, text: TextBatch, drop_pooled: bool = False, drop_prefix: bool = False
+    ) -> tuple[Tensor, Tensor, LMState]:
+        """The text as prefix [B, T, D] with its mask (T = 0 where blocks look at the text instead), and the state
+        before anything was read."""
+        blocks = [BlockState()] * len(self.blocks)
+        prefix_BTD, mask_BT = self._prefix(text, drop_prefix)
+        if self.looks_across:
+            if self.config.positions == "sinusoidal":
+                position_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
+                prefix_BTD = prefix_BTD + sinusoids(position_BT, prefix_BTD.shape[-1]).to(prefix_BTD.dtype)
+            readers = [cast(CrossAttention, block.cross) for block in cast(list[Block], self.blocks)]
+            blocks = [BlockState(memory=reader.read(prefix_BTD, mask_BT)) for reader in readers]
+            prefix_BTD, mask_BT = prefix_BTD[:, :0], mask_BT[:, :0]
+        position_B = torch.zeros(len(text.null_B), dtype=torch.long, device=text.null_B.device)
+        return prefix_BTD, mask_BT, LMState(blocks, position_B, self._pooled(text, drop_pooled), self._token_vectors())
 
     def forward(
         self, delayed_BKS: Tensor, text: TextBatch, drop_pooled: bool = False, drop_prefix: bool = False
@@ -193,8 +227,7 @@ class MusicLM(nn.Module):
             delayed_BKS: codes under the delay pattern, `special` where a codebook has no frame (or is padded).
             drop_pooled, drop_prefix: replace one text path by its null (to measure what each carries).
         """
-        state = self._initial_state(text, drop_pooled)
-        prefix_BTD, mask_BT = self._prefix(text, drop_prefix)
+        prefix_BTD, mask_BT, state = self._begin(text, drop_pooled, drop_prefix)
         input_BKS = shift_right(delayed_BKS, self.special)
         if self.training and self.config.token_dropout:
             # A model that can always read the music so far learns the text late, if at all.
@@ -208,8 +241,9 @@ class MusicLM(nn.Module):
 
     def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
         """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
-        prefix_BTD, mask_BT = self._prefix(text, drop=False)
-        _, state = self._run(prefix_BTD, self._initial_state(text), mask_BT, bidirectional=prefix_BTD.shape[1])
+        prefix_BTD, mask_BT, state = self._begin(text)
+        if prefix_BTD.shape[1]:
+            _, state = self._run(prefix_BTD, state, mask_BT, bidirectional=prefix_BTD.shape[1])
         start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=prefix_BTD.device)
         return self.step(start_BK, state)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -117,16 +118,35 @@ def test_a_relative_folder_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPat
         demo.open_demo("runs/demo", "tiny", [])
 
 
-def run_demo(out: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def started_demo(out: str, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The demo as a process with a temporary folder of its own."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's socket paths must stay under 108 bytes
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     command = [sys.executable, "jobs/demo.py", "--preset", "tiny", "--out", out, *overrides]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     try:
-        return subprocess.run(
-            command, cwd=demo.ROOT, env={**environment, "RAY_TMPDIR": folder}, capture_output=True, text=True
-        )
+        with subprocess.Popen(command, cwd=demo.ROOT, env={**environment, "TMPDIR": folder}, **pipes) as process:
+            yield process, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_demo(out: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    with started_demo(out, *overrides) as (process, _):
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def processes_naming(text: str) -> list[str]:
+    """Command lines of running processes that hold a text (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found += [line] if text in line else []
+    return found
 
 
 @pytest.mark.slow
@@ -163,3 +183,16 @@ def test_a_failing_job_ends_the_demo_with_its_log(tmp_path: Path) -> None:
     assert "error: " in result.stderr
     assert "too few to fit codebooks" in result.stderr
     assert not storage.exists(str(tmp_path / "demo" / "tokens"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_sigterm_takes_the_cluster_along(tmp_path: Path) -> None:
+    with started_demo(str(tmp_path / "demo")) as (process, folder):
+        assert process.stdout is not None
+        assert any("[compose] step 1" in line for line in process.stdout)
+        assert processes_naming(folder)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not processes_naming(folder)

@@ -1,18 +1,20 @@
 """Every backbone: stepwise = full, causal, blind to padding and batch mates."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssmttm.config import Stage1Config
+from ssmttm.config import Backbone, Stage1Config
 from ssmttm.model.codebooks import apply_delay
 from ssmttm.model.layers import FEW_ROWS, Mamba2, project
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.text import TextStatistics, collate_text
 
-BACKBONES = ["prefix_simba", "prefix_mamba", "prefix_transformer"]
+BACKBONES = get_args(Backbone)
 V, TEXT_DIM = 11, 6
 
 
@@ -149,7 +151,7 @@ def test_state_has_a_fixed_size_for_ssm_backbones():
     sizes = []
     for _ in range(5):
         _, state = lm.step(torch.zeros(1, 1, dtype=torch.long), state)
-        sizes.append(sum(t.numel() for layer in state.layers for part in layer if part is not None for t in part))
+        sizes.append(sum(t.numel() for block in state.blocks for part in block if part is not None for t in part))
     assert len(set(sizes)) == 1
 
 
