@@ -39,7 +39,7 @@ class Clock:
     def __init__(self, rng: Random, bpm: float, genre: Genre):
         self.rng = rng
         self.step_s = 15 / bpm
-        self.swing = rng.choice(genre.swing)
+        self.swing = genre.swing
         self.unit = genre.swing_unit
         self.jitter_s = genre.jitter_s
 
@@ -134,12 +134,11 @@ def arrange(rng: Random, attributes: Attributes, seconds: float) -> list[Part]:
     ]
     parts = [Part("lead", lead.program, tuple(melody))]
     for layer in genre.chords:
-        program = rng.choice([program for program in layer.programs if program != lead.program] or layer.programs)
-        if rng.random() < layer.probability:
-            parts.append(Part("chords", program, tuple(write_chords(rng, clock, form, layer, energy))))
+        program = next((program for program in layer.programs if program != lead.program), layer.programs[0])
+        parts.append(Part("chords", program, tuple(write_chords(rng, clock, form, layer, energy))))
     bass = write_bass(rng, clock, form, genre.bass, energy)
-    parts.append(Part("bass", rng.choice(genre.bass.programs), tuple(bass)))
+    parts.append(Part("bass", genre.bass.programs[0], tuple(bass)))
     if attributes.drums:
         drums = write_drums(rng, clock, form, genre, energy)
-        parts.append(Part("drums", rng.choice(genre.kits), tuple(drums)))
+        parts.append(Part("drums", genre.kit, tuple(drums)))
     return parts

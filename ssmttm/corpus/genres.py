@@ -14,8 +14,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Layer:
-    """One accompanying part. `programs` are General MIDI (0-based), `centre` the middle of the voicing (MIDI),
-    `gate` the share of a note's written length that sounds, `spread` the delay between the tones of a chord (s)."""
+    """One accompanying part. `programs` are General MIDI (0-based): the part's own, and a stand-in for pieces whose
+    lead plays that one already; `centre` the middle of the voicing (MIDI), `gate` the share of a note's written
+    length that sounds, `spread` the delay between the tones of a chord (s)."""
 
     programs: tuple[int, ...]
     patterns: tuple[str, ...]
@@ -23,7 +24,6 @@ class Layer:
     velocity: int = 76
     gate: float = 0.9
     spread: float = 0.0
-    probability: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Genre:
     melody: tuple[str, ...]
     chords: tuple[Layer, ...]
     bass: Layer
-    kits: tuple[int, ...]
+    kit: int
     grooves: tuple[dict[str, str], ...]
     fills: tuple[dict[str, str], ...]
     mix: Mix
-    swing: tuple[float, ...] = (0.5,)
+    swing: float = 0.5
     swing_unit: Literal[1, 2] = 2
     arpeggio: float = 0.0
     jitter_s: float = 0.006
@@ -79,12 +79,9 @@ GENRES: dict[str, Genre] = {
             "minor": ("i VII VI VII", "i VI VII i", "i iv VII i", "i VI III VII"),
         },
         melody=("x---x---x-x-x---", "x-x-x---x--x--x-", "x--x--x-x-x-x-x-", "x-x-xxx-x-x-x-x-"),
-        chords=(
-            Layer((29,), ("X-------x---x---", "X--x--x-X--x--x-", "X-x-x-x-X-x-x-x-"), 47, 84, 0.85),
-            Layer((18,), ("x-------x-------",), 62, 54, 1.0, probability=0.3),
-        ),
+        chords=(Layer((29,), ("X-------x---x---", "X--x--x-X--x--x-", "X-x-x-x-X-x-x-x-"), 47, 84, 0.85),),
         bass=Layer((34,), ("1---1---1---1---", "1-1-1-1-1-1-1-1-", "1-1-1-1-1-1-5-a-"), 36, 92, 0.9),
-        kits=(0, 16),
+        kit=0,
         grooves=(
             {"kick": "X.......X.......", "snare": "....X.......X...", "hat": "X.x.X.x.X.x.X.x."},
             {"kick": "X.......X.x.....", "snare": "....X.......X...", "hat": "X.x.X.x.X.x.X.x."},
@@ -104,11 +101,11 @@ GENRES: dict[str, Genre] = {
         },
         melody=("x--x--x---x--x--", "x-x--x-x--x-x---", "x-xx-x-xx-xx-x-x", "xxx-xxx-xxx-xxx-"),
         chords=(
-            Layer((90, 81, 62), ("..x-..x-..x-..x-", "..x...x...x..xx.", "..x..x..x..x..x."), 60, 72, 0.6),
-            Layer((50, 95), ("x-------x-------",), 60, 52, 1.0, probability=0.5),
+            Layer((90, 81), ("..x-..x-..x-..x-", "..x...x...x..xx.", "..x..x..x..x..x."), 60, 72, 0.6),
+            Layer((50, 95), ("x-------x-------",), 60, 52, 1.0),
         ),
-        bass=Layer((38, 39, 87), ("..1-..1-..1-..1-", "..11..11..11..11", ".111.111.111.118"), 33, 96, 0.7),
-        kits=(25, 24),
+        bass=Layer((38,), ("..1-..1-..1-..1-", "..11..11..11..11", ".111.111.111.118"), 33, 96, 0.7),
+        kit=24,
         grooves=(
             {"kick": "X...X...X...X...", "hat": "..x...x...x...x."},
             {"kick": "X...X...X...X...", "open": "..X...X...X...X.", "clap": "....x.......x..."},
@@ -140,7 +137,7 @@ GENRES: dict[str, Genre] = {
             ),
         ),
         bass=Layer((32,), ("1---5---1---a---", "1---3---5---a---", "1---3---5-5-a---"), 36, 90, 0.92),
-        kits=(32, 40),
+        kit=32,
         grooves=(
             {"ride": "X...x...X...x...", "pedal": "....x.......x..."},
             {"ride": "x...X.x.x...X.x.", "pedal": "....x.......x..."},
@@ -156,7 +153,7 @@ GENRES: dict[str, Genre] = {
             {"high tom": "....x.x.", "low tom": "........x.x.X.x."},
         ),
         mix=Mix(-5.0, -3.0, -6.0, 0.8, 0.16),
-        swing=(0.62, 0.66),
+        swing=0.62,
         arpeggio=0.15,
         jitter_s=0.006,
     ),
@@ -171,11 +168,11 @@ GENRES: dict[str, Genre] = {
         },
         melody=("x-------x---x---", "x---x---x-----x-", "x---x-x-x---x---", "x-x-x-x-x---x-x-"),
         chords=(
-            Layer((0, 6, 46), ("0---2---1---2---", "0-2-1-2-0-2-1-2-", "0-1-2-1-0-1-2-1-"), 55, 74, 1.0),
-            Layer((48,), ("x-------x-------",), 62, 56, 1.0, probability=0.7),
+            Layer((0, 6), ("0---2---1---2---", "0-2-1-2-0-2-1-2-", "0-1-2-1-0-1-2-1-"), 55, 74, 1.0),
+            Layer((48,), ("x-------x-------",), 62, 56, 1.0),
         ),
-        bass=Layer((43, 42), ("1-------1-------", "1---....1---....", "1---5---1---5---"), 40, 80, 0.95),
-        kits=(48,),
+        bass=Layer((43,), ("1-------1-------", "1---....1---....", "1---5---1---5---"), 40, 80, 0.95),
+        kit=48,
         grooves=({},),
         fills=({},),
         mix=Mix(-4.0, -6.0, 0.0, 1.8, 0.26),
@@ -193,10 +190,10 @@ GENRES: dict[str, Genre] = {
         melody=("x---x---....x-x-", "x--x--x-....x---", "x-x-x---x-x-....", "..x-x-x-x--x----"),
         chords=(
             Layer((28, 27), ("....X.......X...", "..x...x...x...x.", "..xx..x...xx..x."), 62, 92, 0.9, 0.006),
-            Layer((17,), ("..x...x...x...x.", "..0.x.0...0.x.0."), 60, 60, 0.8, probability=0.7),
+            Layer((17,), ("..x...x...x...x.", "..0.x.0...0.x.0."), 60, 60, 0.8),
         ),
         bass=Layer((33,), ("1--1--5-....1-3-", "1-1-..5-8---5---", "..1-1-3-5---3-1-"), 34, 104, 0.9),
-        kits=(8, 0),
+        kit=8,
         grooves=(
             {"kick": "........X.......", "stick": "........X.......", "hat": "x.x.x.x.x.x.x.x."},
             {"kick": "........X.......", "stick": "........X.......", "hat": "x.xox.xox.xox.xo"},
@@ -204,8 +201,6 @@ GENRES: dict[str, Genre] = {
         ),
         fills=({"high tom": "........XX......", "mid tom": "..........X.X...", "low tom": ".............XX."},),
         mix=Mix(-3.0, -1.5, -4.0, 1.0, 0.16),
-        swing=(0.5, 0.58),
-        swing_unit=1,
     ),
     "country": Genre(
         tempo=(96, 172),
@@ -217,12 +212,9 @@ GENRES: dict[str, Genre] = {
             "minor": ("i iv V i", "i VII VI V", "i i iv V"),
         },
         melody=("x---x-x-x---x---", "x-x-x---x-x-x---", "x-x-x-x-x---x-x-", "x-xxx-x-x-xxx-x-"),
-        chords=(
-            Layer((25,), ("....x-......x-..", "....x-x-....x-x-", "..x-x-x-..x-x-x-"), 60, 84, 0.7, 0.012),
-            Layer((24,), ("x-x-x-x-x-x-x-x-",), 64, 58, 0.6, 0.008, probability=0.3),
-        ),
-        bass=Layer((32, 33), ("1---....6---....", "1---..1-6---..a-", "1---6---1---6-a-"), 38, 94, 0.8),
-        kits=(0, 40),
+        chords=(Layer((25,), ("....x-......x-..", "....x-x-....x-x-", "..x-x-x-..x-x-x-"), 60, 84, 0.7, 0.012),),
+        bass=Layer((32,), ("1---....6---....", "1---..1-6---..a-", "1---6---1---6-a-"), 38, 94, 0.8),
+        kit=0,
         grooves=(
             {"kick": "X.......X.......", "stick": "....x.......x...", "hat": "..x...x...x...x."},
             {"kick": "X.......X.......", "snare": "oox.Xoo.ooo.Xoo.", "tambourine": "....x.......x..."},
@@ -244,12 +236,10 @@ GENRES: dict[str, Genre] = {
         melody=("x---------------", "x-------x-------", "x-----x-x-------", "x---x---x-------"),
         chords=(
             Layer((89, 95), ("X-------X-------",), 60, 70, 1.0, 0.02),
-            Layer(
-                (88, 92, 99), ("0---1---2---1---", "0-1-2-1-0-1-2-1-", "0-2-1-2-0-2-1-2-"), 72, 70, 1.0, probability=1.0
-            ),
+            Layer((88, 92), ("0---1---2---1---", "0-1-2-1-0-1-2-1-", "0-2-1-2-0-2-1-2-"), 72, 70, 1.0),
         ),
-        bass=Layer((39, 43), ("1---------------", "1-------1-------"), 36, 74, 1.0),
-        kits=(25, 24),
+        bass=Layer((39,), ("1---------------", "1-------1-------"), 36, 74, 1.0),
+        kit=25,
         grooves=(
             {"kick": "x...............", "shaker": "....o.......o..."},
             {"kick": "x.......x.......", "shaker": "o.o.o.o.o.o.o.o."},
@@ -268,12 +258,9 @@ GENRES: dict[str, Genre] = {
             "minor": ("i7 i7 VImaj7 VImaj7", "i7 i7 iv7 iv7", "i7 VImaj7 i7 v7"),
         },
         melody=("x--x--x---------", "x--x--x-..x-x---", "..x-x--x--x-....", "x-xx--x-x-xx--x-"),
-        chords=(
-            Layer((5, 4, 26), ("X---------......", "X-----..x-----..", "X-....x-..x---.."), 60, 70, 0.9, 0.01),
-            Layer((48,), ("x-------x-------",), 67, 46, 1.0, probability=0.3),
-        ),
-        bass=Layer((39, 38), ("1-----....1-....", "1---..1-..1---..", "1-..1-..8-1-..5-"), 31, 108, 0.9),
-        kits=(25, 0),
+        chords=(Layer((5, 4), ("X---------......", "X-----..x-----..", "X-....x-..x---.."), 60, 70, 0.9, 0.01),),
+        bass=Layer((39,), ("1-----....1-....", "1---..1-..1---..", "1-..1-..8-1-..5-"), 31, 108, 0.9),
+        kit=25,
         grooves=(
             {"kick": "X.........X.....", "snare": "....X.......X...", "hat": "x.x.x.x.x.x.x.x."},
             {"kick": "X.....x...X.....", "snare": "....X.......X...", "hat": "x.x.x.xxx.x.x.x."},
@@ -281,7 +268,7 @@ GENRES: dict[str, Genre] = {
         ),
         fills=({"kick": "X.....x.........", "snare": "....X.....x.X.xx", "hat": "x.x.x.x........."},),
         mix=Mix(-3.0, -2.0, -1.0, 0.4, 0.1),
-        swing=(0.54, 0.6),
+        swing=0.54,
         swing_unit=1,
         jitter_s=0.006,
     ),
