@@ -159,7 +159,8 @@ def doctor(
     for name, value in findings.items():
         print(f"{name}:")
         for key, entry in value.items():
-            print(f"  {key:20} {entry}")
+            shown = f"{entry:,}" if isinstance(entry, int) else f"{entry:.4g}" if isinstance(entry, float) else entry
+            print(f"  {key:36} {shown}")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Typed, frozen configuration: presets are YAML data, overrides are dotted, unknown keys name the nearest valid one.
 
-A preset may hold a `jobs` table (`jobs.stage1.train.steps`): what one job changes in the common sections. Order
-of precedence: defaults, preset, the preset's entry for this job, command-line overrides.
+A preset may name another as its `base`, and hold a `jobs` table (`jobs.stage1.train.steps`): what one job changes in
+the common sections. Order of precedence: defaults, base, preset, the preset's entry for this job, command-line
+overrides.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CorpusConfig(Section):
 
 
 class CodecConfig(Section):
-    name: Literal["mini"] = "mini"
+    name: Literal["mini", "dac"] = Field("mini", description="mini: fitted here; dac: a published checkpoint")
     path: str = Field("runs/demo/codec", description="folder of the fitted or downloaded codec")
     sample_rate: int = 24_000
     fft_size: int = 2048
@@ -63,6 +64,7 @@ class CodecConfig(Section):
 class TextConfig(Section):
     encoder: Literal["minilm", "transformers"] = "minilm"
     path: str | None = Field(None, description="folder of a transformers text encoder (encoder=transformers)")
+    dim: int | None = Field(None, description="dimensions of its states; an encoder with others is refused")
     max_tokens: int = Field(96, description="longer prompts are an error, never cut")
 
 
@@ -222,7 +224,8 @@ def _read_preset(name_or_file: str) -> dict[str, Any]:
         raise UserError(f"preset {name_or_file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"preset {name_or_file} must be a table of sections")
-    return {"preset": name_or_file, **values}
+    base = values.pop("base", None)
+    return {**_merge(_read_preset(base) if base else {}, values), "preset": name_or_file}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

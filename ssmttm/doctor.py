@@ -32,27 +32,60 @@ def _soundfont() -> str:
         return f"none: {error}"
 
 
-def _models(config: configuration.Config) -> dict[str, Any]:
-    """Parameters of both stages, counted on the meta device, where nothing is allocated."""
-    from ssmttm.codec.mini import MiniCodec
-    from ssmttm.model.diffusion import LatentCompleter
-    from ssmttm.model.lm import MusicLM
+def _text_dim(config: configuration.Config) -> int:
+    """Dimensions of the text states: as configured, else of the encoder itself."""
     from ssmttm.model.text import load_text_encoder
 
+    return config.text.dim or load_text_encoder(config.text).dim
+
+
+def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
+    """Coarse and fine dimensions of the codec."""
+    if config.name == "dac":
+        from transformers import DacConfig
+
+        entry = DacConfig().codebook_dim
+        return entry, entry * (config.num_codebooks - 1)
+    return config.stack * config.pca_dim, config.stack * config.pca_dim
+
+
+def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
+    """What both stages cost, counted without allocating them."""
+    from ssmttm.model import costs
+    from ssmttm.model.diffusion import LatentCompleter
+
     try:
-        text_dim = load_text_encoder(config.text).dim
+        text_dim = _text_dim(config)
     except UserError as error:
-        return {"text encoder": f"none: {error}"}
+        return {"stage1": {"text encoder": f"none: {error}"}}
+    coarse_dim, fine_dim = _latents(config.codec)
+    shape = costs.Shape(config.codec.codebook_size, text_dim, coarse_dim)
+    frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
+    frames = round(config.corpus.segment_seconds * frame_rate)
+    lm = costs.build(config.stage1, shape)
     with torch.device("meta"):
-        codec = MiniCodec(config.codec)
-        features = torch.empty(codec.codebook_size, codec.coarse_dim)
-        lm = MusicLM(config.stage1, codec.codebook_size, text_dim, features)
-        completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, text_dim)
-    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in (("1", lm), ("2", completer))}
-    return {
-        "text encoder": f"{config.text.encoder}, {text_dim} dimensions",
-        **{f"stage {name}": f"{config.preset}: {count:,} parameters" for name, count in counts.items()},
+        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
+    decode, train = (measure(config.stage1, shape, frames) for measure in (costs.decode_costs, costs.train_costs))
+    total = train.flops_per_frame * frames * config.train.global_batch * config.train.steps
+    micro = min(config.train.micro_batch, config.train.global_batch)
+    musicgen = costs.musicgen_small_training_flops()
+    stage1 = {
+        "backbone": config.stage1.backbone,
+        "trainable_params": costs.trainable_parameters(lm),
+        "frames_per_second": round(frame_rate, 3),
+        "context_frames": frames,
+        "state_bytes_per_stream": decode.state_bytes,
+        "decode_flops_per_frame": decode.flops,
+        "decode_bytes_per_frame": decode.bytes_moved,
+        "decode_bytes_per_frame_guided": decode.guided_bytes_moved,
+        "train_flops_per_frame": round(train.flops_per_frame),
+        "train_flops_total": total,
+        "train_flops_of_musicgen_small": musicgen,
+        "train_flops_share_of_musicgen_small": round(total / musicgen, 4),
+        "train_micro_batch": micro,
+        "train_memory_bytes": train.fixed_bytes + micro * train.bytes_per_sequence,
     }
+    return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
 
 
 def examine(preset: str) -> dict[str, dict[str, Any]]:
@@ -61,7 +94,7 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: for an unknown preset.
     """
-    config = configuration.load(preset)
+    config = configuration.load(preset, job="stage1")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if gpus:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -81,5 +114,5 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
             "bf16": "native" if bf16 else "emulated",
         },
         "corpus": {"soundfont": _soundfont()},
-        "models": _models(config),
+        **_models(config),
     }

@@ -19,6 +19,7 @@ from ssmttm.errors import UserError
 
 CONFIG_NAME = "codec.json"
 WEIGHTS_NAME = "codec.safetensors"
+PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME = "config.json", "model.safetensors"  # of transformers
 FORMAT = 1
 
 
@@ -114,36 +115,57 @@ class Codec(nn.Module, ABC):
 
 
 def load_codec(uri: str) -> Codec:
-    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same two files).
+    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same two files), or a published
+    one as transformers lays it out (`config.json`, `model.safetensors`).
 
     Raises:
         UserError: naming the folder and the remedy, if it holds no codec, one this version cannot read, or a
             damaged one.
     """
+    if not storage.exists(storage.join(uri, CONFIG_NAME)) and storage.exists(storage.join(uri, PUBLISHED_CONFIG_NAME)):
+        return _load_published(uri)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not storage.exists(storage.join(uri, name)):
-            raise UserError(f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}")
+            raise UserError(
+                f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}, or give the "
+                "folder of a published DAC checkpoint"
+            )
     description = storage.read_json(storage.join(uri, CONFIG_NAME))
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f"the codec at {uri} is not of format {FORMAT}; fit it again with jobs/train_codec.py")
-    codec = _build(uri, description)
-    try:
-        codec.load_state_dict(safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS_NAME))))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{storage.join(uri, WEIGHTS_NAME)} is damaged ({reason}); fit the codec again") from None
+    codec = _build(storage.join(uri, CONFIG_NAME), description.get("name"), description.get("config"))
+    _load_weights(codec, storage.join(uri, WEIGHTS_NAME), "")
     if codec.fingerprint() != description.get("fingerprint"):
         raise UserError(f"the codec at {uri} is damaged: its fingerprint differs from {CONFIG_NAME}; fit it again")
     return codec.eval()
 
 
-def _build(uri: str, description: dict[str, Any]) -> Codec:
+def _load_published(uri: str) -> Codec:
+    config = storage.read_json(storage.join(uri, PUBLISHED_CONFIG_NAME))
+    codec = _build(storage.join(uri, PUBLISHED_CONFIG_NAME), config.get("model_type"), config)
+    _load_weights(codec, storage.join(uri, PUBLISHED_WEIGHTS_NAME), "model.")
+    return codec.eval()
+
+
+def _load_weights(codec: Codec, uri: str, prefix: str) -> None:
+    """Load a safetensors file whose names lack `prefix`."""
+    try:
+        weights = safetensors.torch.load(storage.read_bytes(uri))
+        codec.load_state_dict({prefix + name: weight for name, weight in weights.items()})
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{uri} is damaged ({reason}); fit or fetch the codec again") from None
+
+
+def _build(uri: str, name: Any, config: Any) -> Codec:
+    from ssmttm.codec.dac import DacCodec
     from ssmttm.codec.mini import MiniCodec
 
-    if description.get("name") != "mini":
-        raise UserError(f"the codec at {uri} is of an unknown kind '{description.get('name')}'; known: mini")
+    kinds: dict[Any, type[MiniCodec | DacCodec]] = {"mini": MiniCodec, "dac": DacCodec}
+    if name not in kinds:
+        raise UserError(f"{uri} is of an unknown kind '{name}'; known: {', '.join(kinds)}")
     try:
-        return MiniCodec.from_description(description["config"])
+        return kinds[name].from_description(config)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{storage.join(uri, CONFIG_NAME)} has a bad config ({reason}); fit the codec again") from None
+        raise UserError(f"{uri} has a bad config ({reason}); fit or fetch the codec again") from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 24_000
 LOUDNESS = -16.0  # LUFS
-LEAD_LEVEL = 5.0  # dB above the level that a genre's mix refers to
+LEAD_LEVEL = 6.5  # dB above the level that a genre's mix refers to
 FADE_S = 0.05
 DRUM_CHANNEL = 9
 VOICES = 128

@@ -221,7 +221,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         "codec": {
             "uri": config.codec.path,
             "fingerprint": codec.fingerprint(),
-            "config": storage.read_json(storage.join(config.codec.path, "codec.json")),
+            "config": codec.describe(),
         },
         "text": {"reference": encoder.reference, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
         "config": config.model_dump(mode="json"),

@@ -1,6 +1,6 @@
 """Attention: over the steps so far, with a cache, and across to the text.
 
-Shapes: B batch, L steps, D width, H heads, P head dimension, J cached steps, T text tokens.
+Shapes: B batch, L steps, D width, H heads, P head dimension, J steps so far, T text tokens.
 """
 
 from __future__ import annotations
@@ -11,13 +11,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.model.linear import project
+
 
 class AttentionState(NamedTuple):
-    """Cached keys and values and which of them are real."""
+    """Cached keys and values [B, H, C, P] and which of them are real [B, C]; the first `length` of C places are used.
 
-    keys_BHJP: Tensor
-    values_BHJP: Tensor
-    mask_BJ: Tensor
+    Steps are written into the free places, so a state is to be continued only once.
+    """
+
+    keys_BHCP: Tensor
+    values_BHCP: Tensor
+    mask_BC: Tensor
+    length: int
+
+    def used(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values [B, H, J, P] and mask [B, J] of the steps so far."""
+        return (
+            self.keys_BHCP[:, :, : self.length],
+            self.values_BHCP[:, :, : self.length],
+            self.mask_BC[:, : self.length],
+        )
+
+    def append(self, key_BHLP: Tensor, value_BHLP: Tensor, mask_BL: Tensor) -> AttentionState:
+        keys, values, mask, length = self
+        total = length + key_BHLP.shape[2]
+        if total > keys.shape[2]:  # twice the room, so that growing costs a constant time per step
+            keys, values = (
+                torch.cat(
+                    [old[:, :, :length], torch.zeros_like(old[:, :, :1]).expand(-1, -1, 2 * total - length, -1)], dim=2
+                )
+                for old in (keys, values)
+            )
+            mask = F.pad(mask[:, :length], (0, 2 * total - length))
+        keys[:, :, length:total] = key_BHLP
+        values[:, :, length:total] = value_BHLP
+        mask[:, length:total] = mask_BL
+        return AttentionState(keys, values, mask, total)
 
 
 class Attention(nn.Module):
@@ -29,33 +59,30 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def _empty(self, batch: int, device: torch.device) -> AttentionState:
-        empty = torch.zeros(batch, self.heads, 0, self.head_dim, device=device)
-        return AttentionState(empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=device))
-
     def forward(
         self, x_BLD: Tensor, state: AttentionState | None, mask_BL: Tensor | None = None, bidirectional: int = 0
     ) -> tuple[Tensor, AttentionState]:
         B, L, _ = x_BLD.shape
-        state = state or self._empty(B, x_BLD.device)
         if mask_BL is None:
             mask_BL = torch.ones(B, L, dtype=torch.bool, device=x_BLD.device)
         query, key, value = (
-            part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for part in self.qkv(x_BLD).chunk(3, -1)
+            part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+            for part in project(self.qkv, x_BLD).chunk(3, -1)
         )
-        key = torch.cat([state.keys_BHJP.to(key.dtype), key], dim=2)
-        value = torch.cat([state.values_BHJP.to(value.dtype), value], dim=2)
-        mask_BJ = torch.cat([state.mask_BJ, mask_BL], dim=1)
-        past = mask_BJ.shape[1] - L
-        step = torch.arange(mask_BJ.shape[1], device=x_BLD.device)
-        own = step[past:]
-        sees_LJ = (step[None] <= own[:, None]) | (
-            (own[:, None] < past + bidirectional) & (step[None] < past + bidirectional)
-        )
-        # A padded position always sees itself, so that no row of the softmax is empty.
-        allowed = (sees_LJ[None] & mask_BJ[:, None]) | (step[None] == own[:, None])[None]
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None])
-        return self.out(y.transpose(1, 2).flatten(-2)), AttentionState(key, value, mask_BJ)
+        past = 0 if state is None else state.length
+        state = AttentionState(key, value, mask_BL, L) if state is None else state.append(key, value, mask_BL)
+        keys, values, mask_BJ = (part.to(query.dtype) if part.is_floating_point() else part for part in state.used())
+        if L == 1:
+            allowed_BLJ = mask_BJ[:, None]
+        else:
+            step_J = torch.arange(past + L, device=x_BLD.device)
+            own_L = step_J[past:]
+            both_ways = past + bidirectional
+            sees_LJ = (step_J[None] <= own_L[:, None]) | ((own_L[:, None] < both_ways) & (step_J[None] < both_ways))
+            # A padded position always sees itself, so that no row of the softmax is empty.
+            allowed_BLJ = (sees_LJ[None] & mask_BJ[:, None]) | (step_J[None] == own_L[:, None])[None]
+        y = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed_BLJ[:, None])
+        return self.out(y.transpose(1, 2).flatten(-2)), state
 
 
 class TextMemory(NamedTuple):

@@ -247,10 +247,16 @@ class MusicLM(nn.Module):
         start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=prefix_BTD.device)
         return self.step(start_BK, state)
 
+    def read(self, tokens_BKS: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """Feed several steps' codes at once: logits [B, K, S, V], those at s of the step after s, as S calls of `step`
+        give them."""
+        h_BSD, state = self._run(self._embed(tokens_BKS, state.table_KVD), state)
+        return self._logits(h_BSD, state.table_KVD), state
+
     def step(self, tokens_BK: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step."""
-        h_BSD, state = self._run(self._embed(tokens_BK[..., None], state.table_KVD), state)
-        return self._logits(h_BSD, state.table_KVD)[:, :, 0], state
+        logits_BKSV, state = self.read(tokens_BK[..., None], state)
+        return logits_BKSV[:, :, 0], state
 
     def optimizer_groups(self, lr: float, weight_decay: float, pooled_lr_factor: float) -> list[dict[str, Any]]:
         """Parameter groups: matrices decay; SSM internals, norms, biases, tables and null vectors do not; the

@@ -93,13 +93,12 @@ def ssd_step(
     x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BGN: Tensor, C_BGN: Tensor, state_BHPN: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One step of the recurrence: output [B, H, P] in x's dtype and the new state."""
-    R = x_BHP.shape[1] // B_BGN.shape[1]
-    dtype = state_BHPN.dtype
+    dtype, R = state_BHPN.dtype, x_BHP.shape[1] // B_BGN.shape[1]
+    if R > 1 and B_BGN.shape[1] > 1:
+        B_BGN, C_BGN = B_BGN.repeat_interleave(R, dim=1), C_BGN.repeat_interleave(R, dim=1)
     dt_BH = dt_BH.to(dtype)
-    B_BHN = B_BGN.repeat_interleave(R, dim=1).to(dtype)
-    C_BHN = C_BGN.repeat_interleave(R, dim=1).to(dtype)
-    decay_BH = (dt_BH * A_H.to(dtype)).exp()
-    added = (x_BHP.to(dtype) * dt_BH[..., None])[..., None] * B_BHN[:, :, None]
-    state_BHPN = state_BHPN * decay_BH[..., None, None] + added
-    y_BHP = (state_BHPN @ C_BHN[..., None]).squeeze(-1)
+    decay_BH11 = (dt_BH * A_H.to(dtype)).exp()[..., None, None]
+    xdt_BHP1 = (x_BHP.to(dtype) * dt_BH[..., None])[..., None]
+    state_BHPN = torch.addcmul(state_BHPN * decay_BH11, xdt_BHP1, B_BGN.to(dtype)[:, :, None])
+    y_BHP = (state_BHPN @ C_BGN.to(dtype)[..., None]).squeeze(-1)
     return y_BHP.to(x_BHP.dtype), state_BHPN

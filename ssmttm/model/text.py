@@ -175,9 +175,12 @@ def load_text_encoder(config: TextConfig) -> TextEncoder:
     """The encoder that the configuration names.
 
     Raises:
-        UserError: if its weights are missing or not the known ones.
+        UserError: if its weights are missing or not the known ones, or its states have other dimensions than told.
     """
-    return load_text_encoder_from({"encoder": config.encoder, "path": config.path, "max_tokens": config.max_tokens})
+    found = load_text_encoder_from({"encoder": config.encoder, "path": config.path, "max_tokens": config.max_tokens})
+    if config.dim not in (None, found.dim):
+        raise UserError(f"the text encoder at {config.path} has {found.dim} dimensions, but text.dim={config.dim}")
+    return found
 
 
 def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:

@@ -44,8 +44,14 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
         clips, and seconds.
 
     Raises:
-        UserError: if the corpus cannot be used, or `codec.path` holds a codec of other settings.
+        UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, or the codec is not one
+            that is fitted.
     """
+    if config.codec.name != "mini":
+        raise UserError(
+            f"codec.name={config.codec.name} is a published codec, with nothing to fit: put its checkpoint at "
+            f"codec.path={config.codec.path} and go on with jobs/preprocess.py"
+        )
     settings = _settings(config)
     done = _finished(config.codec.path, settings)
     if done is not None:

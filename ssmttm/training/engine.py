@@ -104,8 +104,10 @@ def use_bf16(config: TrainConfig) -> bool:
     """`auto` means bf16 where the hardware multiplies it natively, else fp32."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    if config.use_gpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cuda.is_bf16_supported(including_emulation=False) if config.use_gpu else use_bf16_on_cpu()
+
+
+def use_bf16_on_cpu() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -1,11 +1,12 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssmttm.model.codebooks import apply_delay, holds_frame, revert_delay, shift_right
 
 
-@given(B=st.integers(1, 3), K=st.integers(1, 5), T=st.integers(1, 9), seed=st.integers(0, 99))
+@given(B=st.integers(1, 3), K=st.integers(1, 9), T=st.integers(1, 30), seed=st.integers(0, 999))
+@settings(max_examples=300, deadline=None)
 def test_delay_reverts(B, K, T, seed):
     codes = torch.randint(0, 50, (B, K, T), generator=torch.Generator().manual_seed(seed))
     delayed = apply_delay(codes, special=50)
