@@ -36,6 +36,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps of the second stage.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the decoding first: pays for long pieces.")
+    ] = False,
 ) -> None:
     """Turn a prompt into an audio file.
 
@@ -62,6 +65,8 @@ def generate(
     generator = Generator.load(bundle)
     if sum(parameter.numel() for parameter in generator.bundle.lm.parameters()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
+    if compiled:
+        generator.compile()
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
     stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps)

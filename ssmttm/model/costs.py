@@ -106,7 +106,8 @@ def decode_costs(config: Stage1Config, shape: Shape, context: int) -> DecodeCost
         with FakeTensorMode(), torch.no_grad():
             lm = build(config, shape, "cpu").eval()
             _, state = lm.prefill(_text(shape, TEXT_TOKENS))
-            _, state = lm.read(torch.zeros(1, config.num_codebooks, context, dtype=torch.long), state)
+            if context:
+                _, state = lm.read(torch.zeros(1, config.num_codebooks, context, dtype=torch.long), state)
             with FlopCounterMode(display=False) as counter:
                 lm.step(torch.zeros(1, config.num_codebooks, dtype=torch.long), state)
             # One row of an embedding is read, all of every other matrix.

@@ -5,6 +5,7 @@ Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T text 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -86,6 +87,10 @@ class Block(nn.Module):
         return x_BSD + self.dropout(y_BSD), BlockState(first, second, state.memory)
 
 
+def _step_block(block: Block, x_B1D: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    return block(x_B1D, state)
+
+
 @dataclass
 class LMState:
     """What a stream must remember: each block's state, how many valid steps went by, the pooled text per block; and
@@ -137,6 +142,7 @@ class MusicLM(nn.Module):
             self.register_buffer(name, torch.ones(text_dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.looks_across = config.backbone.startswith("cross")
+        self._block_step: Callable[..., tuple[Tensor, BlockState]] = _step_block
         self.norm = nn.RMSNorm(D, eps=1e-5)
         self.head = None if config.tie_head else nn.Parameter(torch.randn(K, V, D) * 0.02)
         self.head_bias = nn.Parameter(torch.zeros(K, V))
@@ -192,11 +198,15 @@ class MusicLM(nn.Module):
         if self.config.positions == "sinusoidal":
             position_BS = (state.position_B[:, None] + valid_BS.long().cumsum(1) - 1).clamp(min=0)
             x_BSD = x_BSD + sinusoids(position_BS, x_BSD.shape[-1]).to(x_BSD.dtype)
+        is_step = x_BSD.shape[1] == 1 and mask_BS is None
         blocks = []
         for index, (block, block_state) in enumerate(zip(self.blocks, state.blocks, strict=True)):
             if state.pooled_LBD is not None:
                 x_BSD = x_BSD + state.pooled_LBD[index][:, None].to(x_BSD.dtype)
-            x_BSD, block_state = block(x_BSD, block_state, mask_BS, bidirectional)
+            if is_step:
+                x_BSD, block_state = self._block_step(block, x_BSD, block_state)
+            else:
+                x_BSD, block_state = block(x_BSD, block_state, mask_BS, bidirectional)
             blocks.append(block_state)
         position_B = state.position_B + valid_BS.long().sum(1)
         return x_BSD, LMState(blocks, position_B, state.pooled_LBD, state.table_KVD)
@@ -257,6 +267,11 @@ class MusicLM(nn.Module):
         """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step."""
         logits_BKSV, state = self.read(tokens_BK[..., None], state)
         return logits_BKSV[:, :, 0], state
+
+    def compile_steps(self, enabled: bool = True) -> None:
+        """Let torch.compile fuse what one step does in a block; all blocks share the code. It is compiled at the
+        first steps, for each number of rows. Results may differ from eager ones in the last bits."""
+        self._block_step = torch.compile(_step_block) if enabled else _step_block
 
     def optimizer_groups(self, lr: float, weight_decay: float, pooled_lr_factor: float) -> list[dict[str, Any]]:
         """Parameter groups: matrices decay; SSM internals, norms, biases, tables and null vectors do not; the

@@ -89,7 +89,7 @@ def state_at(lm: MusicLM, state: LMState, context: int) -> LMState:
     return LMState(blocks, torch.full_like(state.position_B, context), state.pooled_LBD, state.table_KVD)
 
 
-def ours(backbone: str, size: str, batch: int) -> Candidate:
+def ours(backbone: str, size: str, batch: int, compiled: bool) -> Candidate:
     config = Stage1Config(backbone=backbone, **SIZES[size], **COMMON)
     torch.manual_seed(0)
     lm = MusicLM(config, SHAPE.codebook_size, SHAPE.text_dim, torch.randn(SHAPE.codebook_size, SHAPE.coarse_dim))
@@ -102,6 +102,7 @@ def ours(backbone: str, size: str, batch: int) -> Candidate:
     @torch.inference_mode()
     def decode(context: int) -> tuple[Callable[[], None], int]:
         lm.eval()
+        lm.compile_steps(compiled)
         _, state = lm.prefill(text(1))
         holder = [state_at(lm, state, context)]
         held = costs._bytes(holder[0].blocks)
@@ -199,7 +200,8 @@ def timed(functions: dict[str, Callable[[], None]], rounds: int, repeats: int) -
     """Median seconds of one call of each, over rounds that go through all of them in turn."""
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
-        function()
+        for _ in range(3):  # compiles at the first, and again where a length turns out to change
+            function()
     for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
@@ -230,11 +232,12 @@ def main() -> None:
     parser.add_argument("--lengths", default="512,2048", help="of training sequences, in frames")
     parser.add_argument("--batch", type=int, default=4, help="sequences in a training step")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--eager", action="store_true", help="decode without torch.compile")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tune_process()
-    candidates = [ours(backbone, arguments.size, arguments.batch) for backbone in BACKBONES]
+    candidates = [ours(backbone, arguments.size, arguments.batch, not arguments.eager) for backbone in BACKBONES]
     candidates += [make(arguments.size, arguments.batch) for make in (transformers_mamba2, transformers_musicgen)]
     table: dict[str, dict[str, Any]] = {
         one.name: {"parameters": one.parameters, "decode_ms": {}, "state_bytes": {}, "train_ms": {}}
