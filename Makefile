@@ -8,7 +8,7 @@ BUNDLE := runs/demo/bundle
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint serve study clean
+.PHONY: help demo test test-slow lint serve study bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ study: $(VENV)/demo.stamp ## two sizes of two backbones on the tiny preset: runs
 	  $(BIN)/python jobs/preprocess.py --preset tiny corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec corpus.out=$(OUT)/tokens; }
 	$(BIN)/python tuning/scaling_study.py --preset tiny train.data=$(OUT)/tokens codec.path=$(OUT)/codec \
 	  --sizes 2,4 --backbones prefix_simba,prefix_transformer --out $(OUT)
+
+bench: $(VENV)/dev.stamp ## our backbones beside their rivals, side by side: tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/language_models.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

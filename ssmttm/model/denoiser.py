@@ -31,10 +31,10 @@ class ConvNeXtBlock(nn.Module):
         self.depthwise = nn.Conv1d(width, width, kernel_size, padding=padding, dilation=dilation, groups=width)
         self.up = nn.Linear(width, expand * width)
         self.down = nn.Linear(expand * width, width)
-        self.modulation_table = nn.Parameter(torch.zeros(3, width))
+        self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, x_BDT: Tensor, modulation_B3D: Tensor) -> Tensor:
-        scale, shift, gate = (modulation_B3D + self.modulation_table).unbind(1)
+    def forward(self, x_BDT: Tensor, condition_BD: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(condition_BD).chunk(3, dim=-1)
         h_BTD = F.layer_norm(self.depthwise(x_BDT).transpose(1, 2), x_BDT.shape[1:2])
         h_BTD = h_BTD * (1 + scale[:, None]) + shift[:, None]
         h_BTD = self.down(F.gelu(self.up(h_BTD))) * (1 + gate[:, None])
@@ -42,8 +42,8 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXtDenoiser(nn.Module):
-    """A stack of ConvNeXt blocks; one modulation of time and text is shared by all, each adds its own offset
-    (adaLN-single, arXiv 2310.00426). Coarse latents enter as input channels."""
+    """A stack of ConvNeXt blocks, each modulated by time and text in its own way (adaLN, arXiv 2212.09748). Coarse
+    latents enter as input channels."""
 
     def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int):
         super().__init__()
@@ -53,7 +53,6 @@ class ConvNeXtDenoiser(nn.Module):
         self.time = nn.Sequential(nn.Linear(D, D), nn.SiLU(), nn.Linear(D, D))
         self.text = nn.Linear(text_dim, D)
         self.null_text = nn.Parameter(torch.zeros(text_dim))
-        self.modulation = nn.Linear(D, 3 * D)
         # Dilation 1, 2, 1, 2, ...: wider context at the same cost.
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(D, config.kernel_size, config.expand, 1 + index % 2) for index in range(config.layers)
@@ -79,10 +78,10 @@ class ConvNeXtDenoiser(nn.Module):
             mask_BT: False on padded frames, which then act like the convolutions' own zero border.
         """
         text = self.text(torch.where(null_B[:, None], self.null_text, pooled_BD))
-        modulation = self.modulation(F.silu(self.time(time_features(t_B, self.width)) + text)).unflatten(-1, (3, -1))
+        condition_BD = F.silu(self.time(time_features(t_B, self.width)) + text)
         x_BDT = self.input(torch.cat([noisy_BDT, coarse_BDT], dim=1))
         for block in self.blocks:
-            x_BDT = block(x_BDT if mask_BT is None else x_BDT * mask_BT[:, None], modulation)
+            x_BDT = block(x_BDT if mask_BT is None else x_BDT * mask_BT[:, None], condition_BD)
         return self.output(self.norm(x_BDT.transpose(1, 2))).transpose(1, 2)
 
 

@@ -279,7 +279,7 @@ class MusicLM(nn.Module):
         return parameter_groups(self, lr, weight_decay, {"pooled_proj": pooled_lr_factor})
 
 
-NEVER_DECAYED = ("A_log", "D", "dt_bias", "token_table", "head", "head_bias", "modulation_table")
+NEVER_DECAYED = ("A_log", "D", "dt_bias", "token_table", "head", "head_bias")
 
 
 def parameter_groups(

@@ -39,6 +39,7 @@ SIZES = {"5M": {"width": 256, "layers": 6}, "paper": {"width": 1024, "layers": 2
 COMMON = {"state_size": 64, "head_dim": 64, "expand": 2, "dropout": 0.0, "token_dropout": 0.0, "pooled": False}
 BACKBONES = ("prefix_simba", "prefix_mamba", "cross_simba", "cross_transformer", "prefix_transformer")
 TEXT_TOKENS = 32
+ROOM = 1024  # frames beyond a context, so that no cache grows while it is measured
 
 
 @dataclass
@@ -82,15 +83,15 @@ def state_at(lm: MusicLM, state: LMState, context: int) -> LMState:
         first = block.first
         if isinstance(first, AttentionState):
             batch, heads, _, width = first.keys_BHCP.shape
-            places = (batch, heads, 2 * context, width)
-            mask = torch.ones(batch, 2 * context, dtype=torch.bool)
+            places = (batch, heads, context + ROOM, width)
+            mask = torch.ones(batch, context + ROOM, dtype=torch.bool)
             first = AttentionState(torch.randn(places), torch.randn(places), mask, context)
         blocks.append(block._replace(first=first))
     return LMState(blocks, torch.full_like(state.position_B, context), state.pooled_LBD, state.table_KVD)
 
 
-def ours(backbone: str, size: str, batch: int, compiled: bool) -> Candidate:
-    config = Stage1Config(backbone=backbone, **SIZES[size], **COMMON)
+def ours(backbone: str, size: str, batch: int, compiled: bool, state_size: int) -> Candidate:
+    config = Stage1Config(backbone=backbone, **SIZES[size], **{**COMMON, "state_size": state_size})
     torch.manual_seed(0)
     lm = MusicLM(config, SHAPE.codebook_size, SHAPE.text_dim, torch.randn(SHAPE.codebook_size, SHAPE.coarse_dim))
 
@@ -114,7 +115,8 @@ def ours(backbone: str, size: str, batch: int, compiled: bool) -> Candidate:
 
         return step, held
 
-    return Candidate(backbone, costs.trainable_parameters(lm), train, decode)
+    name = backbone if state_size == COMMON["state_size"] else f"{backbone}, state {state_size}"
+    return Candidate(name, costs.trainable_parameters(lm), train, decode)
 
 
 def transformers_mamba2(size: str, batch: int) -> Candidate:
@@ -229,16 +231,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="5M")
     parser.add_argument("--contexts", default="512,2048,8192,30000", help="of decoding, in frames")
-    parser.add_argument("--lengths", default="512,2048", help="of training sequences, in frames")
+    parser.add_argument("--lengths", default="512,2048", help="of training sequences, in frames; empty: none")
     parser.add_argument("--batch", type=int, default=4, help="sequences in a training step")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="names of the backbones of ours to take, by commas; no rivals")
     parser.add_argument("--eager", action="store_true", help="decode without torch.compile")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tune_process()
-    candidates = [ours(backbone, arguments.size, arguments.batch, not arguments.eager) for backbone in BACKBONES]
-    candidates += [make(arguments.size, arguments.batch) for make in (transformers_mamba2, transformers_musicgen)]
+    compiled, only = not arguments.eager, [name for name in arguments.only.split(",") if name]
+    sizes = [(name, COMMON["state_size"]) for name in only or BACKBONES] + [
+        ("prefix_simba", 128),
+        ("prefix_simba", 512),
+    ]
+    candidates = [ours(name, arguments.size, arguments.batch, compiled, state_size) for name, state_size in sizes]
+    rivals = () if only else (transformers_mamba2, transformers_musicgen)
+    candidates += [make(arguments.size, arguments.batch) for make in rivals]
     table: dict[str, dict[str, Any]] = {
         one.name: {"parameters": one.parameters, "decode_ms": {}, "state_bytes": {}, "train_ms": {}}
         for one in candidates
@@ -252,7 +261,7 @@ def main() -> None:
             print(f"decode  context {context:6}  {name:26} {1e3 * value:8.3f} ms/frame  {made[name][1]:12,} bytes")
         made.clear()
         gc.collect()
-    for length in map(int, arguments.lengths.split(",")):
+    for length in map(int, filter(None, arguments.lengths.split(","))):
         seconds = timed({one.name: one.train(length) for one in candidates}, arguments.rounds, 1)
         for name, value in seconds.items():
             table[name]["train_ms"][length] = round(1e3 * value, 1)
