@@ -111,15 +111,27 @@ def use_bf16_on_cpu() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def tune_process() -> None:
-    """Settings of a training process on CPU: numbers below 1e-38 are zero, and freed memory stays (glibc only).
+@contextlib.contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Let this thread's CPU take numbers below 1e-38 for zero.
 
-    Decays over a chunk and second moments reach denormal numbers, which take many times as long: 12 % of a Mamba-2
-    layer on `mini`. Large activations are otherwise mapped and unmapped at every use: 3 to 1000 times fewer page
-    faults in a step of `mini`, a few percent of CPU time at most. glibc reads the environment variables for this
-    before Python starts, hence mallopt(3).
+    Decays over a chunk and second moments reach them, and each takes many times as long: 12 % of a Mamba-2 layer on
+    `mini`.
     """
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def tune_allocator() -> None:
+    """Keep freed memory in the process (glibc only).
+
+    Large activations are otherwise mapped and unmapped at every use: 3 to 1000 times fewer page faults in a step of
+    `mini`, a few percent of CPU time at most. glibc reads the environment variables for this before Python starts,
+    hence mallopt(3).
+    """
     if not sys.platform.startswith("linux"):
         return
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4

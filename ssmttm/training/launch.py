@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ssmttm.config import Config
-from ssmttm.training.engine import TorchEngine, tune_process
+from ssmttm.training.engine import TorchEngine, tune_allocator
 from ssmttm.training.run import Run, prepare, run_of
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
@@ -44,7 +44,7 @@ def train(config: Config, stage: StageName) -> Run:
 
 def train_locally(config: Config, stage: StageName, run: Run) -> None:
     """One process of plain torch, with as many threads as the configured workers have CPUs together."""
-    tune_process()
+    tune_allocator()
     torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
     with sigterm_flag() as stop, tracking(config, stage, run) as tracker:
         Trainer(

@@ -13,7 +13,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
-from ssmttm.training.engine import Engine, LossModule, State, tune_process
+from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
 from ssmttm.training.run import Run
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
@@ -102,7 +102,7 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
 
     config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report
-    tune_process()
+    tune_allocator()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0
     stop = StopFile(run)

@@ -15,7 +15,7 @@ import torch
 
 from ssmttm.config import Config
 from ssmttm.training.checkpoint import Checkpoint, CheckpointStore, Progress, load_checkpoint
-from ssmttm.training.engine import Engine, LossModule, State
+from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero
 from ssmttm.training.finish import finish
 from ssmttm.training.listener import Listener
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
@@ -100,6 +100,10 @@ class Trainer:
             TrainingStoppedError: when asked to stop, after a checkpoint.
             DivergedError: after `train.max_skipped` non-finite steps in a row.
         """
+        with denormals_as_zero():
+            self._fit()
+
+    def _fit(self) -> None:
         config, progress = self.config, self.progress
         loader = Prefetcher(self._load, progress.position)
         figures: dict[str, float] = {}

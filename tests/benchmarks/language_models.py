@@ -31,7 +31,7 @@ from ssmttm.model import costs
 from ssmttm.model.attention import AttentionState
 from ssmttm.model.lm import LMState, MusicLM
 from ssmttm.model.text import TextBatch
-from ssmttm.training.engine import tune_process, use_bf16_on_cpu
+from ssmttm.training.engine import denormals_as_zero, tune_allocator, use_bf16_on_cpu
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    tune_process()
+    tune_allocator()
     compiled, only = not arguments.eager, [name for name in arguments.only.split(",") if name]
     sizes = [(name, COMMON["state_size"]) for name in only or BACKBONES] + [
         ("prefix_simba", 128),
@@ -262,7 +262,8 @@ def main() -> None:
         made.clear()
         gc.collect()
     for length in map(int, filter(None, arguments.lengths.split(","))):
-        seconds = timed({one.name: one.train(length) for one in candidates}, arguments.rounds, 1)
+        with denormals_as_zero():
+            seconds = timed({one.name: one.train(length) for one in candidates}, arguments.rounds, 1)
         for name, value in seconds.items():
             table[name]["train_ms"][length] = round(1e3 * value, 1)
             rate = arguments.batch * length / value

@@ -177,3 +177,8 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
     assert {"train/loss", "train/lr", "train/tokens_per_s", "val/own", "val/null"} <= recorder.keys
     assert any(uri.endswith(".wav") for uri in recorder.files)
     assert reports == [{"step": 2}, {"step": 4}]
+
+
+def test_training_leaves_the_processors_mode_as_it_was(make_config) -> None:
+    train(make_config("stage1"), "stage1")
+    assert float(torch.tensor(1e-40) * 1) > 0
