@@ -36,6 +36,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps of the second stage.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
+    ] = "fp32",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the decoding first: pays for long pieces.")
     ] = False,
@@ -62,8 +65,8 @@ def generate(
     from ssmttm.generation.request import check_seed
 
     seed = check_seed(seed)
-    generator = Generator.load(bundle)
-    if sum(parameter.numel() for parameter in generator.bundle.lm.parameters()) < ONE_THREAD_PARAMETERS:
+    generator = Generator.load(bundle, precision=precision)
+    if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     if compiled:
         generator.compile()

@@ -86,6 +86,7 @@ class Stage1Config(Section):
         0.3, ge=0, lt=1, description="share of input codes hidden in training: leans on the text"
     )
     positions: Literal["none", "sinusoidal"] = "none"
+    max_frames: int = Field(0, ge=0, description="longest piece that sinusoidal positions are trained for; 0: any")
     num_codebooks: int = Field(1, description="codebooks modelled by the language model, with the delay pattern")
     null_probability: float = Field(0.1, description="share of samples trained on the null prefix")
     pooled: bool = Field(True, description="add one text vector in every layer")

@@ -12,6 +12,7 @@ import torch
 import ssmttm
 from ssmttm import config as configuration
 from ssmttm.errors import UserError
+from ssmttm.model import backend
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "mlflow", "numpy", "soundfile", "mamba-ssm")
 
@@ -100,6 +101,7 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    sizes = (config.stage1.head_dim, config.stage1.state_size)
     return {
         "versions": {
             "ssmttm": ssmttm.__version__,
@@ -112,6 +114,7 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
             "torch threads": torch.get_num_threads(),
             "gpus": ", ".join(gpus) or "none",
             "bf16": "native" if bf16 else "emulated",
+            "mamba-2": backend.chosen("cuda", *sizes).description if gpus else backend.TORCH.description,
         },
         "corpus": {"soundfont": _soundfont()},
         **_models(config),

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssmttm.generation.sampling import Sampling, frame_uniforms, guide, sample
 from ssmttm.model.codebooks import holds_frame
 from ssmttm.model.lm import MusicLM
+from ssmttm.model.step_graph import capture
 from ssmttm.model.text import TextBatch
 
 
@@ -57,11 +58,14 @@ class Decoder:
     @torch.inference_mode()
     def _prefill(self) -> Tensor:
         logits_RKV, self._state = self._lm.prefill(self._text)
+        self._graph = capture(self._lm, self._state)
         return self._combine(logits_RKV)
 
     @torch.inference_mode()
     def _step(self, tokens_BK: Tensor) -> Tensor:
         tokens_RK = torch.cat([tokens_BK, tokens_BK]) if self._guided else tokens_BK
+        if self._graph is not None:
+            return self._combine(self._graph(tokens_RK))
         logits_RKV, self._state = self._lm.step(tokens_RK, self._state)
         return self._combine(logits_RKV)
 

@@ -24,6 +24,7 @@ from ssmttm.generation.bundle import Bundle, load_bundle
 from ssmttm.generation.engine import Decoder
 from ssmttm.generation.render import Finished, Piece, Renderer
 from ssmttm.generation.request import Settings, check_prompt, check_seed, resolve
+from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.text import TextBatch, collate_text
 
 logger = logging.getLogger(__name__)
@@ -54,27 +55,39 @@ class Generator:
         self._tokenizer_lock = threading.Lock()  # tokenizers refuse calls from two threads at once
 
     @classmethod
-    def load(cls, uri: str, device: str | None = None) -> Generator:
-        """Load a bundle from a folder or URI; `device` defaults to CUDA where there is one.
+    def load(cls, uri: str, device: str | None = None, precision: str = "fp32") -> Generator:
+        """Load a bundle from a folder or URI.
+
+        Args:
+            device: CUDA by default where there is one.
+            precision: of the language model's large matrices: fp32, bf16, or int8 with one scale per output. Decoding
+                one clip takes as long as reading them, so fewer bits are faster; clips of one seed differ.
 
         Raises:
-            UserError: if it is missing, incomplete or damaged.
+            UserError: if it is missing, incomplete or damaged, or the precision is unknown.
         """
-        return cls(load_bundle(uri, device))
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {precision!r}; give one of: {', '.join(PRECISIONS)}")
+        bundle = load_bundle(uri, device)
+        if precision != "fp32":
+            bundle.lm.narrow(precision)
+        return cls(bundle)
 
     @torch.inference_mode()
     def compile(self) -> bool:
         """Compile the decoding of single clips, guided and not, and say whether that worked; otherwise (there is no
         C++ compiler, for one) decoding goes on as it is, with a warning. Takes half a minute the first time, later
         less. Compiled and uncompiled clips of one seed differ."""
-        lm, null = self.bundle.lm, self._read(["-"]).as_null().to(self._device)
+        if self._device.type == "cuda":  # there, each clip's step is a CUDA graph anyway
+            return True
+        lm, null = self.bundle.lm, self._read(["-"]).as_null()
         lm.compile_steps()
         try:
             for text in (null, TextBatch.cat(null, null)):
                 _, state = lm.prefill(text)
                 for _ in range(3):  # what changes from step to step is noticed at the second
                     step_BK = torch.zeros(len(text.null_B), lm.config.num_codebooks, dtype=torch.long)
-                    _, state = lm.step(step_BK.to(self._device), state)
+                    _, state = lm.step(step_BK, state)
         except Exception as error:  # whatever a compiler may raise
             lm.compile_steps(False)
             logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
@@ -239,9 +252,27 @@ class Generator:
         primer_BKT: Tensor | None = None,
         history: Finished | None = None,
     ) -> Iterator[Tensor]:
-        """Yield audio [B, N] on the CPU: that of the history, if any, then `samples` new ones."""
+        """Yield audio [B, N] on the CPU: that of the history, if any, then `samples` new ones.
+
+        Raises:
+            UserError: at once, if the whole is longer than the model was made for.
+        """
+        frames = -(-samples // self.bundle.codec.hop_length)
+        known = 0 if primer_BKT is None else primer_BKT.shape[2]
+        self.bundle.lm.check_length(known + frames)
+        return self._pieces(text, seeds, settings, samples, frames, primer_BKT, history)
+
+    def _pieces(
+        self,
+        text: TextBatch,
+        seeds: Sequence[int],
+        settings: Settings,
+        samples: int,
+        frames: int,
+        primer_BKT: Tensor | None,
+        history: Finished | None,
+    ) -> Iterator[Tensor]:
         hop = self.bundle.codec.hop_length
-        frames = -(-samples // hop)
         decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling)
         codes = (codes_BK[:, 0] for codes_BK in decoder.frames(frames, primer_BKT))
         piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)

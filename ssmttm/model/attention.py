@@ -63,12 +63,16 @@ class Attention(nn.Module):
         self, x_BLD: Tensor, state: AttentionState | None, mask_BL: Tensor | None = None, bidirectional: int = 0
     ) -> tuple[Tensor, AttentionState]:
         B, L, _ = x_BLD.shape
+        plain = mask_BL is None and state is None and not bidirectional
         if mask_BL is None:
             mask_BL = torch.ones(B, L, dtype=torch.bool, device=x_BLD.device)
         query, key, value = (
             part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
             for part in project(self.qkv, x_BLD).chunk(3, -1)
         )
+        if plain:  # the fastest kernels know this mask by name
+            y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            return self.out(y.transpose(1, 2).flatten(-2)), AttentionState(key, value, mask_BL, L)
         past = 0 if state is None else state.length
         state = AttentionState(key, value, mask_BL, L) if state is None else state.append(key, value, mask_BL)
         keys, values, mask_BJ = (part.to(query.dtype) if part.is_floating_point() else part for part in state.used())
@@ -82,7 +86,7 @@ class Attention(nn.Module):
             # A padded position always sees itself, so that no row of the softmax is empty.
             allowed_BLJ = (sees_LJ[None] & mask_BJ[:, None]) | (step_J[None] == own_L[:, None])[None]
         y = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed_BLJ[:, None])
-        return self.out(y.transpose(1, 2).flatten(-2)), state
+        return project(self.out, y.transpose(1, 2).flatten(-2)), state
 
 
 class TextMemory(NamedTuple):
@@ -112,7 +116,7 @@ class CrossAttention(nn.Module):
         return TextMemory(key, value, mask_BT)
 
     def forward(self, x_BLD: Tensor, memory: TextMemory) -> Tensor:
-        query = self.query(x_BLD).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        query = project(self.query, x_BLD).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         key, value = memory.keys_BHTP.to(query.dtype), memory.values_BHTP.to(query.dtype)
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=memory.mask_BT[:, None, None])
-        return self.out(y.transpose(1, 2).flatten(-2))
+        return project(self.out, y.transpose(1, 2).flatten(-2))

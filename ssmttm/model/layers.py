@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.model.backend import TORCH, Backend, backend_for
 from ssmttm.model.linear import project
 from ssmttm.model.mamba2_fused import Sizes, mamba2_inner
-from ssmttm.model.ssd import ssd_scan, ssd_step
 
 
 def _at_least_fp32(values: Tensor) -> Tensor:
@@ -24,31 +24,27 @@ def _at_least_fp32(values: Tensor) -> Tensor:
 
 
 class Mamba2State(NamedTuple):
-    """All that a Mamba-2 layer must remember: the last inputs of its convolution and the SSM state (fp32)."""
+    """All that a Mamba-2 layer must remember: the last inputs of its convolution and the SSM state (fp32). In
+    inference a step writes over it, so a state is to be continued only once."""
 
     window_BLC: Tensor
     ssm_BHPN: Tensor
 
 
 class GatedRMSNorm(nn.Module):
-    """RMS norm of y * silu(z) within each group, as in mamba_ssm.Mamba2 (`norm_before_gate=False`)."""
+    """Holds the weight of the gated norm under mamba_ssm's name, `norm.weight`; see `backend.gated_rms_norm`."""
 
-    def __init__(self, width: int, groups: int):
+    def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.groups = groups
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = (y * F.silu(z)).unflatten(-1, (self.groups, -1))
-        return F.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(-2) * self.weight.to(y.dtype)
 
 
 class Mamba2(nn.Module):
     """Mamba-2 mixer (arXiv 2405.21060). Parameter names and shapes are those of `mamba_ssm.Mamba2`.
 
-    Without a state (training, prefill) all between the projections is one fused function; from a given state it is
-    written out here, which is also the reference of the former. `A_log`, `D` and `dt_bias` stay fp32 and must not be
-    decayed; dt starts log-uniform in [0.001, 0.1].
+    On CPU, all between the projections is one fused function where no state is given (training, prefill); from a given
+    state, and with CUDA kernels, it is written out here, which is also the reference of the former. `A_log`, `D` and
+    `dt_bias` stay fp32 and must not be decayed; dt starts log-uniform in [0.001, 0.1].
     """
 
     def __init__(
@@ -74,33 +70,27 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = GatedRMSNorm(inner, groups)
+        self.norm = GatedRMSNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def initial_state(self, batch: int, device: torch.device) -> Mamba2State:
-        dtype = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
+        dtype = torch.promote_types(self.D.dtype, torch.float32)
         return Mamba2State(
             torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.conv_channels, dtype=dtype, device=device),
             torch.zeros(batch, self.heads, self.head_dim, self.state_size, dtype=dtype, device=device),
         )
 
-    def _convolve(self, window_BLC: Tensor, L: int) -> Tensor:
-        # A depthwise kernel of four taps is faster as shifted products than as a grouped Conv1d on CPU, and it
-        # keeps channels last.
-        assert self.conv1d.bias is not None
-        # In the activations' dtype: mixed operands would be promoted to fp32 and double the traffic.
-        weight_CK = self.conv1d.weight.squeeze(1).to(window_BLC.dtype)
-        out_BLC = self.conv1d.bias.to(window_BLC.dtype)
-        for tap, weight_C in enumerate(weight_CK.T.contiguous()):
-            out_BLC = torch.addcmul(out_BLC, window_BLC[:, tap : tap + L], weight_C)
-        return F.silu(out_BLC)
-
     def forward(
         self, x_BLD: Tensor, state: Mamba2State | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, Mamba2State]:
         """Masked positions change neither the convolution window's content nor the SSM state; without a state both
-        begin at zero."""
-        return self._from_zero(x_BLD, mask_BL) if state is None else self._from_state(x_BLD, state, mask_BL)
+        begin at zero. Where no gradient is asked for, one step writes the new state over the given one."""
+        backend = backend_for(x_BLD, self.head_dim, self.state_size)
+        if state is None and backend is TORCH:
+            return self._from_zero(x_BLD, mask_BL)
+        if state is None:
+            state = self.initial_state(len(x_BLD), x_BLD.device)
+        return self._from_state(x_BLD, state, mask_BL, backend)
 
     def _from_zero(self, x_BLD: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Mamba2State]:
         assert self.conv1d.bias is not None
@@ -116,9 +106,14 @@ class Mamba2(nn.Module):
             self.norm.weight,
             sizes,
         )
+        if not torch.is_grad_enabled():  # to be continued: a state of its own, laid out as steps go through it
+            window_BLC, ssm_BHPN = window_BLC.clone(), ssm_BHPN.contiguous()
         return self.out_proj(y_BLE), Mamba2State(_at_least_fp32(window_BLC), ssm_BHPN)
 
-    def _from_state(self, x_BLD: Tensor, state: Mamba2State, mask_BL: Tensor | None) -> tuple[Tensor, Mamba2State]:
+    def _from_state(
+        self, x_BLD: Tensor, state: Mamba2State, mask_BL: Tensor | None, backend: Backend
+    ) -> tuple[Tensor, Mamba2State]:
+        assert self.conv1d.bias is not None
         L = x_BLD.shape[1]
         z_BLE, conv_BLC, dt_BLH = project(self.in_proj, x_BLD).split(
             [self.inner, self.conv_channels, self.heads], dim=-1
@@ -126,7 +121,8 @@ class Mamba2(nn.Module):
         if mask_BL is not None:
             conv_BLC = conv_BLC * mask_BL[..., None]
         window_BLC = torch.cat([state.window_BLC.to(conv_BLC.dtype), conv_BLC], dim=1)
-        x_BLE, B_BLM, C_BLM = self._convolve(window_BLC, L).split(
+        active_BLC = backend.convolve(window_BLC, self.conv1d.weight.squeeze(1), self.conv1d.bias)
+        x_BLE, B_BLM, C_BLM = active_BLC.split(
             [self.inner, self.groups * self.state_size, self.groups * self.state_size], dim=-1
         )
         dt_BLH = F.softplus(_at_least_fp32(dt_BLH) + self.dt_bias)
@@ -135,13 +131,18 @@ class Mamba2(nn.Module):
         B_BLGN = B_BLM.unflatten(-1, (self.groups, self.state_size))
         C_BLGN = C_BLM.unflatten(-1, (self.groups, self.state_size))
         if L == 1 and mask_BL is None:
-            y_BHP, ssm_BHPN = ssd_step(x_BLHP[:, 0], dt_BLH[:, 0], A_H, B_BLGN[:, 0], C_BLGN[:, 0], state.ssm_BHPN)
+            y_BHP, ssm_BHPN = backend.step(x_BLHP[:, 0], dt_BLH[:, 0], A_H, B_BLGN[:, 0], C_BLGN[:, 0], state.ssm_BHPN)
             y_BLHP = y_BHP[:, None]
         else:
-            y_BLHP, ssm_BHPN = ssd_scan(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, state.ssm_BHPN, mask_BL, self.chunk_size)
+            y_BLHP, ssm_BHPN = backend.scan(
+                x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, state.ssm_BHPN, mask_BL, self.chunk_size
+            )
         y_BLE = (y_BLHP + x_BLHP * self.D.to(x_BLHP.dtype)[:, None]).flatten(-2)
-        out_BLD = self.out_proj(self.norm(y_BLE, z_BLE))
-        return out_BLD, Mamba2State(_at_least_fp32(window_BLC[:, L:]), ssm_BHPN)
+        out_BLD = project(self.out_proj, backend.gated_rms_norm(y_BLE, z_BLE, self.norm.weight, self.groups))
+        new_window_BLC = window_BLC[:, L:]
+        if L == 1 and not torch.is_grad_enabled():
+            new_window_BLC = state.window_BLC.copy_(new_window_BLC)
+        return out_BLD, Mamba2State(_at_least_fp32(new_window_BLC), ssm_BHPN)
 
 
 class MLP(nn.Module):
@@ -154,7 +155,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(inner, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self.down(F.gelu(project(self.up, x_BLD)))
+        return project(self.down, F.gelu(project(self.up, x_BLD)))
 
 
 def sinusoids(position_BL: Tensor, width: int) -> Tensor:

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmttm.config import Stage1Config
+from ssmttm.errors import UserError
 from ssmttm.model.attention import Attention, CrossAttention, TextMemory
 from ssmttm.model.codebooks import shift_right
 from ssmttm.model.layers import MLP, Mamba2, sinusoids
+from ssmttm.model.linear import narrow_linears
 from ssmttm.model.text import TextBatch, TextStatistics
 
 
@@ -94,7 +96,7 @@ def _step_block(block: Block, x_B1D: Tensor, state: BlockState) -> tuple[Tensor,
 @dataclass
 class LMState:
     """What a stream must remember: each block's state, how many valid steps went by, the pooled text per block; and
-    the token vectors, which are the same at every step."""
+    the token vectors, which are the same at every step. In inference a step writes over it."""
 
     blocks: list[BlockState]
     position_B: Tensor
@@ -208,7 +210,10 @@ class MusicLM(nn.Module):
             else:
                 x_BSD, block_state = block(x_BSD, block_state, mask_BS, bidirectional)
             blocks.append(block_state)
-        position_B = state.position_B + valid_BS.long().sum(1)
+        if is_step and not torch.is_grad_enabled():
+            position_B = state.position_B.add_(1)
+        else:
+            position_B = state.position_B + valid_BS.long().sum(1)
         return x_BSD, LMState(blocks, position_B, state.pooled_LBD, state.table_KVD)
 
     def _begin(
@@ -236,7 +241,11 @@ class MusicLM(nn.Module):
         Args:
             delayed_BKS: codes under the delay pattern, `special` where a codebook has no frame (or is padded).
             drop_pooled, drop_prefix: replace one text path by its null (to measure what each carries).
+
+        Raises:
+            UserError: if they are more frames than positions are made for.
         """
+        self.check_length(delayed_BKS.shape[-1] - self.config.num_codebooks + 1)
         prefix_BTD, mask_BT, state = self._begin(text, drop_pooled, drop_prefix)
         input_BKS = shift_right(delayed_BKS, self.special)
         if self.training and self.config.token_dropout:
@@ -244,8 +253,9 @@ class MusicLM(nn.Module):
             hidden = torch.rand(input_BKS.shape, device=input_BKS.device) < self.config.token_dropout
             input_BKS = input_BKS.masked_fill(hidden, self.special)
         x_BSD = self._embed(input_BKS, state.table_KVD)
-        mask_BS = torch.cat([mask_BT, mask_BT.new_ones(x_BSD.shape[:2])], dim=1)
         T = prefix_BTD.shape[1]
+        # Without a prefix nothing is padded, which spares attention its mask.
+        mask_BS = torch.cat([mask_BT, mask_BT.new_ones(x_BSD.shape[:2])], dim=1) if T else None
         h_BSD, _ = self._run(torch.cat([prefix_BTD.to(x_BSD.dtype), x_BSD], dim=1), state, mask_BS, bidirectional=T)
         return self._logits(h_BSD[:, T:], state.table_KVD)
 
@@ -267,6 +277,20 @@ class MusicLM(nn.Module):
         """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step."""
         logits_BKSV, state = self.read(tokens_BK[..., None], state)
         return logits_BKSV[:, :, 0], state
+
+    def check_length(self, frames: int) -> None:
+        """Raises UserError if a piece is longer than sinusoidal positions are trained for."""
+        longest = self.config.max_frames
+        if longest and frames > longest:
+            raise UserError(
+                f"a piece of {frames} frames is longer than this model's positions are made for ({longest}); "
+                "make it shorter, or train with stage1.positions=none stage1.max_frames=0"
+            )
+
+    def narrow(self, precision: str) -> None:
+        """Keep the weights of the blocks' linear layers in bf16 or int8, for inference alone (see `NarrowLinear`).
+        Norms, convolutions, what belongs to the state space, tables and head stay as they are."""
+        narrow_linears(self.blocks, precision)
 
     def compile_steps(self, enabled: bool = True) -> None:
         """Let torch.compile fuse what one step does in a block; all blocks share the code. It is compiled at the

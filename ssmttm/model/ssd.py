@@ -92,13 +92,22 @@ def ssd_scan(
 def ssd_step(
     x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BGN: Tensor, C_BGN: Tensor, state_BHPN: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence: output [B, H, P] in x's dtype and the new state."""
+    """One step of the recurrence: output [B, H, P] in x's dtype and the new state.
+
+    Where no gradient is asked for, the new state is written over the given one: a step allocates nothing of its size.
+    """
     dtype, R = state_BHPN.dtype, x_BHP.shape[1] // B_BGN.shape[1]
     if R > 1 and B_BGN.shape[1] > 1:
         B_BGN, C_BGN = B_BGN.repeat_interleave(R, dim=1), C_BGN.repeat_interleave(R, dim=1)
     dt_BH = dt_BH.to(dtype)
     decay_BH11 = (dt_BH * A_H.to(dtype)).exp()[..., None, None]
     xdt_BHP1 = (x_BHP.to(dtype) * dt_BH[..., None])[..., None]
-    state_BHPN = torch.addcmul(state_BHPN * decay_BH11, xdt_BHP1, B_BGN.to(dtype)[:, :, None])
-    y_BHP = (state_BHPN @ C_BGN.to(dtype)[..., None]).squeeze(-1)
+    if torch.is_grad_enabled():
+        state_BHPN = torch.addcmul(state_BHPN * decay_BH11, xdt_BHP1, B_BGN.to(dtype)[:, :, None])
+    else:
+        state_BHPN.mul_(decay_BH11).addcmul_(xdt_BHP1, B_BGN.to(dtype)[:, :, None])
+    if torch.compiler.is_compiling():  # one pass over the state, fused with its update
+        y_BHP = (state_BHPN * C_BGN.to(dtype)[:, :, None]).sum(-1)
+    else:
+        y_BHP = (state_BHPN @ C_BGN.to(dtype)[..., None]).squeeze(-1)
     return y_BHP.to(x_BHP.dtype), state_BHPN
