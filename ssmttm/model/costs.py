@@ -71,7 +71,7 @@ def build(config: Stage1Config, shape: Shape, device: str = "meta") -> MusicLM:
         return MusicLM(config, shape.codebook_size, shape.text_dim, features)
 
 
-def _text(shape: Shape, tokens: int) -> TextBatch:
+def sample_text(shape: Shape, tokens: int) -> TextBatch:
     return TextBatch(
         torch.empty(1, tokens, shape.text_dim),
         torch.ones(1, tokens, dtype=torch.bool),
@@ -90,7 +90,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _bytes(values: Any) -> int:
+def bytes_held(values: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(values))
 
 
@@ -105,19 +105,19 @@ def decode_costs(config: Stage1Config, shape: Shape, context: int) -> DecodeCost
     def measure(config: Stage1Config) -> dict[str, int]:
         with FakeTensorMode(), torch.no_grad():
             lm = build(config, shape, "cpu").eval()
-            _, state = lm.prefill(_text(shape, TEXT_TOKENS))
+            _, state = lm.prefill(sample_text(shape, TEXT_TOKENS))
             if context:
                 _, state = lm.read(torch.zeros(1, config.num_codebooks, context, dtype=torch.long), state)
             with FlopCounterMode(display=False) as counter:
                 lm.step(torch.zeros(1, config.num_codebooks, dtype=torch.long), state)
             # One row of an embedding is read, all of every other matrix.
             weights = trainable_parameters(lm) - (0 if config.tie_head else lm.token_table.numel())
-            written = 0 if config.backbone.endswith("transformer") else _bytes([b[:2] for b in state.blocks])
+            written = 0 if config.backbone.endswith("transformer") else bytes_held([b[:2] for b in state.blocks])
             return {
-                "state": _bytes(state.blocks),
+                "state": bytes_held(state.blocks),
                 "flops": counter.get_total_flops(),
                 "weights": weights,
-                "moved": _bytes(state.blocks) + written,
+                "moved": bytes_held(state.blocks) + written,
             }
 
     counted = _by_layers(config, measure)
@@ -144,7 +144,7 @@ def train_costs(config: Stage1Config, shape: Shape, frames: int) -> TrainCosts:
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             ):
                 with torch.autocast("cpu", torch.bfloat16):
-                    logits_BKSV = lm(codes_BKS, _text(shape, TEXT_TOKENS))
+                    logits_BKSV = lm(codes_BKS, sample_text(shape, TEXT_TOKENS))
                 F.cross_entropy(logits_BKSV.flatten(0, -2).float(), codes_BKS.flatten()).backward()
             activations = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
             return {
