@@ -32,6 +32,9 @@ class Section(BaseModel):
 
 class CorpusConfig(Section):
     source: str = Field("runs/demo/corpus", description="folder or URI holding the audio and its manifest.jsonl")
+    format: Literal["auto", "manifest", "folder", "mtg-jamendo", "fma"] = Field(
+        "auto", description="layout of the source; auto recognises each"
+    )
     out: str = Field("runs/demo/tokens", description="folder or URI for the token shards")
     default_licence: str | None = Field(None, description="licence of tracks that state none, e.g. own-work")
     allow_licences: tuple[str, ...] = Field(
@@ -40,14 +43,31 @@ class CorpusConfig(Section):
     hours: float = Field(1.0, gt=0, description="hours to compose (demo corpus)")
     clip_seconds: float = Field(10.0, gt=0, description="length of a composed clip")
     segment_seconds: float = Field(10.0, gt=0, description="length of a training segment")
+    segments: Literal["all", "middle"] = Field("all", description="all: cut at a fixed hop; middle: one of each track")
+    hop_seconds: float | None = Field(None, gt=0, description="from one segment to the next; default: end to end")
     minimum_seconds: float = Field(1.0, gt=0, description="shorter segments are rejected")
+    loudness: float | None = Field(
+        None, lt=0, description="LUFS (ITU-R BS.1770) every segment is brought to; off: as is"
+    )
+    silence_dbfs: float = Field(-60.0, lt=0, description="segments whose peak lies below are rejected")
+    maximum_clipped: float = Field(0.05, gt=0, le=1, description="share of samples at full scale a segment may have")
+    duplicates: Literal["reject", "keep"] = Field("reject", description="the same audio under a second name")
+    maximum_rejects: float = Field(1.0, ge=0, le=1, description="share of rejected tracks beyond which the job fails")
+    vocals: Literal["keep", "remove"] = Field("keep", description="remove: separate them with demucs (extra: vocals)")
+    captioner: str | None = Field(None, description="folder of an audio LLM (Qwen2-Audio) that captions what has none")
+    rephrased: str | None = Field(None, description="JSON lines {id, captions} whose captions are added to the tracks'")
+    tag_captions: int = Field(3, ge=0, description="captions written from the tags of a track that has none")
+    actors: int | None = Field(None, gt=0, description="encoder processes; default: one per CPU, or per GPU if any")
+    gpus_per_actor: float = Field(0.0, ge=0, description="share of a GPU that each encoder process takes")
     rows_per_shard: int = Field(128, gt=0)
     captions_per_track: int = Field(6, gt=0, description="captions composed for each piece (demo corpus)")
     seed: int = 0
 
 
 class CodecConfig(Section):
-    name: Literal["mini", "dac"] = Field("mini", description="mini: fitted here; dac: a published checkpoint")
+    name: Literal["mini", "dac", "encodec"] = Field(
+        "mini", description="mini: fitted here; dac, encodec: a published checkpoint"
+    )
     path: str = Field("runs/demo/codec", description="folder of the fitted or downloaded codec")
     sample_rate: int = 24_000
     fft_size: int = 2048

@@ -16,6 +16,7 @@ Reason = Literal[
     "missing-licence",
     "licence-not-allowed",
     "bad-entry",
+    "outside-root",
     "no-caption",
     "missing",
     "unreadable",
@@ -25,6 +26,8 @@ Reason = Literal[
     "too-short",
     "not-finite",
     "silent",
+    "clipped",
+    "duplicate",
 ]
 
 
