@@ -10,11 +10,43 @@ import hashlib
 import json
 import os
 import posixpath
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import fsspec
 
 from ssmttm.errors import UserError
+
+Value = TypeVar("Value")
+RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+# What says something of the path, not of the storage: asking again would not help.
+_FINAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError, UserError)
+
+
+def with_retries(action: Callable[[], Value], uri: str) -> Value:
+    """What `action` on `uri` returns, asked again after a while if the storage fails.
+
+    Raises:
+        UserError: naming the object, if it fails each time; what says that the path is wrong is raised as it is.
+    """
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            return action()
+        except _FINAL:
+            raise
+        except Exception as error:  # each storage library raises its own
+            if not is_remote(uri):
+                raise
+            if "Credentials" in type(error).__name__:
+                raise UserError(f"{uri}: {error}; credentials are taken from the standard environment") from None
+            if delay is None:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise UserError(
+                    f"{uri}: the storage failed {len(RETRY_DELAYS_S) + 1} times ({reason}); start again when it is back"
+                ) from error
+            time.sleep(delay)
+    raise AssertionError
 
 
 def is_remote(uri: str) -> bool:
@@ -51,16 +83,17 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
-    return fs.exists(path)
+    return with_retries(lambda: fs.exists(path), uri)
 
 
 def list_names(uri: str) -> list[str]:
     """Sorted base names of a folder's entries; empty if there is no such folder."""
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    if not fs.exists(path):
+    if not exists(uri):
         return []
-    return sorted(posixpath.basename(str(entry).rstrip("/")) for entry in fs.ls(path, detail=False))
+    entries = with_retries(lambda: fs.ls(path, detail=False), uri)
+    return sorted(posixpath.basename(str(entry).rstrip("/")) for entry in entries)
 
 
 def make_dirs(uri: str) -> None:
@@ -82,7 +115,7 @@ def read_bytes(uri: str) -> bytes:
     """
     fs, path = filesystem(uri)
     try:
-        return fs.cat_file(path)
+        return with_retries(lambda: fs.cat_file(path), uri)
     except FileNotFoundError:
         raise UserError(f"{uri} does not exist") from None
 
@@ -91,7 +124,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a file in one piece: through a temporary name on local disk, in one put on an object store."""
     fs, path = filesystem(uri)
     if is_remote(uri):
-        fs.pipe_file(path, data)
+        with_retries(lambda: fs.pipe_file(path, data), uri)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp-{os.getpid()}"
@@ -129,18 +162,23 @@ def write_json(uri: str, value: Any) -> None:
 def digest(uri: str) -> str:
     """SHA-256 of a file, hexadecimal."""
     fs, path = filesystem(uri)
-    state = hashlib.sha256()
-    with fs.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
+
+    def read() -> str:
+        state = hashlib.sha256()
+        with fs.open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                state.update(block)
+        return state.hexdigest()
+
+    return with_retries(read, uri)
 
 
 def list_files(uri: str) -> list[str]:
     """Sorted paths of all files under a folder, relative to it."""
     fs, path = filesystem(uri)
     root = path.rstrip("/") + "/"
-    return sorted(str(found).removeprefix(root) for found in fs.find(path))
+    found = with_retries(lambda: fs.find(path), uri)
+    return sorted(str(name).removeprefix(root) for name in found)
 
 
 def write_commit(uri: str, commit_name: str, content: dict[str, Any] | None = None) -> None:

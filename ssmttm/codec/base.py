@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -32,7 +33,10 @@ class Codec(nn.Module, ABC):
         frame_rate: code frames per second.
         num_codebooks, codebook_size: K and V.
         coarse_dim, fine_dim: dimensions of the two kinds of latents.
+        encode_batch: segments that preprocessing encodes together; fixed, as results depend on it in the last bits.
     """
+
+    encode_batch = 1  # convolutional encoders keep activations of every sample
 
     sample_rate: int
     hop_length: int
@@ -44,6 +48,10 @@ class Codec(nn.Module, ABC):
     @property
     def frame_rate(self) -> float:
         return self.sample_rate / self.hop_length
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.state_dict().values())).device
 
     @abstractmethod
     def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,7 @@ class MiniCodec(Codec):
         UserError: for sizes that do not fit together.
     """
 
+    encode_batch = 8
     mean_M: Tensor
     basis_MP: Tensor
     codebooks_KVD: Tensor

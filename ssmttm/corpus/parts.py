@@ -64,10 +64,17 @@ def write_part(
 def read_part_metadata(uri: str) -> dict[str, Any] | None:
     """The metadata `write_part` stored: `fingerprint` and the content. None if the file is missing or foreign."""
     fs, path = storage.filesystem(uri)
-    try:
+
+    def read() -> dict[bytes, bytes]:
         with fs.open(path, "rb") as file:
-            metadata = pq.read_metadata(file).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+            try:
+                return pq.read_metadata(file).metadata or {}
+            except pa.ArrowInvalid:
+                return {}
+
+    try:
+        metadata = storage.with_retries(read, uri)
+    except FileNotFoundError:
         return None
     return json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
 
@@ -80,5 +87,9 @@ def part_matches(uri: str, fingerprint: str) -> bool:
 
 def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
     fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb") as file:
-        return pq.read_table(file, columns=list(columns))
+
+    def read() -> pa.Table:
+        with fs.open(path, "rb") as file:
+            return pq.read_table(file, columns=list(columns))
+
+    return storage.with_retries(read, uri)

@@ -12,9 +12,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
+from tqdm import tqdm
+
+from ssmttm import storage
 from ssmttm.codec.base import Codec
 from ssmttm.config import Config
 from ssmttm.corpus import licences
+from ssmttm.corpus.decode import Decoding, RefusedError, file_seconds
+from ssmttm.corpus.duplicates import find_duplicates
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.readers import relative_to_source, scan_source
 from ssmttm.corpus.rejects import Reject
@@ -22,21 +27,22 @@ from ssmttm.corpus.segments import Segment, plan_segments
 from ssmttm.corpus.text_table import TextPlan, overlong_captions, plan_text
 from ssmttm.model.text import TextEncoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_FOLDER = "shards"
 READER_THREADS = 16
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The segments of one shard, in order, and what its rows depend on. source: the corpus that audio paths are stored
-    relative to."""
+    """The segments of one shard, in order, and what its rows depend on. file_bytes: size of each segment's file, which
+    tells when one was replaced. source: the corpus that audio paths are stored relative to."""
 
     index: int
     segments: tuple[Segment, ...]
+    file_bytes: tuple[int, ...]
     codec_fingerprint: str
     text_fingerprint: str
-    minimum_seconds: float
+    decoding: Decoding
     segment_seconds: float
     source: str
 
@@ -46,7 +52,7 @@ class ShardPlan:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that decides the shard's bytes, apart from the audio files' content."""
+        """SHA-256 over everything that decides the shard's bytes; of the audio files, their sizes."""
         content = {"version": FORMAT_VERSION, **asdict(self)}
         source = content.pop("source")
         for segment in content["segments"]:
@@ -59,7 +65,7 @@ Plan = ShardPlan | TextPlan
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """All work of one dataset. rejects: files refused before any audio is decoded."""
+    """All work of one dataset. rejects: files refused before any audio is encoded."""
 
     shards: list[ShardPlan]
     texts: list[TextPlan]
@@ -71,6 +77,10 @@ class DatasetPlan:
         """In the order of work. Text first: its parts take longest, and a long part at the end would leave workers
         idle."""
         return [*self.texts, *self.shards]
+
+    @property
+    def segments(self) -> int:
+        return sum(len(shard.segments) for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -113,27 +123,70 @@ def drop_overlong_captions(tracks: Sequence[Track], encoder: TextEncoder) -> tup
     return kept, rejects, len(overlong)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A track whose duration is known, and the size of its file."""
+
+    track: Track
+    file_bytes: int
+
+
+def measure(track: Track) -> Measured | Reject:
+    """Look at a track's file: its size, and its duration where the manifest does not state one."""
+    fs, path = storage.filesystem(track.audio)
+    try:
+        seconds = track.duration_s or file_seconds(track.audio)
+        size = int(storage.with_retries(lambda: fs.size(path), track.audio) or 0)
+    except RefusedError as refused:
+        return Reject(track.id, track.audio, refused.reason, refused.detail)
+    except (FileNotFoundError, NotADirectoryError):
+        return Reject(track.id, track.audio, "missing", "no such file")
+    return Measured(replace(track, duration_s=seconds), size)
+
+
 def plan_shards(
-    tracks: Sequence[Track], config: Config, codec_fingerprint: str, text_fingerprint: str
+    tracks: Sequence[Track], config: Config, sample_rate: int, codec_fingerprint: str, text_fingerprint: str
 ) -> tuple[list[ShardPlan], list[Reject]]:
-    """Cut tracks into segments and deal these to shards of `corpus.rows_per_shard`, in manifest order."""
+    """Cut tracks into segments and deal these to shards of `corpus.rows_per_shard`, in manifest order. Of the same
+    audio under several names, the first is taken."""
     corpus = config.corpus
-    segments: list[Segment] = []
+    found: list[Measured] = []
     rejects: list[Reject] = []
-    # Threads: tracks without a stated duration are opened, perhaps on an object store.
+    # Threads: files are opened, perhaps on an object store, and libsndfile lets others work.
     with ThreadPoolExecutor(READER_THREADS) as pool:
-        for planned in pool.map(lambda track: plan_segments(track, corpus), tracks):
-            if isinstance(planned, Reject):
-                rejects.append(planned)
-            else:
-                segments += planned
+        measured = tqdm(pool.map(measure, tracks), desc="files", total=len(tracks), unit="file", leave=False)
+        for one in measured:
+            (found if isinstance(one, Measured) else rejects).append(one)  # type: ignore[arg-type]
+        if corpus.duplicates == "reject":
+            duplicates = find_duplicates([one.track for one in found], pool)
+            rejects += duplicates
+            again = {reject.id for reject in duplicates}
+            found = [one for one in found if one.track.id not in again]
+    segments: list[Segment] = []
+    sizes: list[int] = []
+    for one in found:
+        planned = plan_segments(one.track, corpus)
+        if isinstance(planned, Reject):
+            rejects.append(planned)
+        else:
+            segments += planned
+            sizes += len(planned) * [one.file_bytes]
+    decoding = Decoding(
+        sample_rate,
+        corpus.minimum_seconds,
+        corpus.silence_dbfs,
+        corpus.maximum_clipped,
+        corpus.loudness,
+        corpus.vocals,
+    )
     shards = [
         ShardPlan(
             index,
             tuple(segments[start : start + corpus.rows_per_shard]),
+            tuple(sizes[start : start + corpus.rows_per_shard]),
             codec_fingerprint,
             text_fingerprint,
-            corpus.minimum_seconds,
+            decoding,
             corpus.segment_seconds,
             corpus.source,
         )
@@ -153,7 +206,7 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder) -> DatasetP
     rejects += refused
     tracks, refused, overlong = drop_overlong_captions(tracks, encoder)
     rejects += refused
-    shards, refused = plan_shards(tracks, config, codec.fingerprint(), encoder.fingerprint)
+    shards, refused = plan_shards(tracks, config, codec.sample_rate, codec.fingerprint(), encoder.fingerprint)
     rejects += refused
     captions = [caption for shard in shards for segment in shard.segments for caption in segment.track.captions]
     rejects = [replace(reject, audio=relative_to_source(reject.audio, config.corpus.source)) for reject in rejects]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ssmttm import storage
@@ -36,13 +36,25 @@ class Reject:
     """A refused track or segment.
 
     id: track id, or segment id where the rest of the track was kept. audio: its URI. reason: a short fixed code.
-    detail: one line for people.
+    detail: one line for people. segments: how many planned ones it takes away; none where it was refused before.
     """
 
     id: str
     audio: str
     reason: Reason
     detail: str
+    segments: int = 0
+
+
+def merged(rejects: Iterable[Reject]) -> list[Reject]:
+    """One reject for each id and reason, in order of first appearance: a file whose segments lie in several shards is
+    refused in each."""
+    found: dict[tuple[str, str], Reject] = {}
+    for reject in rejects:
+        key = (reject.id, reject.reason)
+        before = found.get(key)
+        found[key] = reject if before is None else replace(before, segments=before.segments + reject.segments)
+    return list(found.values())
 
 
 def to_jsonl(rejects: Iterable[Reject]) -> str:

@@ -24,13 +24,14 @@ import torch
 from tqdm import tqdm
 
 from ssmttm import __version__, storage
+from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.config import Config
 from ssmttm.corpus.dataset_card import DatasetStatistics, attribution_csv, dataset_card
 from ssmttm.corpus.parts import PartReport, part_matches, read_columns, read_part_metadata, write_part
 from ssmttm.corpus.plan import SHARD_FOLDER, DatasetPlan, Plan, ShardPlan, plan_dataset, plan_shards
 from ssmttm.corpus.readers import relative_to_source
-from ssmttm.corpus.rejects import REJECTS_NAME, Reject, count_reasons, to_jsonl
+from ssmttm.corpus.rejects import REJECTS_NAME, Reject, count_reasons, merged, to_jsonl
 from ssmttm.corpus.segments import Segment, read_segments
 from ssmttm.corpus.text_table import TEXT_FOLDER, TextPlan, caption_key, write_text_table
 from ssmttm.errors import UserError
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 COMMIT_NAME = "dataset.json"
-ENCODE_BATCH = 8
+PLAN_NAME = "plan.json"
 
 SCHEMA = pa.schema(
     [
@@ -93,16 +94,21 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _batches(plan: ShardPlan, sample_rate: int, rejects: list[Reject]) -> Iterator[list[tuple[Segment, np.ndarray]]]:
-    """Decoded segments in groups of `ENCODE_BATCH`; what cannot be decoded goes to `rejects`."""
+RemoveVocals = Callable[[Audio], Audio] | None
+
+
+def _batches(
+    plan: ShardPlan, batch_size: int, rejects: list[Reject], remove_vocals: RemoveVocals
+) -> Iterator[list[tuple[Segment, np.ndarray]]]:
+    """Decoded segments in groups; what cannot be decoded goes to `rejects`."""
     batch: list[tuple[Segment, np.ndarray]] = []
     for _, of_track in groupby(plan.segments, key=lambda segment: segment.track.id):
-        for segment, decoded in read_segments(list(of_track), sample_rate, plan.minimum_seconds):
+        for segment, decoded in read_segments(list(of_track), plan.decoding, remove_vocals):
             if isinstance(decoded, Reject):
                 rejects.append(decoded)
                 continue
             batch.append((segment, decoded))
-            if len(batch) == ENCODE_BATCH:
+            if len(batch) == batch_size:
                 yield batch
                 batch = []
     if batch:
@@ -110,24 +116,24 @@ def _batches(plan: ShardPlan, sample_rate: int, rejects: list[Reject]) -> Iterat
 
 
 @torch.inference_mode()
-def encode_shard(plan: ShardPlan, codec: Codec, out: str) -> PartReport:
+def encode_shard(plan: ShardPlan, codec: Codec, out: str, remove_vocals: RemoveVocals = None) -> PartReport:
     """Decode and encode the segments of one shard and write it under its fixed name; a finished shard is left alone.
 
     Segments that cannot be used become rejects in the shard's metadata. Every batch is padded to
-    [ENCODE_BATCH, 1, segment_seconds]; a shorter segment keeps the frames that its own samples reach.
+    [codec.encode_batch, 1, segment_seconds]; a shorter segment keeps the frames that its own samples reach.
     """
     uri = storage.join(out, plan.name)
     if part_matches(uri, plan.fingerprint):
         content = read_part_metadata(uri) or {}
         return PartReport(plan.name, content["rows"], content["seconds"], len(content["rejects"]), skipped=True)
-    length = round(plan.segment_seconds * codec.sample_rate)
+    length, size = round(plan.segment_seconds * codec.sample_rate), codec.encode_batch
     rows: list[tuple[Any, ...]] = []
     rejects: list[Reject] = []
-    for batch in _batches(plan, codec.sample_rate, rejects):
-        wav_B1N = torch.zeros(ENCODE_BATCH, 1, length)
+    for batch in _batches(plan, size, rejects, remove_vocals):
+        wav_B1N = torch.zeros(size, 1, length)
         for index, (_, wav_N) in enumerate(batch):
             wav_B1N[index, 0, : len(wav_N)] = torch.from_numpy(wav_N)
-        codes_BKT, fine_BDT = codec.encode_with_latents(wav_B1N)
+        codes_BKT, fine_BDT = (values.cpu() for values in codec.encode_with_latents(wav_B1N.to(codec.device)))
         for index, (segment, wav_N) in enumerate(batch):
             frames = -(-len(wav_N) // codec.hop_length)
             track = segment.track
@@ -165,18 +171,27 @@ class Worker:
 
     @cached_property
     def codec(self) -> Codec:
-        return load_codec(self.config.codec.path).eval()
+        device = "cuda" if self.config.corpus.gpus_per_actor else "cpu"
+        return load_codec(self.config.codec.path).eval().to(device)
 
     @cached_property
     def encoder(self) -> TextEncoder:
         return load_text_encoder(self.config.text)
+
+    @cached_property
+    def remove_vocals(self) -> RemoveVocals:
+        if self.config.corpus.vocals == "keep":
+            return None
+        from ssmttm.corpus.vocals import VocalRemover
+
+        return VocalRemover("cuda" if self.config.corpus.gpus_per_actor else "cpu")
 
     def __call__(self, plan: Plan) -> PartReport:
         out = self.config.corpus.out
         with _one_thread():
             if isinstance(plan, TextPlan):
                 return write_text_table(plan, self.encoder, out)
-            return encode_shard(plan, self.codec, out)
+            return encode_shard(plan, self.codec, out, self.remove_vocals)
 
 
 def _remove_strays(out: str, names: set[str]) -> None:
@@ -192,7 +207,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     """Write rejects, attribution, dataset card and, last, the commit file; returns the latter's content.
 
     Raises:
-        UserError: if not one row came out, with the reasons.
+        UserError: if not one row came out, or more tracks than `corpus.maximum_rejects` were refused; with the reasons.
     """
     missing = [part.name for part in plan.parts if not part_matches(storage.join(out, part.name), part.fingerprint)]
     assert not missing, f"parts not written: {missing}"
@@ -203,17 +218,28 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         uri = storage.join(out, shard.name)
         rejects += [Reject(**reject) for reject in (read_part_metadata(uri) or {})["rejects"]]
         statistics.add(read_columns(uri, DatasetStatistics.COLUMNS))
+    rejects = merged(rejects)
+    lost = sum(reject.segments for reject in rejects)
+    assert statistics.rows + lost == plan.segments, (
+        f"{statistics.rows} rows + {lost} rejects != {plan.segments} planned"
+    )
     storage.write_text(storage.join(out, REJECTS_NAME), to_jsonl(rejects))
+    reasons = ", ".join(f"{reason} {number}" for reason, number in count_reasons(rejects).items())
+    see = f"see {storage.join(out, REJECTS_NAME)}"
     if statistics.rows == 0:
-        reasons = ", ".join(f"{reason} {number}" for reason, number in count_reasons(rejects).items())
+        raise UserError(f"nothing in {config.corpus.source} could be used ({reasons or 'no tracks'}); {see}")
+    share = len(rejects) / (len(rejects) + len(statistics.seconds_by_track))
+    if share > config.corpus.maximum_rejects:
         raise UserError(
-            f"nothing in {config.corpus.source} could be used ({reasons or 'no tracks'}); "
-            f"see {storage.join(out, REJECTS_NAME)}"
+            f"{share:.1%} of the tracks were refused ({reasons}), over corpus.maximum_rejects="
+            f"{config.corpus.maximum_rejects:g}; {see}"
         )
     content = {
         "version": __version__,
         "fingerprint": plan.fingerprint,
         **statistics.summary(),
+        "segments_planned": plan.segments,
+        "segments_rejected": lost,
         "rejects": len(rejects),
         "rejects_by_reason": count_reasons(rejects),
         "captions": sum(len(text.captions) for text in plan.texts),
@@ -249,6 +275,21 @@ def _completed(out: str, plan: DatasetPlan) -> dict[str, Any] | None:
     return dataset
 
 
+def _claim(out: str, plan: DatasetPlan) -> None:
+    """Mark an unfinished folder with its plan, so that parts of two datasets never lie in one.
+
+    Raises:
+        UserError: if it holds parts of another one.
+    """
+    uri = storage.join(out, PLAN_NAME)
+    if storage.exists(uri) and storage.read_json(uri)["fingerprint"] != plan.fingerprint:
+        raise UserError(
+            f"corpus.out={out} holds an unfinished dataset made from another corpus, codec, text encoder or settings; "
+            "choose another corpus.out, or delete the folder"
+        )
+    storage.write_json(uri, {"fingerprint": plan.fingerprint, "segments": plan.segments, "parts": len(plan.parts)})
+
+
 def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Iterator[PartReport]]) -> PreprocessResult:
     """Make `corpus.out` from `corpus.source`; `execute` fulfils the plans, in any order, as the worker would.
 
@@ -264,6 +305,7 @@ def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Itera
     dataset = _completed(out, plan)
     if dataset is not None:
         return PreprocessResult(dataset, [], time.perf_counter() - started)
+    _claim(out, plan)
     reports = list(tqdm(execute(worker, plan.parts), desc="preprocess", total=len(plan.parts), unit="part"))
     dataset = finish_dataset(out, plan, config, worker.codec, worker.encoder)
     return PreprocessResult(dataset, reports, time.perf_counter() - started)

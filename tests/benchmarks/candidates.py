@@ -1,9 +1,13 @@
-"""What language_models.py measures: our backbones and their rivals of the same width and depth, with random weights."""
+"""What language_models.py measures: our backbones and their rivals, of one width and one number of parameters.
+
+Each has as many layers as bring it nearest to `prefix_simba`; weights are random.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +23,7 @@ from ssmttm.model.text import TextBatch
 from ssmttm.training.engine import use_bf16_on_cpu
 
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)
-SIZES = {"5M": {"width": 256, "layers": 6}, "paper": {"width": 1024, "layers": 24}}
+SIZES = {"5M": (256, 6), "paper": (1024, 24)}  # width, and layers of prefix_simba
 COMMON = {"head_dim": 64, "expand": 2, "dropout": 0.0, "token_dropout": 0.0, "pooled": False}
 STATE_SIZE = 64
 BACKBONES = ("prefix_simba", "prefix_mamba", "cross_simba", "cross_transformer", "prefix_transformer")
@@ -37,6 +41,21 @@ class Setting:
     device: torch.device
     batch: int
     compiled: bool
+
+    @property
+    def width(self) -> int:
+        return SIZES[self.size][0]
+
+    @cached_property
+    def parameters(self) -> int:
+        """What all candidates should have."""
+        width, layers = SIZES[self.size]
+        return parameters(lambda: our_lm("prefix_simba", STATE_SIZE, width, layers))
+
+    def layers(self, build: Callable[[int], nn.Module]) -> int:
+        """How many layers bring a model nearest to the common number of parameters."""
+        one, two = (parameters(lambda layers=layers: build(layers)) for layers in (1, 2))
+        return round((self.parameters - one) / (two - one)) + 1
 
     def text(self, batch: int) -> TextBatch:
         text = TextBatch(
@@ -76,9 +95,22 @@ class Candidate:
     decode: Callable[[int], tuple[Step, int]] | None
     train_flops: Callable[[int], float] | None = None
 
+    layers: int = 0
+
     @property
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.module.state_dict().values())
+
+
+def parameters(build: Callable[[], nn.Module]) -> int:
+    with torch.device("meta"):
+        return costs.trainable_parameters(build())
+
+
+def our_lm(backbone: str, state_size: int, width: int, layers: int) -> MusicLM:
+    config = Stage1Config(backbone=backbone, state_size=state_size, width=width, layers=layers, **COMMON)
+    features = torch.randn(SHAPE.codebook_size, SHAPE.coarse_dim)
+    return MusicLM(config, SHAPE.codebook_size, SHAPE.text_dim, features)
 
 
 def state_at(lm: MusicLM, state: LMState, context: int) -> LMState:
@@ -98,10 +130,11 @@ def state_at(lm: MusicLM, state: LMState, context: int) -> LMState:
 
 
 def ours(setting: Setting, backbone: str, state_size: int = STATE_SIZE, precision: str = "fp32") -> Candidate:
-    config = Stage1Config(backbone=backbone, state_size=state_size, **SIZES[setting.size], **COMMON)
+    width, layers = SIZES[setting.size]
+    if backbone != "prefix_simba":
+        layers = setting.layers(lambda layers: our_lm(backbone, state_size, width, layers))
     torch.manual_seed(0)
-    features = torch.randn(SHAPE.codebook_size, SHAPE.coarse_dim)
-    lm = MusicLM(config, SHAPE.codebook_size, SHAPE.text_dim, features).to(setting.device)
+    lm = our_lm(backbone, state_size, width, layers).to(setting.device)
     if precision != "fp32":
         lm.narrow(precision)
 
@@ -131,19 +164,18 @@ def ours(setting: Setting, backbone: str, state_size: int = STATE_SIZE, precisio
         return step, held
 
     def train_flops(length: int) -> float:
-        return setting.batch * length * costs.train_costs(config, SHAPE, length).flops_per_frame
+        return setting.batch * length * costs.train_costs(lm.config, SHAPE, length).flops_per_frame
 
-    return Candidate(lm, train if precision == "fp32" else None, decode, train_flops)
+    return Candidate(lm, train if precision == "fp32" else None, decode, train_flops, layers)
 
 
-def transformers_mamba2(setting: Setting) -> Candidate:
+def mamba2_model(width: int, layers: int) -> nn.Module:
     from transformers import Mamba2Config, Mamba2Model
 
-    width, layers = SIZES[setting.size]["width"], SIZES[setting.size]["layers"]
     config = Mamba2Config(
         vocab_size=SHAPE.codebook_size + 1,
         hidden_size=width,
-        num_hidden_layers=2 * layers,  # blocks without an MLP: two stand for one of ours
+        num_hidden_layers=layers,
         state_size=STATE_SIZE,
         head_dim=COMMON["head_dim"],
         num_heads=2 * width // COMMON["head_dim"],
@@ -154,8 +186,13 @@ def transformers_mamba2(setting: Setting) -> Candidate:
         eos_token_id=0,
         pad_token_id=0,
     )
+    return Mamba2Model(config)
+
+
+def transformers_mamba2(setting: Setting) -> Candidate:
+    layers = setting.layers(lambda layers: mamba2_model(setting.width, layers))
     torch.manual_seed(0)
-    model = Mamba2Model(config).to(setting.device)
+    model: Any = mamba2_model(setting.width, layers).to(setting.device)
 
     def train(length: int) -> Step:
         codes = setting.codes(setting.batch, TEXT_TOKENS + length)
@@ -182,7 +219,7 @@ def transformers_mamba2(setting: Setting) -> Candidate:
         held = [[*layer.conv_states.values(), *layer.recurrent_states.values()] for layer in cache.layers]
         return step, costs.bytes_held(held)
 
-    return Candidate(model, train, decode)
+    return Candidate(model, train, decode, layers=layers)
 
 
 def musicgen_decoder(width: int, layers: int, num_codebooks: int, codebook_size: int) -> nn.Module:
@@ -201,7 +238,6 @@ def musicgen_decoder(width: int, layers: int, num_codebooks: int, codebook_size:
         bos_token_id=0,
         pad_token_id=0,
     )
-    torch.manual_seed(0)
     return MusicgenForCausalLM(config)
 
 
@@ -228,7 +264,9 @@ def musicgen_step(model: Any, text_BTD: torch.Tensor, context: int, compiled: bo
 
 
 def transformers_musicgen(setting: Setting) -> Candidate:
-    width, layers = SIZES[setting.size]["width"], SIZES[setting.size]["layers"]
+    width = setting.width
+    layers = setting.layers(lambda layers: musicgen_decoder(width, layers, 1, SHAPE.codebook_size))
+    torch.manual_seed(0)
     model = musicgen_decoder(width, layers, 1, SHAPE.codebook_size).to(setting.device)
 
     def train(length: int) -> Step:
@@ -249,7 +287,7 @@ def transformers_musicgen(setting: Setting) -> Candidate:
             model, torch.randn(1, TEXT_TOKENS, width, device=setting.device), context, setting.compiled
         )
 
-    return Candidate(model, train, decode)
+    return Candidate(model, train, decode, layers=layers)
 
 
 def candidates(only: list[str]) -> dict[str, Callable[[Setting], Candidate]]:

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/language_models.py [--size 5M] [--contexts 512,2048,8192,30000] [--threads 1]
 
-State size 64, head dimension 64, expansion 2, random weights; decoding one unguided stream in fp32, compiled;
+All of one width and, by their number of layers, about one number of parameters; state size 64, head dimension 64,
+expansion 2, random weights. Decoding one unguided stream in fp32, compiled;
 training in bf16 autocast. At 5 M all candidates are there together and rounds go through them in turn. At the papers'
 size they are built one after another, in several passes through all. Figures are medians. The result goes to
 results/language_models-SIZE.json beside this file, with the machine's description.
@@ -35,7 +36,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """For each candidate: milliseconds per frame and bytes of state by context, milliseconds per step by length."""
     table: dict[str, dict[str, Any]] = {
-        name: {"parameters": one.parameters, "decode_ms": {}, "state_bytes": {}, "train_ms": {}}
+        name: {"layers": one.layers, "parameters": one.parameters, "decode_ms": {}, "state_bytes": {}, "train_ms": {}}
         for name, one in built.items()
     }
     for context in contexts:

@@ -11,11 +11,13 @@ import soundfile
 
 from ssmttm import audio
 from ssmttm.config import CorpusConfig
+from ssmttm.corpus.decode import Decoding
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.rejects import Reject
 from ssmttm.corpus.segments import Segment, plan_segments, read_segments
 
 CORPUS = CorpusConfig(segment_seconds=3.0, minimum_seconds=1.0)
+DECODING = Decoding(24_000, 1.0, silence_dbfs=-60.0, maximum_clipped=0.05, loudness=None, vocals="keep")
 
 
 def track_of(path: Path | str, duration_s: float = 0.0) -> Track:
@@ -61,7 +63,7 @@ def test_segments_join_to_the_resampled_whole(tmp_path: Path, rate: int) -> None
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(7.5, rate, channels=2), rate, subtype="FLOAT")
     whole = audio.resample(audio.to_mono(audio.read(str(path))), 24_000).samples[0]
-    parts = [wav for _, wav in read_segments(planned(track_of(path)), 24_000, 1.0)]
+    parts = [wav for _, wav in read_segments(planned(track_of(path)), DECODING)]
     assert [len(part) for part in parts] == [72_000, 72_000, len(whole) - 144_000]
     assert all(part.dtype == np.float32 for part in parts)
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-4)
@@ -71,7 +73,7 @@ def refusals(track: Track) -> list[tuple[str, str]]:
     segments = plan_segments(track, CORPUS)
     if isinstance(segments, Reject):
         return [(segments.id, segments.reason)]
-    return [(r.id, r.reason) for _, r in read_segments(segments, 24_000, 1.0) if isinstance(r, Reject)]
+    return [(r.id, r.reason) for _, r in read_segments(segments, DECODING) if isinstance(r, Reject)]
 
 
 @pytest.mark.parametrize("duration_s", [0.0, 6.0], ids=["duration unknown", "duration stated"])
@@ -104,14 +106,14 @@ def test_truncated_file_keeps_its_whole_segments(tmp_path: Path, extension: str)
     soundfile.write(path, rng.uniform(-0.5, 0.5, 9 * 24_000), 24_000)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    results = list(read_segments(planned(track_of(path, 9.0)), 24_000, 1.0))
+    results = list(read_segments(planned(track_of(path, 9.0)), DECODING))
     assert isinstance(results[0][1], np.ndarray)
     assert [r.reason for _, r in results[1:] if isinstance(r, Reject)] == ["truncated", "truncated"]
 
 
 def test_stated_duration_may_be_rounded(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(5.8, 24_000), 24_000)
-    wavs = [wav for _, wav in read_segments(planned(track_of(tmp_path / "a.wav", 6.0)), 24_000, 1.0)]
+    wavs = [wav for _, wav in read_segments(planned(track_of(tmp_path / "a.wav", 6.0)), DECODING)]
     assert [len(wav) for wav in wavs] == [72_000, 67_200]
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,11 @@ def digests(folder: str) -> dict[str, str]:
 
 
 def write_tone(path: Path, seconds: float, sidecar: dict[str, Any] | None = None, rate: int = 24_000) -> None:
+    """Each name has a pitch of its own: the same audio twice is refused."""
     time = np.arange(round(seconds * rate)) / rate
+    hz = 200 + zlib.crc32(path.name.encode()) % 1000
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.3 * np.sin(2 * math.pi * 330 * time), rate, subtype="FLOAT")
+    soundfile.write(path, 0.3 * np.sin(2 * math.pi * hz * time), rate, subtype="FLOAT")
     entry = {"licence": "CC0-1.0", "captions": ["a steady tone"], "split": "train"}
     path.with_suffix(".json").write_text(json.dumps({**entry, **(sidecar or {})}))
 
