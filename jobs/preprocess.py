@@ -18,7 +18,7 @@ from ssmttm import config
 from ssmttm.corpus.dataset_card import summary_table
 from ssmttm.corpus.parts import PartReport
 from ssmttm.corpus.tokenize import Plan, Worker, preprocess, preprocess_local
-from ssmttm.errors import exit_on_user_error
+from ssmttm.errors import UserError, exit_on_user_error
 
 
 class PartWriter:
@@ -28,26 +28,44 @@ class PartWriter:
         self._worker = Worker(settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(self._worker(pickle.loads(row["plan"])))
+        plan: Plan = pickle.loads(row["plan"])
+        try:
+            return {"report": asdict(self._worker(plan)), "problem": ""}
+        except UserError as error:  # as a value: raised here, Ray would bury its one line in traces
+            return {"report": asdict(PartReport(plan.name, 0, 0.0, 0, skipped=False)), "problem": str(error)}
 
 
 def execute_with_ray(worker: Worker, plans: Sequence[Plan]) -> Iterator[PartReport]:
-    """Fulfil plans on a pool of actors, one per CPU of the cluster at most; each loads the encoders once."""
+    """Fulfil plans on a pool of actors that load the encoders once: `corpus.actors`, or as many as the cluster's CPUs
+    or GPUs let in.
+
+    Raises:
+        UserError: if the cluster lacks the GPUs asked for, or an actor met one (a storage that failed, for one).
+    """
     import ray.data
 
     # One progress bar, the library's own, which counts parts; and no log line for each step of the executor.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    actors = min(len(plans), max(1, int(ray.cluster_resources().get("CPU", 1))))
+    corpus, resources = worker.config.corpus, ray.cluster_resources()
+    room = int(resources.get("CPU", 1))
+    if corpus.gpus_per_actor:
+        room = int(resources.get("GPU", 0) / corpus.gpus_per_actor)
+        if not room:
+            raise UserError(f"corpus.gpus_per_actor={corpus.gpus_per_actor:g}, but the cluster has no such GPU")
+    actors = min(len(plans), corpus.actors or max(1, room))
     rows = ray.data.from_items([{"plan": pickle.dumps(plan)} for plan in plans], override_num_blocks=len(plans)).map(
         PartWriter,
         fn_constructor_args=(worker.config,),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=1,
+        num_gpus=corpus.gpus_per_actor or None,
     )
     for row in rows.iter_rows():
-        yield PartReport(**row)
+        if row["problem"]:
+            raise UserError(row["problem"])
+        yield PartReport(**row["report"])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -190,14 +190,18 @@ def _promises_more(log: str) -> bool:
 
 
 def _ogg_without_end(file: Any) -> bool:
-    """Whether this is an Ogg stream whose last page is not marked as such: libsndfile takes it for a shorter file."""
+    """Whether this is an Ogg stream whose last page is not marked as such, or not whole (RFC 3533, section 6):
+    libsndfile takes it for a shorter file."""
     if file.read(4) != b"OggS":
         return False
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - OGG_TAIL_BYTES))
     tail = file.read(OGG_TAIL_BYTES)
     last = tail.rfind(b"OggS")
-    return last < 0 or len(tail) < last + 6 or not tail[last + 5] & 4
+    page = tail[last:] if last >= 0 else b""
+    segments = page[26] if len(page) > 26 else 0
+    whole = len(page) >= 27 + segments + sum(page[27 : 27 + segments])
+    return not (len(page) > 26 and whole and page[5] & 4)
 
 
 def decode(
@@ -250,11 +254,14 @@ def decode(
     return wav_N
 
 
-def file_seconds(uri: str) -> float:
+def file_seconds(uri: str, minimum_seconds: float) -> float:
     """Length of an audio file, from its header.
 
     Raises:
-        RefusedError, UserError: as `open_audio`.
+        RefusedError, UserError: as `open_audio`; and if it is shorter than the minimum.
     """
     with open_audio(uri) as source:
+        if source.seconds < minimum_seconds:
+            reason: Reason = "truncated" if source.is_cut else "too-short"
+            raise RefusedError(reason, f"{source.seconds:.2f} s, the minimum is {minimum_seconds:g} s")
         return source.seconds

@@ -131,11 +131,11 @@ class Measured:
     file_bytes: int
 
 
-def measure(track: Track) -> Measured | Reject:
+def measure(track: Track, minimum_seconds: float) -> Measured | Reject:
     """Look at a track's file: its size, and its duration where the manifest does not state one."""
     fs, path = storage.filesystem(track.audio)
     try:
-        seconds = track.duration_s or file_seconds(track.audio)
+        seconds = track.duration_s or file_seconds(track.audio, minimum_seconds)
         size = int(storage.with_retries(lambda: fs.size(path), track.audio) or 0)
     except RefusedError as refused:
         return Reject(track.id, track.audio, refused.reason, refused.detail)
@@ -154,7 +154,13 @@ def plan_shards(
     rejects: list[Reject] = []
     # Threads: files are opened, perhaps on an object store, and libsndfile lets others work.
     with ThreadPoolExecutor(READER_THREADS) as pool:
-        measured = tqdm(pool.map(measure, tracks), desc="files", total=len(tracks), unit="file", leave=False)
+        measured = tqdm(
+            pool.map(lambda track: measure(track, corpus.minimum_seconds), tracks),
+            desc="files",
+            total=len(tracks),
+            unit="file",
+            leave=False,
+        )
         for one in measured:
             (found if isinstance(one, Measured) else rejects).append(one)  # type: ignore[arg-type]
         if corpus.duplicates == "reject":

@@ -38,7 +38,7 @@ def plan_segments(track: Track, config: CorpusConfig) -> list[Segment] | Reject:
     """Segments of `segment_seconds` at a fixed hop, or the one in the middle; a shorter last one is kept from
     `minimum_seconds` on. The file is opened only if the manifest does not state its duration."""
     try:
-        seconds = track.duration_s if track.duration_s > 0 else file_seconds(track.audio)
+        seconds = track.duration_s if track.duration_s > 0 else file_seconds(track.audio, config.minimum_seconds)
         if seconds < config.minimum_seconds:
             raise RefusedError("too-short", f"{seconds:.2f} s, the minimum is {config.minimum_seconds:g} s")
     except RefusedError as refused:
