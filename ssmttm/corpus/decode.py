@@ -49,7 +49,8 @@ class Decoding:
     """How a stretch becomes the codec's input, and when it is refused.
 
     sample_rate: of the result. silence_dbfs: peaks below are silent. maximum_clipped: share of samples at full scale.
-    loudness: LUFS that each stretch is brought to; None leaves it. vocals: keep or remove.
+    loudness: LUFS that each stretch is brought to; None leaves it. vocals: "keep", or the fingerprint of what removes
+    them.
     """
 
     sample_rate: int
@@ -223,7 +224,9 @@ def decode(
         raise RefusedError("truncated", f"the file ends at {source.seconds:.2f} s, before its header says")
     margin = 0 if rate == decoding.sample_rate else round(RESAMPLE_MARGIN_S * rate)
     left = min(margin, begin)
-    mono: list[np.ndarray] = []
+    # Vocals are found in stereo; more channels are mixed down, as everything is without that.
+    mixed = remove_vocals is None or source.file.channels > 2
+    blocks: list[np.ndarray] = []
     read = clipped = 0
     peak = 0.0
     for block_NC in source.read(begin - left, end - begin + left + margin):
@@ -233,7 +236,7 @@ def decode(
         peak = max(peak, float(inner_NC.max(initial=0.0)))
         clipped += int(np.count_nonzero(inner_NC >= FULL_SCALE))
         read += len(block_NC)
-        mono.append(block_NC if remove_vocals is not None else block_NC.mean(axis=1, keepdims=True, dtype=np.float32))
+        blocks.append(block_NC.mean(axis=1, keepdims=True, dtype=np.float32) if mixed else block_NC)
     seconds = min((read - left) / rate, duration_s)
     if seconds < duration_s - LENGTH_TOLERANCE_S or seconds < decoding.minimum_seconds:
         detail = f"{max(seconds, 0):.2f} s of {duration_s:.2f} s at {start_s:.2f} s could be decoded"
@@ -243,7 +246,7 @@ def decode(
     share = clipped / ((end - begin) * source.file.channels)
     if share > decoding.maximum_clipped:
         raise RefusedError("clipped", f"{share:.1%} of the samples at {start_s:.2f} s are at full scale")
-    stretch = Audio(np.ascontiguousarray(np.concatenate(mono).T), rate)
+    stretch = Audio(np.ascontiguousarray(np.concatenate(blocks).T), rate)
     if remove_vocals is not None:
         stretch = audio.to_mono(remove_vocals(stretch))
     wav_N = audio.resample(stretch, decoding.sample_rate).samples[0]

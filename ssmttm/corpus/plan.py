@@ -145,7 +145,12 @@ def measure(track: Track, minimum_seconds: float) -> Measured | Reject:
 
 
 def plan_shards(
-    tracks: Sequence[Track], config: Config, sample_rate: int, codec_fingerprint: str, text_fingerprint: str
+    tracks: Sequence[Track],
+    config: Config,
+    sample_rate: int,
+    codec_fingerprint: str,
+    text_fingerprint: str,
+    vocals: str = "keep",
 ) -> tuple[list[ShardPlan], list[Reject]]:
     """Cut tracks into segments and deal these to shards of `corpus.rows_per_shard`, in manifest order. Of the same
     audio under several names, the first is taken."""
@@ -183,7 +188,7 @@ def plan_shards(
         corpus.silence_dbfs,
         corpus.maximum_clipped,
         corpus.loudness,
-        corpus.vocals,
+        vocals,
     )
     shards = [
         ShardPlan(
@@ -201,8 +206,11 @@ def plan_shards(
     return shards, rejects
 
 
-def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder) -> DatasetPlan:
+def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str = "keep") -> DatasetPlan:
     """Read the source and fix all work on it. `audio` becomes relative to the source in everything that is stored.
+
+    Args:
+        vocals: what is done to them: "keep", or the fingerprint of what removes them.
 
     Raises:
         UserError: if `corpus.source` does not exist or holds no track.
@@ -210,6 +218,10 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder) -> DatasetP
     tracks, rejects = scan_source(config.corpus.source, config.corpus)
     tracks, refused = admit_tracks(tracks, config)
     rejects += refused
+    if config.corpus.captioner:
+        from ssmttm.corpus.captioner import caption_tracks
+
+        tracks = caption_tracks(tracks, config.corpus.captioner, config.corpus.out)
     tracks, refused, overlong = drop_overlong_captions(tracks, encoder)
     rejects += refused
     shards, refused = plan_shards(tracks, config, codec.sample_rate, codec.fingerprint(), encoder.fingerprint)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,9 @@ from ssmttm.corpus.segments import Segment, read_segments
 from ssmttm.corpus.text_table import TEXT_FOLDER, TextPlan, caption_key, write_text_table
 from ssmttm.errors import UserError
 from ssmttm.model.text import TextEncoder, load_text_encoder
+
+if TYPE_CHECKING:
+    from ssmttm.corpus.vocals import VocalRemover
 
 __all__ = [
     "COMMIT_NAME",
@@ -179,7 +182,7 @@ class Worker:
         return load_text_encoder(self.config.text)
 
     @cached_property
-    def remove_vocals(self) -> RemoveVocals:
+    def remove_vocals(self) -> VocalRemover | None:
         if self.config.corpus.vocals == "keep":
             return None
         from ssmttm.corpus.vocals import VocalRemover
@@ -301,7 +304,8 @@ def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Itera
     """
     started = time.perf_counter()
     config, out = worker.config, worker.config.corpus.out
-    plan = plan_dataset(config, worker.codec, worker.encoder)
+    vocals = worker.remove_vocals.fingerprint if worker.remove_vocals else "keep"
+    plan = plan_dataset(config, worker.codec, worker.encoder, vocals)
     dataset = _completed(out, plan)
     if dataset is not None:
         return PreprocessResult(dataset, [], time.perf_counter() - started)

@@ -236,6 +236,37 @@ def test_overlong_captions_are_found_among_many(tiny_text_encoder: TextEncoder) 
     assert overlong_captions(captions, tiny_text_encoder) == {captions[7], captions[13]}
 
 
+def test_optional_steps_are_part_of_the_plan(
+    tiny_config: config.Config, tiny_codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions of a model for what has none; vocals removed from every segment, by weights that the plan names."""
+
+    class Remover:
+        def __init__(self, device: str):
+            self.fingerprint = "weights"
+
+        def __call__(self, heard: audio.Audio) -> audio.Audio:
+            return audio.Audio(heard.samples * 0.5, heard.sample_rate)
+
+    def caption(tracks: list[Any], folder: str, cache: str) -> list[Any]:
+        assert (folder, cache) == ("a-model", str(tmp_path / "out"))
+        return [t if t.captions else replace(t, captions=("made by a model",)) for t in tracks]
+
+    monkeypatch.setattr("ssmttm.corpus.vocals.VocalRemover", Remover)
+    monkeypatch.setattr("ssmttm.corpus.captioner.caption_tracks", caption)
+    write_tone(tmp_path / "in/a.wav", 3.0, {"captions": []})
+    steps = {"vocals": "remove", "captioner": "a-model"}
+    preprocess_local(with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"), **steps))
+    (caption_row,) = texts_of(str(tmp_path / "out")).values()
+    assert caption_row["caption"] == "made by a model"
+    (row,) = rows_of(str(tmp_path / "out"))
+    wav_N = audio.read(str(tmp_path / "in/a.wav")).samples * 0.5
+    with torch.inference_mode():
+        codes_BKT, _ = tiny_codec.encode_with_latents(torch.from_numpy(wav_N)[None])
+    codes_KT = np.frombuffer(row["codes"], np.int16).reshape(tiny_codec.num_codebooks, -1)
+    assert (codes_KT == codes_BKT[0].numpy()).mean() > 0.98
+
+
 def test_source_and_output_may_be_object_stores(
     tiny_config: config.Config, tiny_tokens: str, tiny_corpus: str, tmp_path: Path
 ) -> None:
