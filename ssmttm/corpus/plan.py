@@ -83,6 +83,10 @@ class DatasetPlan:
         return sum(len(shard.segments) for shard in self.shards)
 
     @property
+    def seconds(self) -> float:
+        return sum(segment.duration_s for shard in self.shards for segment in shard.segments)
+
+    @property
     def fingerprint(self) -> str:
         parts = [part.fingerprint for part in self.parts]
         refused = [(reject.id, reject.reason) for reject in self.rejects]

@@ -36,7 +36,8 @@ class Reject:
     """A refused track or segment.
 
     id: track id, or segment id where the rest of the track was kept. audio: its URI. reason: a short fixed code.
-    detail: one line for people. segments: how many planned ones it takes away; none where it was refused before.
+    detail: one line for people. segments, seconds: what it takes away of what was planned; nothing where it was refused
+    before.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Reject:
     reason: Reason
     detail: str
     segments: int = 0
+    seconds: float = 0.0
 
 
 def merged(rejects: Iterable[Reject]) -> list[Reject]:
@@ -53,7 +55,11 @@ def merged(rejects: Iterable[Reject]) -> list[Reject]:
     for reject in rejects:
         key = (reject.id, reject.reason)
         before = found.get(key)
-        found[key] = reject if before is None else replace(before, segments=before.segments + reject.segments)
+        if before is not None:
+            reject = replace(
+                before, segments=before.segments + reject.segments, seconds=before.seconds + reject.seconds
+            )
+        found[key] = reject
     return list(found.values())
 
 

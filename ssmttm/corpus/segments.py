@@ -73,6 +73,10 @@ def read_segments(
                 try:
                     yield segment, decode(source, segment.start_s, segment.duration_s, decoding, remove_vocals)
                 except RefusedError as refused:
-                    yield segment, Reject(segment.id, track.audio, refused.reason, refused.detail, 1)
+                    yield (
+                        segment,
+                        Reject(segment.id, track.audio, refused.reason, refused.detail, 1, segment.duration_s),
+                    )
     except RefusedError as refused:
-        yield segments[0], Reject(track.id, track.audio, refused.reason, refused.detail, len(segments))
+        seconds = sum(segment.duration_s for segment in segments)
+        yield segments[0], Reject(track.id, track.audio, refused.reason, refused.detail, len(segments), seconds)

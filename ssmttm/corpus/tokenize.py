@@ -243,6 +243,8 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         **statistics.summary(),
         "segments_planned": plan.segments,
         "segments_rejected": lost,
+        "seconds_planned": round(plan.seconds, 3),
+        "seconds_rejected": round(sum(reject.seconds for reject in rejects), 3),
         "rejects": len(rejects),
         "rejects_by_reason": count_reasons(rejects),
         "captions": sum(len(text.captions) for text in plan.texts),

@@ -124,6 +124,8 @@ def test_exactly_the_broken_files_are_named(
     dataset = result.dataset
     assert dataset["rows"] == FILES - 40
     assert dataset["rows"] + dataset["segments_rejected"] == dataset["segments_planned"]
+    seconds = sum(dataset["seconds_by_split"].values()) + dataset["seconds_rejected"]
+    assert seconds == pytest.approx(dataset["seconds_planned"], abs=1.0)
     rows = [row for path in sorted((tmp_path / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
     assert {row["audio"] for row in rows} == {p.name for p in folder.iterdir() if "-good." in p.name} - {
         p.name for p in folder.glob("*.json")
