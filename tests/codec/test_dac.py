@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssmttm.codec import DacCodec, load_codec
-from ssmttm.codec.dac import BLOCK_FRAMES, context_frames
+from ssmttm.codec.blocks import BLOCK_FRAMES
+from ssmttm.codec.dac import context_frames
 from ssmttm.errors import UserError
 
 RATE = 16_000
