@@ -2,9 +2,9 @@
 
 Latents are the quantisers' own projections (8 dimensions each at 44.1 kHz): coarse is codebook 0's entry, fine the
 continuous projections of all others. Decoding sends both back through the quantisers, so fine latents need not be
-exact: what lies nearest counts.
+exact: what lies nearest counts. All zeros stand for a codebook left out, which adds nothing.
 
-Shapes: B batch, N samples, T code frames, K codebooks, D latent dimensions.
+Shapes: B batch, N samples, T code frames, K codebooks, D latent dimensions (d of one codebook), H of the decoder.
 """
 
 from __future__ import annotations
@@ -112,6 +112,16 @@ class DacCodec(Codec):
 
     def _block(self, window: Window) -> Tensor:
         """Audio [B, 1, owned * hop] of a window's own frames."""
-        quantised, _ = self.model.quantizer.from_latents(window.frames_BDT)
-        wav_B1N = self.model.decoder(quantised)
+        wav_B1N = self.model.decoder(self._quantised(window.frames_BDT))
         return wav_B1N[..., window.context * self.hop_length : (window.context + window.owned) * self.hop_length]
+
+    def _quantised(self, latents_BDT: Tensor) -> Tensor:
+        """The decoder's input [B, H, T]: the nearest entry in each codebook, projected back, and their sum."""
+        parts = []
+        for book, latents_BdT in enumerate(latents_BDT.split(self.coarse_dim, dim=1)):
+            quantizer: Any = self.model.quantizer.quantizers[book]
+            projected_BHT = quantizer.out_proj(quantizer.decode_latents(latents_BdT)[0])
+            # No direction is nearest to zero: there the model would take its first entry.
+            left_out_B1T = (latents_BdT == 0).all(dim=1, keepdim=True)
+            parts.append(projected_BHT.masked_fill(left_out_B1T, 0.0))
+        return torch.stack(parts).sum(dim=0)

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_checkpoints import write_encodec
 
 from ssmttm.codec import EncodecCodec, load_codec
 from ssmttm.codec.blocks import BLOCK_FRAMES
@@ -32,20 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 HOP = 40
 
 
-def write_checkpoint(folder: Path, variant: str, **changes: Any) -> str:
-    from transformers import EncodecConfig, EncodecModel
-
-    torch.manual_seed(0)
-    model = EncodecModel(EncodecConfig(**{**VARIANTS[variant], **changes}))
-    for index, layer in enumerate(model.quantizer.layers):  # made of zeros
-        torch.nn.init.normal_(layer.codebook.embed, std=0.5 / (index + 1))
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module", params=list(VARIANTS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_checkpoint(tmp_path_factory.mktemp("encodec"), request.param)
+    return write_encodec(tmp_path_factory.mktemp("encodec"), **VARIANTS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +197,7 @@ def test_the_older_names_of_normalised_weights_are_read(folder: str, codec: Enco
     ],
 )
 def test_the_48_khz_variant_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    folder = write_checkpoint(tmp_path, "24khz", **changes)
+    folder = write_encodec(tmp_path, **{**VARIANTS["24khz"], **changes})
     with pytest.raises(UserError, match=message) as refused:
         load_codec(folder)
     assert folder in str(refused.value)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoints import write_t5
 
 from ssmttm import storage
 from ssmttm.config import TextConfig
@@ -55,21 +56,6 @@ def test_reference_round_trip(encoder):
 def test_missing_checkpoint_is_named():
     with pytest.raises(UserError, match="nowhere"):
         load_text_encoder(TextConfig(encoder="transformers", path="/nowhere"))
-
-
-def write_t5(folder, shard_size="1GB"):
-    """A random T5 with a T5 tokenizer, encoder and decoder, as FLAN-T5 is published."""
-    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
-
-    words = ["▁slow", "▁piano", "▁", *"abcdefghijklmnopqrstuvwxyz,"]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((word, -1.0 - len(words)) for word in words)]
-    T5Tokenizer(vocab=vocabulary, extra_ids=0).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder, max_shard_size=shard_size)
-    return str(folder)
 
 
 def load_t5(path):
