@@ -33,7 +33,7 @@ SMALL = (
     *("codec.codebook_size=32", "text.dim=16"),
     *("stage1.width=64", "stage1.layers=2", "stage1.state_size=16", "stage1.max_frames=150"),
     *("stage2.width=32", "stage2.layers=2", "stage2.crop_frames=64"),
-    *("train.use_gpu=false", "train.launch=local", "train.precision=fp32", "tracking.enabled=false"),
+    *("train.use_gpu=false", "train.launch=local", "tracking.enabled=false"),
     *("train.steps=3", "train.global_batch=4", "train.warmup_steps=1", "train.validation_rows=2", "train.samples=1"),
     *("generation.steps=2",),
 )
