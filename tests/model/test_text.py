@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoints import write_t5
 
+from ssmttm import storage
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
 from ssmttm.model.text import TextBatch, collate_text, load_text_encoder, load_text_encoder_from
@@ -56,22 +58,78 @@ def test_missing_checkpoint_is_named():
         load_text_encoder(TextConfig(encoder="transformers", path="/nowhere"))
 
 
-def test_tiny_t5_checkpoint_in_published_layout(tmp_path):
-    """FLAN-T5's loading path on a random checkpoint: the encoder half alone is used."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+def load_t5(path):
+    return load_text_encoder(TextConfig(encoder="transformers", path=path))
 
-    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "slow": 3, "piano": 4}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>").save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    T5ForConditionalGeneration(
-        T5Config(vocab_size=5, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
-    ).save_pretrained(tmp_path)
-    states = load_text_encoder(TextConfig(encoder="transformers", path=str(tmp_path))).encode(["slow piano"])[0]
-    assert states.shape == (2, 16)
-    assert np.isfinite(states).all()
+
+@torch.inference_mode()
+def test_t5_checkpoint_in_published_layout(tmp_path):
+    """FLAN-T5's loading path on a random checkpoint: the encoder half alone is used."""
+    from transformers import T5ForConditionalGeneration
+
+    folder = write_t5(tmp_path)
+    encoder = load_t5(folder)
+    assert encoder.dim == 16
+    assert encoder.tokenize(["slow piano"]) == [[3, 4, 1]]  # ends in </s>
+    states = encoder.encode(["slow piano", "jazz, slow"])
+    whole = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    for caption, found in zip(["slow piano", "jazz, slow"], states, strict=True):
+        ids = torch.tensor(encoder.tokenize([caption]))
+        expected = whole.encoder(input_ids=ids).last_hidden_state[0]
+        np.testing.assert_allclose(found.astype(np.float32), expected.numpy(), rtol=2e-3, atol=1e-3)
+    with pytest.raises(UserError, match=r"text\.dim=768"):
+        load_text_encoder(TextConfig(encoder="transformers", path=folder, dim=768))
+
+
+def test_weights_in_shards_are_read_and_told_apart(tmp_path):
+    single = load_t5(write_t5(tmp_path / "single"))
+    folder = tmp_path / "sharded"
+    sharded = load_t5(write_t5(folder, "6KB"))
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    np.testing.assert_array_equal(sharded.encode(["slow piano"])[0], single.encode(["slow piano"])[0])
+    assert load_t5(str(folder)).fingerprint == sharded.fingerprint
+    data = bytearray(shards[-1].read_bytes())
+    data[-1] ^= 1
+    shards[-1].write_bytes(data)
+    assert load_t5(str(folder)).fingerprint != sharded.fingerprint
+    shards[-1].unlink()
+    with pytest.raises(UserError, match=rf"lacks {shards[-1].name}"):
+        load_t5(str(folder))
+
+
+def test_a_remote_checkpoint_is_copied_once_for_each_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    local = write_t5(tmp_path / "local", "6KB")
+    uri = "memory://models/t5"
+    try:
+        for file in (tmp_path / "local").iterdir():
+            storage.write_bytes(storage.join(uri, file.name), file.read_bytes())
+        storage.write_bytes(storage.join(uri, "pytorch_model.bin"), b"another format")
+        remote = load_t5(uri)
+        assert remote.reference["path"] == uri
+        assert remote.fingerprint == load_t5(local).fingerprint == load_t5(uri).fingerprint
+        (copy,) = (tmp_path / "cache" / "ssmttm" / "text-encoders").iterdir()
+        assert {file.name for file in copy.iterdir()} == {file.name for file in (tmp_path / "local").iterdir()}
+        config = storage.read_json(storage.join(uri, "config.json"))
+        storage.write_json(storage.join(uri, "config.json"), config | {"d_model": 16, "changed": True})
+        load_t5(uri)
+        assert len(list(copy.parent.iterdir())) == 2
+    finally:
+        storage.remove_tree(uri)
+    with pytest.raises(UserError, match="text encoder memory://models/t5 is missing"):
+        load_t5(uri)
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    folder = write_t5(tmp_path)
+    assert load_t5(f"file://{folder}").fingerprint == load_t5(folder).fingerprint
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"{tmp_path} has no model\.safetensors"):
+        load_t5(str(tmp_path))
 
 
 def test_collate_pads_left():
