@@ -1,5 +1,7 @@
-"""Tags inside audio files: title, artist, genre and licence, as libsndfile reads them (ID3, Vorbis comments, INFO chunks).
-It gives no tempo."""
+"""Tags inside audio files: title, artist, genre and licence, as libsndfile finds them (ID3, Vorbis comments, INFO).
+
+It gives no tempo.
+"""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ class Facts:
     bpm: int | None
     key: str
 
-    def __bool__(self) -> bool:
-        words = (self.genres, self.moods, self.occasions, self.instruments, self.keywords)
-        return any(words) or self.bpm is not None or bool(self.key)
+    def __len__(self) -> int:
+        words = (self.genres, self.moods, self.occasions, self.instruments, self.keywords, self.key)
+        return sum(map(bool, words)) + (self.bpm is not None)
 
 
 def read_facts(tags: Mapping[str, Any]) -> Facts:
@@ -100,7 +100,7 @@ def _some(rng: Random, words: list[str], kind: str) -> list[str]:
 
 
 def _draw(rng: Random, facts: Facts) -> Facts:
-    """Some of the facts: about one in four is left out, but never all."""
+    """Some of the facts: about one in four is left out, but two are told if there are two."""
     keep = [rng.random() < 0.75 for _ in range(7)]
     drawn = Facts(
         genres=_some(rng, facts.genres, "genre") if keep[0] else [],
@@ -111,13 +111,15 @@ def _draw(rng: Random, facts: Facts) -> Facts:
         bpm=facts.bpm if keep[5] else None,
         key=facts.key if keep[6] else "",
     )
-    return drawn or _draw(rng, facts)
+    return drawn if len(drawn) >= min(2, len(facts)) else _draw(rng, facts)
 
 
 def _named(facts: Facts, noun: str) -> str:
     """`rock track`, but `soundtrack` rather than `soundtrack track`."""
     genre = _listed(facts.genres) if facts.genres else ""
-    return genre if genre.endswith(noun) else f"{genre} {noun}".strip()
+    if genre.endswith(noun):
+        return genre if len(facts.genres) == 1 or noun == "music" else f"{genre} piece"
+    return f"{genre} {noun}".strip()
 
 
 def _head(rng: Random, facts: Facts, noun: str) -> str:
@@ -145,7 +147,7 @@ def _after(rng: Random, facts: Facts) -> str:
 
 def _noun_phrase(rng: Random, facts: Facts) -> str:
     head = with_article(_head(rng, facts, rng.choice(("track", "piece", "tune"))))
-    return _capital(" ".join(filter(None, [head, _after(rng, facts)]))) + rng.choice(("", "."))
+    return _capital(" ".join(filter(None, [head, _after(rng, facts)])))
 
 
 def _music(rng: Random, facts: Facts) -> str:
@@ -165,12 +167,12 @@ def _instruments_first(rng: Random, facts: Facts) -> str:
         return _noun_phrase(rng, facts)
     rest = replace(facts, instruments=[])
     head = with_article(_head(rng, rest, rng.choice(("track", "piece"))))
-    return _capital(" ".join(filter(None, [f"{_listed(facts.instruments)} in {head}", _after(rng, rest)]))) + "."
+    return _capital(" ".join(filter(None, [f"{_listed(facts.instruments)} in {head}", _after(rng, rest)])))
 
 
 def _sentences(rng: Random, facts: Facts) -> str:
     head = _named(facts, rng.choice(("piece", "track")))
-    opening = f"{rng.choice(('This is', 'Here is', 'It is'))} {with_article(' '.join([head, *facts.occasions]))}."
+    opening = f"{rng.choice(('This is', 'Here is'))} {with_article(' '.join([head, *facts.occasions]))}."
     told = []
     if facts.moods:
         told.append(rng.choice(("The mood is {}.", "It feels {}.", "It sounds {}.")).format(_listed(facts.moods)))
