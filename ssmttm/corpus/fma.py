@@ -74,9 +74,11 @@ def _genre_names(values: dict[str, str], names: dict[str, str]) -> list[str]:
     """The top genre, then those of `genres`, a list of numbers such as `[21, 76]`."""
     try:
         numbers = json.loads(values["genres"] or "[]")
-        found = [names[str(number)] for number in numbers if str(number) in names]
-    except (ValueError, TypeError):
-        raise UserError(f"('track', 'genres') '{values['genres']}' is not a list of numbers") from None
+    except ValueError:
+        numbers = None
+    if not isinstance(numbers, list):
+        raise UserError(f"('track', 'genres') '{values['genres']}' is not a list of numbers")
+    found = [names[str(number)] for number in numbers if str(number) in names]
     return list(dict.fromkeys(filter(None, [values["genre_top"], *found])))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from ssmttm import storage
@@ -64,7 +65,7 @@ def parse_credits(text: str) -> dict[str, Credit]:
     lines = [line.strip() for line in text.split("\n")]
     starts = [number for number, line in enumerate(lines) if _PATH.fullmatch(line)]
     found = {}
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         block = [*lines[start + 1 : min(start + 3, end)], "", ""]
         credit, address = _CREDIT.match(block[0]), _ADDRESS.search(block[1])
         found[lines[start]] = Credit(

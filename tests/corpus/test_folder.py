@@ -54,8 +54,32 @@ def test_csv_table_describes_files(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "metadata.csv",
         [
-            ["file_name", "text", "license", "artist", "title", "source_url", "split", "genre", "bpm", "duration_s", "x"],
-            ["a.wav", "soft, slow", "CC BY 4.0", "Ann", "1999", "https://e.org/a", "validation", "jazz", "90", "4.5", "?"],
+            [
+                "file_name",
+                "text",
+                "license",
+                "artist",
+                "title",
+                "source_url",
+                "split",
+                "genre",
+                "bpm",
+                "duration_s",
+                "x",
+            ],
+            [
+                "a.wav",
+                "soft, slow",
+                "CC BY 4.0",
+                "Ann",
+                "1999",
+                "https://e.org/a",
+                "validation",
+                "jazz",
+                "90",
+                "4.5",
+                "?",
+            ],
             ["sub/b.wav", "", "", "", "", "", "", "", "", "", ""],
         ],
     )
@@ -124,7 +148,16 @@ def test_files_that_state_all_are_not_opened(tmp_path: Path, monkeypatch: pytest
 
 def test_bad_rows_are_rejects_and_lose_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
-    rows = ["file_name,title", "a.wav,A", "gone.wav,B", "../b.wav,C", "/etc/passwd,D", "s3://x/y.wav,E", ",F", "a.wav,G"]
+    rows = [
+        "file_name,title",
+        "a.wav,A",
+        "gone.wav,B",
+        "../b.wav,C",
+        "/etc/passwd,D",
+        "s3://x/y.wav,E",
+        ",F",
+        "a.wav,G",
+    ]
     (tmp_path / "metadata.csv").write_text("\n".join([*rows, "a.wav"]))
     tracks, rejects = scan_source(str(tmp_path), CORPUS)
     assert [(track.id, track.title) for track in tracks] == [("a", "A")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -132,3 +133,25 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
         read_source(str(tmp_path / "nowhere"), CORPUS)
     with pytest.raises(UserError, match="holds no tracks"):
         read_source(str(tmp_path), CORPUS)
+
+
+def test_format_overrules_what_would_be_recognised(tmp_path: Path) -> None:
+    write(tmp_path, "manifest.jsonl", ENTRY)
+    write(tmp_path, "b.wav")
+    assert [track.id for track in read_source(str(tmp_path), CORPUS)] == ["a"]
+    assert [track.id for track in read_source(str(tmp_path), CorpusConfig(format="folder"))] == ["b"]
+    assert [track.id for track in read_source(str(tmp_path), CorpusConfig(format="manifest"))] == ["a"]
+
+
+@pytest.mark.parametrize("layout", ["manifest", "mtg-jamendo", "fma"])
+def test_a_format_that_is_not_there_is_named(tmp_path: Path, layout: Literal["manifest", "mtg-jamendo", "fma"]) -> None:
+    write(tmp_path, "a.wav")
+    with pytest.raises(UserError, match=f"corpus.format={layout}, but .*{tmp_path}"):
+        read_source(str(tmp_path), CorpusConfig(format=layout))
+
+
+def test_captions_are_completed_from_tags_in_every_format(tmp_path: Path) -> None:
+    write(tmp_path, "manifest.jsonl", {**ENTRY, "captions": []})
+    (track,) = read_source(str(tmp_path), CorpusConfig(tag_captions=4))
+    assert len(track.captions) == 4
+    assert all("jazz" in caption for caption in track.captions)
