@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssmttm.corpus.tables import csv_rows
@@ -93,7 +94,10 @@ def _song_describer(values: dict[str, str]) -> Caption:
     return Caption(values["caption_id"], values["caption"], values["path"], 0.0, end, subset)
 
 
-READERS = {MUSICCAPS: _musiccaps, SONG_DESCRIBER: _song_describer}
+READERS: dict[tuple[str, ...], Callable[[dict[str, str]], Caption]] = {
+    MUSICCAPS: _musiccaps,
+    SONG_DESCRIBER: _song_describer,
+}
 
 
 def read_captions(uri: str) -> list[Caption]:

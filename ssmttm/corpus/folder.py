@@ -41,7 +41,7 @@ def scan_folder(folder: str) -> tuple[list[Track], list[Reject]]:
     listed = storage.list_files(folder)
     outside = _links_outside(folder, listed)
     rejects = [
-        Reject(name, storage.join(folder, name), "outside-root", f"a link that leads outside {folder}")
+        Reject(name, storage.join(folder, name), "outside-root", "a link that leads outside the folder")
         for name in sorted(outside)
     ]
     present = frozenset(listed) - outside

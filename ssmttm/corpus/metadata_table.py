@@ -93,9 +93,9 @@ def read_tables(
                     name = values.pop(FILE_COLUMN, None)
                     target = _target(posixpath.dirname(table), name)
                     if target is None:
-                        rejects.append(Reject(where, str(name), "outside-root", f"'{name}' is not inside {folder}"))
+                        rejects.append(Reject(where, str(name), "outside-root", f"'{name}' leads outside the folder"))
                     elif target not in audio:
-                        raise UserError(f"'{name}' is no audio file of {folder}")
+                        raise UserError(f"'{name}' is no audio file of the folder")
                     elif target in stated:
                         raise UserError(f"'{name}' has a row already")
                     else:

@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus.licences import normalise
@@ -149,3 +151,16 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "fma_metadata/tracks.csv").write_text(",track\n,title\ntrack_id,\n")
     with pytest.raises(UserError, match=r"lacks the columns \('set', 'split'\)"):
         read_source(str(tmp_path), named)
+
+
+CELL = st.sampled_from(["training", "small", "[21]", "10", "nan", "[null]", "1e999"]) | st.text(
+    alphabet=st.characters(codec="utf-8"), max_size=5
+)
+
+
+@given(rows=st.dictionaries(CELL, st.lists(CELL, min_size=9, max_size=10), max_size=4))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_rows_are_tracks_or_rejects(tmp_path: Path, rows: dict[str, list[str]]) -> None:
+    tracks, rejects = scan_source(str(write(tmp_path, {**rows, "999": ROWS["2"]})), CORPUS)
+    assert "fma_000999" in [track.id for track in tracks]
+    assert all(reject.reason == "bad-entry" for reject in rejects)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
@@ -166,3 +166,15 @@ def test_licence_blocks_round_trip(blocks: dict[int, tuple[str, str, str]], nois
 def test_a_block_cut_short_takes_nothing_from_the_next() -> None:
     found = parse_credits("00/100.mp3\n01/101.mp3\nA by B from Jamendo: x\nAvailable: http://e.org/l")
     assert found == {"00/100.mp3": Credit("", "", ""), "01/101.mp3": Credit("http://e.org/l", "B", "A")}
+
+
+CELLS = st.sampled_from(["track_0000001", "01/1.mp3", "60.0", "genre---rock", "---", "1e999"]) | LINE
+
+
+@given(rows=st.lists(st.lists(CELLS, max_size=8), max_size=5))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_rows_are_tracks_or_rejects(tmp_path: Path, rows: list[list[str]]) -> None:
+    tracks, rejects = scan_source(str(write(tmp_path, [ROWS[0], *("\t".join(cells) for cells in rows)])), CORPUS)
+    assert tracks[0].id == "track_0000948"
+    lines = sum(bool("\t".join(cells).strip()) for cells in rows)
+    assert len(tracks) + len(rejects) == 1 + lines
