@@ -6,8 +6,10 @@ embedded in the file.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ssmttm import storage
@@ -86,6 +88,15 @@ def _joined(tags: Values) -> str:
     return ", ".join(ATTRIBUTE_FORMATS.get(n, "{}").format(_words(tags[n])) for n in ATTRIBUTE_FIELDS if tags.get(n))
 
 
+def is_unicode(*texts: str) -> bool:
+    """Whether texts can be stored: JSON may hold, and file names may decode to, halves of surrogate pairs."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def make_track(stem: str, uri: str, sidecar: Values, lines: Sequence[str], row: Values, embedded: Values) -> Track:
     """The track of one audio file. All values bear our names; lines: captions of the text sidecars.
 
@@ -101,7 +112,7 @@ def make_track(stem: str, uri: str, sidecar: Values, lines: Sequence[str], row: 
         raise UserError(f"duration_s must be a number of seconds, got {duration!r}")
     own = [caption.strip() for caption in (*_captions(sidecar), *lines) if caption.strip()]
     captions = [*(own or _captions(row)), _joined(_tags(sidecar))]
-    return Track(
+    track = Track(
         id=_text(stated, "id") or stem,
         audio=uri,
         captions=tuple(dict.fromkeys(caption.strip() for caption in captions if caption.strip())),
@@ -113,3 +124,6 @@ def make_track(stem: str, uri: str, sidecar: Values, lines: Sequence[str], row: 
         duration_s=float(duration),
         tags=_tags(stated),
     )
+    if not is_unicode(json.dumps(asdict(track), ensure_ascii=False)):
+        raise UserError("its description holds halves of surrogate pairs, which are no characters")
+    return track

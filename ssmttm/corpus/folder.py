@@ -14,7 +14,7 @@ import posixpath
 from dataclasses import replace
 
 from ssmttm import storage
-from ssmttm.corpus.descriptions import Values, make_track, read_sidecars
+from ssmttm.corpus.descriptions import Values, is_unicode, make_track, read_sidecars
 from ssmttm.corpus.embedded_tags import read_all_embedded
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.metadata_table import read_tables
@@ -38,9 +38,15 @@ def _links_outside(folder: str, names: list[str]) -> set[str]:
 
 def scan_folder(folder: str) -> tuple[list[Track], list[Reject]]:
     """The tracks of a folder and the entries refused: `bad-entry`, or `outside-root` for what leads out of it."""
-    listed = storage.list_files(folder)
+    found = storage.list_files(folder)
+    listed = [name for name in found if is_unicode(name)]
     outside = _links_outside(folder, listed)
     rejects = [
+        Reject(name.encode(errors="replace").decode(), "", "bad-entry", "the file's name is not UTF-8; rename it")
+        for name in found
+        if not is_unicode(name)
+    ]
+    rejects += [
         Reject(name, storage.join(folder, name), "outside-root", "a link that leads outside the folder")
         for name in sorted(outside)
     ]

@@ -93,11 +93,11 @@ def read_tables(
                     name = values.pop(FILE_COLUMN, None)
                     target = _target(posixpath.dirname(table), name)
                     if target is None:
-                        rejects.append(Reject(where, str(name), "outside-root", f"'{name}' leads outside the folder"))
+                        rejects.append(Reject(where, "", "outside-root", f"{name!r} leads outside the folder"))
                     elif target not in audio:
-                        raise UserError(f"'{name}' is no audio file of the folder")
+                        raise UserError(f"{name!r} is no audio file of the folder")
                     elif target in stated:
-                        raise UserError(f"'{name}' has a row already")
+                        raise UserError(f"{name!r} has a row already")
                     else:
                         stated[target] = _described(values)
                 except UserError as error:

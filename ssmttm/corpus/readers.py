@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus import fma, jamendo
+from ssmttm.corpus.descriptions import is_unicode
 from ssmttm.corpus.folder import AUDIO_EXTENSIONS, scan_folder
 from ssmttm.corpus.manifest import MANIFEST_NAME, Track, parse_line
 from ssmttm.corpus.rejects import Reject
@@ -93,6 +95,8 @@ def _scan_manifest(uri: str) -> Scan:
             track = parse_line(line, source_root(uri), where)
             if track.id in tracks:
                 raise UserError(f"{where}: id '{track.id}' occurs twice; ids must be unique")
+            if not is_unicode(json.dumps(asdict(track), ensure_ascii=False)):
+                raise UserError(f"{where} holds halves of surrogate pairs, which are no characters")
             tracks[track.id] = track
         except UserError as error:
             rejects.append(Reject(where, "", "bad-entry", str(error)))

@@ -18,6 +18,7 @@ from typing import Any
 from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus.captions import tempo_word
+from ssmttm.corpus.descriptions import is_unicode
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.tag_words import OCCASIONS, tag_words
 from ssmttm.errors import UserError
@@ -214,7 +215,8 @@ def _read_rephrased(uri: str) -> dict[str, tuple[str, ...]]:
             name, captions = entry["id"], entry["captions"]
         except (ValueError, KeyError, TypeError):
             name = captions = None
-        if not isinstance(name, str) or not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+        texts = [name, *captions] if isinstance(captions, list) else []
+        if not texts or not all(isinstance(text, str) for text in texts) or not is_unicode(*map(str, texts)):
             raise UserError(f'corpus.rephrased={uri} line {number} is not {{"id": text, "captions": [texts]}}')
         found[name] = (*found.get(name, ()), *captions)
     return found

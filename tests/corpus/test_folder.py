@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.readers import read_source, scan_source
+from ssmttm.corpus.rejects import to_jsonl
 
 CORPUS = CorpusConfig(tag_captions=0)
 
@@ -226,3 +227,14 @@ def test_any_csv_text_is_no_exception(tmp_path: Path, text: str) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,title\n" + text, newline="")
     tracks, _ = scan_source(str(tmp_path), CORPUS)
     assert [track.audio for track in tracks] == [str(tmp_path / "a.wav")]
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    with open(os.fsencode(tmp_path) + b"/\xff.wav", "wb"):
+        pass
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "\ud800.wav"}))
+    tracks, rejects = scan_source(str(tmp_path), CORPUS)
+    assert [track.id for track in tracks] == ["a"]
+    assert [reject.reason for reject in rejects] == ["bad-entry", "bad-entry"]
+    to_jsonl(rejects).encode()

@@ -52,6 +52,7 @@ def test_manifest_is_read_from_folder_or_file(tmp_path: Path) -> None:
         json.dumps({**ENTRY, "id": "b", "split": "test"}),
         json.dumps(ENTRY),  # the same id again
         json.dumps({"id": "b"}),
+        json.dumps({**ENTRY, "id": "b", "captions": ["\ud800"]}),
     ],
 )
 def test_bad_manifest_line_is_one_reject_and_loses_nothing_else(tmp_path: Path, bad: str) -> None:
@@ -92,7 +93,16 @@ def test_default_licence_fills_only_gaps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "sidecar",
-    ["{", "[1]", '{"captions": 3}', '{"licence": 3}', '{"split": "dev"}', '{"duration_s": -1}', '{"tags": []}'],
+    [
+        "{",
+        "[1]",
+        '{"captions": 3}',
+        '{"licence": 3}',
+        '{"split": "dev"}',
+        '{"duration_s": -1}',
+        '{"tags": []}',
+        r'{"id": "\ud800"}',
+    ],
 )
 def test_bad_sidecar_rejects_its_track_alone(tmp_path: Path, sidecar: str) -> None:
     for name in ("a", "b"):

@@ -146,7 +146,16 @@ def test_rephrased_captions_are_added(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    "bad", ["{", "[]", "3", '{"id": "a"}', '{"id": 1, "captions": []}', '{"id": "a", "captions": [1]}']
+    "bad",
+    [
+        "{",
+        "[]",
+        "3",
+        '{"id": "a"}',
+        '{"id": 1, "captions": []}',
+        '{"id": "a", "captions": [1]}',
+        r'{"id": "\ud800", "captions": []}',
+    ],
 )
 def test_malformed_rephrased_line_is_named(tmp_path: Path, bad: str) -> None:
     (tmp_path / "rephrased.jsonl").write_text('{"id": "a", "captions": ["x"]}\n\n' + bad)
