@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_manifest_is_read_from_folder_or_file(tmp_path: Path) -> None:
         json.dumps({**ENTRY, "id": "b", "split": "test"}),
         json.dumps(ENTRY),  # the same id again
         json.dumps({"id": "b"}),
+        json.dumps({**ENTRY, "id": "b", "captions": ["\ud800"]}),
     ],
 )
 def test_bad_manifest_line_is_one_reject_and_loses_nothing_else(tmp_path: Path, bad: str) -> None:
@@ -91,7 +93,16 @@ def test_default_licence_fills_only_gaps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "sidecar",
-    ["{", "[1]", '{"captions": 3}', '{"licence": 3}', '{"split": "dev"}', '{"duration_s": -1}', '{"tags": []}'],
+    [
+        "{",
+        "[1]",
+        '{"captions": 3}',
+        '{"licence": 3}',
+        '{"split": "dev"}',
+        '{"duration_s": -1}',
+        '{"tags": []}',
+        r'{"id": "\ud800"}',
+    ],
 )
 def test_bad_sidecar_rejects_its_track_alone(tmp_path: Path, sidecar: str) -> None:
     for name in ("a", "b"):
@@ -132,3 +143,25 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
         read_source(str(tmp_path / "nowhere"), CORPUS)
     with pytest.raises(UserError, match="holds no tracks"):
         read_source(str(tmp_path), CORPUS)
+
+
+def test_format_overrules_what_would_be_recognised(tmp_path: Path) -> None:
+    write(tmp_path, "manifest.jsonl", ENTRY)
+    write(tmp_path, "b.wav")
+    assert [track.id for track in read_source(str(tmp_path), CORPUS)] == ["a"]
+    assert [track.id for track in read_source(str(tmp_path), CorpusConfig(format="folder"))] == ["b"]
+    assert [track.id for track in read_source(str(tmp_path), CorpusConfig(format="manifest"))] == ["a"]
+
+
+@pytest.mark.parametrize("layout", ["manifest", "mtg-jamendo", "fma"])
+def test_a_format_that_is_not_there_is_named(tmp_path: Path, layout: Literal["manifest", "mtg-jamendo", "fma"]) -> None:
+    write(tmp_path, "a.wav")
+    with pytest.raises(UserError, match=f"corpus.format={layout}, but .*{tmp_path}"):
+        read_source(str(tmp_path), CorpusConfig(format=layout))
+
+
+def test_captions_are_completed_from_tags_in_every_format(tmp_path: Path) -> None:
+    write(tmp_path, "manifest.jsonl", {**ENTRY, "captions": []})
+    (track,) = read_source(str(tmp_path), CorpusConfig(tag_captions=4))
+    assert len(track.captions) == 4
+    assert all("jazz" in caption for caption in track.captions)
