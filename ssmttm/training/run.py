@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssmttm import storage
-from ssmttm.config import Config
+from ssmttm.codec.base import load_codec
+from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
 from ssmttm.training.data import read_dataset_info
 
@@ -77,6 +78,26 @@ def _check_same(run: Run, config: Config, stage: str, dataset: dict[str, Any]) -
             raise UserError(f"run {run.uri} was started on token shards of another {part}; choose another train.name")
 
 
+def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
+    """Refuse token shards that another codec or text encoder made than the configuration names. A codec path left at
+    its default says nothing: the shards name theirs.
+
+    Raises:
+        UserError: saying which differ, and how to go on.
+    """
+    again = f"preprocess the corpus again, or train with what made {config.train.data}"
+    made, asked = dataset["codec"]["config"]["name"], config.codec.name
+    if made != asked:
+        raise UserError(f"{config.train.data} holds codes of codec '{made}', but codec.name={asked}; {again}")
+    uri, own = config.codec.path, dataset["codec"]["uri"]
+    for path in {own} if uri == CodecConfig().path else {own, uri}:
+        if load_codec(path).fingerprint() != dataset["codec"]["fingerprint"]:
+            raise UserError(f"{config.train.data} was made with another codec than {path} is now; {again}")
+    made, asked = dataset["text"]["reference"]["encoder"], config.text.encoder
+    if made != asked:
+        raise UserError(f"{config.train.data} holds states of text encoder '{made}', but text.encoder={asked}; {again}")
+
+
 def prepare(config: Config, stage: str) -> Run | None:
     """Create the run's folder or check that it is this run's. None if the run is already finished.
 
@@ -86,6 +107,7 @@ def prepare(config: Config, stage: str) -> Run | None:
     """
     run = run_of(config, stage)
     dataset = read_dataset_info(config.train.data)
+    check_dataset(config, dataset)
     resume = config.train.resume
     if storage.exists(run.path("config.json")):
         if resume == "never":
