@@ -13,6 +13,7 @@ import soundfile
 from ssmttm import audio, storage
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus import licences
+from ssmttm.corpus.dataset_card import allow_list
 from ssmttm.corpus.listing import Entry, Listing, bar, short_name
 from ssmttm.corpus.parts import read_columns
 from ssmttm.corpus.rejects import Reject, count_reasons
@@ -176,7 +177,7 @@ def census(listing: Listing, sample: int = 100, seed: int = 0, progress: bool = 
     """
     entries = listing.entries
     tracks = list({entry.source_id: entry for entry in reversed(entries)}.values())[::-1]
-    allowed = listing.dataset.get("allow_licences") or CorpusConfig().allow_licences
+    allowed = allow_list(listing.dataset) if listing.dataset else CorpusConfig().allow_licences
     measured, undecodable = _sample(listing, sample, seed, progress)
     captions = [caption for entry in tracks for caption in entry.track.captions]
     return {

@@ -14,6 +14,7 @@ NAME_WIDTH, VALUE_WIDTH = 168, 84
 NAME_LETTERS = 24  # what NAME_WIDTH holds of a 12-pixel font; the whole name is in the tooltip
 MOST_BARS = 24
 MOST_TICKS = 7
+WIDEST_BAR = 48
 TEXT = 'font-size="12" font-family="inherit" fill="var(--quiet)"'
 
 
@@ -85,7 +86,7 @@ def histogram(figures: Mapping[str, Any] | None, title: str, unit: str, counted:
     if not figures:
         return _figure("", title, "nothing known")
     edges, counts = figures["edges"], figures["counts"]
-    step = (WIDTH - LEFT - RIGHT) / len(counts)
+    step = min((WIDTH - LEFT - RIGHT) / len(counts), WIDEST_BAR)
     most = max(counts)
     floor = TOP + PLOT_HEIGHT
     parts = [f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="var(--line)"/>' for y in (TOP, floor)]

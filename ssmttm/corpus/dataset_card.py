@@ -59,6 +59,12 @@ class DatasetStatistics:
         }
 
 
+def allow_list(dataset: dict[str, Any]) -> tuple[str, ...]:
+    """The licence families let into a dataset, from the content of its `dataset.json`; older ones state them in their
+    configuration alone."""
+    return tuple(dataset.get("allow_licences") or dataset["config"]["corpus"]["allow_licences"])
+
+
 def attribution_csv(statistics: DatasetStatistics) -> str:
     """One line per track used: who made it, under which licence, where it came from, seconds used."""
     buffer = io.StringIO()
