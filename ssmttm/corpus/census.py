@@ -14,7 +14,7 @@ from ssmttm import audio, storage
 from ssmttm.config import CorpusConfig
 from ssmttm.corpus import licences
 from ssmttm.corpus.dataset_card import allow_list
-from ssmttm.corpus.listing import Entry, Listing, bar, short_name
+from ssmttm.corpus.listing import Entry, Listing, bar
 from ssmttm.corpus.parts import read_columns
 from ssmttm.corpus.rejects import Reject, count_reasons
 from ssmttm.errors import UserError
@@ -115,14 +115,15 @@ def measure(uri: str) -> tuple[float, float | None]:
 
 def _sample(listing: Listing, size: int, seed: int, progress: bool) -> tuple[dict[str, Any], list[str]]:
     """Lengths and loudness of files drawn by seed, and what could not be decoded."""
-    files = sorted({entry.track.audio for entry in listing.entries} & listing.present)
+    # Files without a length could not be opened, and are named already.
+    files = sorted({entry.track.audio for entry in listing.entries if entry.track.duration_s > 0} & listing.present)
     drawn = np.random.default_rng(seed).permutation(len(files))[:size]
     seconds, loudness, problems = [], [], []
     for index in bar(drawn, "loudness", "file", progress):
         try:
             length, lufs = measure(files[index])
         except UserError as error:
-            problems.append(str(error).replace(files[index], short_name(listing, files[index])))
+            problems.append(str(error))
             continue
         seconds.append(length)
         loudness.append(lufs)

@@ -20,7 +20,7 @@ from ssmttm.config import CorpusConfig
 from ssmttm.corpus.manifest import MANIFEST_NAME, Track, write_manifest
 from ssmttm.corpus.parts import read_columns
 from ssmttm.corpus.plan import READER_THREADS, SHARD_FOLDER
-from ssmttm.corpus.readers import relative_to_source, scan_source, source_root
+from ssmttm.corpus.readers import scan_source, source_root
 from ssmttm.corpus.rejects import REJECTS_NAME, Reject, read_rejects
 from ssmttm.corpus.text_table import TEXT_FOLDER
 from ssmttm.corpus.tokenize import COMMIT_NAME
@@ -200,11 +200,6 @@ def _list_dataset(uri: str, progress: bool) -> Listing:
         [*damage.values(), *(f"id '{name}' occurs more than once" for name in repeated)],
         dataset,
     )
-
-
-def short_name(listing: Listing, audio: str) -> str:
-    """A source file's name as the corpus calls it."""
-    return relative_to_source(audio, listing.dataset["config"]["corpus"]["source"] if listing.dataset else listing.uri)
 
 
 def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: bool = True) -> tuple[Listing, str]:
