@@ -160,6 +160,14 @@ def test_bars_stay_inside_the_picture() -> None:
     assert "1,000,001 files; median -18.7" in svgs[0]
 
 
+@pytest.mark.parametrize(
+    ("count", "label"), [(9_999, "9,999"), (12_345, "12.3k"), (999_400, "999k"), (1_200_000, "1.2M"), (10**9, "1G")]
+)
+def test_the_scale_fits_its_margin(count: int, label: str) -> None:
+    figures = {"counts": [count], "edges": [1, 2], "whole": True, "number": count, "median": 1, "least": 1, "most": 1}
+    assert f">{label}</text>" in histogram(figures, "Captions", "captions", "tracks")
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_bars_are_named_by_number_or_by_edges(whole: bool) -> None:
     figures = {"counts": [2, 1], "edges": [1, 2, 3], "whole": whole, "number": 3, "median": 1, "least": 1, "most": 2}

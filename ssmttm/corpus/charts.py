@@ -46,6 +46,14 @@ def _shortened(name: str) -> str:
     return name if len(name) <= NAME_LETTERS else name[: NAME_LETTERS - 1] + "…"
 
 
+def _compact(count: int) -> str:
+    """A count in the five letters that the margin holds."""
+    for least, unit, letter in ((10**9, 10**9, "G"), (10**6, 10**6, "M"), (10**4, 10**3, "k")):
+        if count >= least:
+            return f"{count / unit:.3g}{letter}"
+    return f"{count:,}"
+
+
 def bars(values: Mapping[str, float], title: str, unit: str, form: str = ",.2f") -> str:
     """One horizontal bar per name, longest first; beyond `MOST_BARS` the shortest are summed up.
 
@@ -90,7 +98,7 @@ def histogram(figures: Mapping[str, Any] | None, title: str, unit: str, counted:
     most = max(counts)
     floor = TOP + PLOT_HEIGHT
     parts = [f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="var(--line)"/>' for y in (TOP, floor)]
-    parts += [_label(LEFT - 6, TOP + 4, f"{most:,}", "end"), _label(LEFT - 6, floor + 4, "0", "end")]
+    parts += [_label(LEFT - 6, TOP + 4, _compact(most), "end"), _label(LEFT - 6, floor + 4, "0", "end")]
     whole = figures["whole"]
     for index, count in enumerate(counts):
         first, last = edges[index], edges[index + 1] - (1 if whole else 0)

@@ -69,6 +69,13 @@ def _attributed(uri: str, row: dict[str, Any]) -> bool:
     return any({name: line.get(name) for name in ATTRIBUTION_COLUMNS} == expected for line in lines)
 
 
+def _at_hand(uri: str) -> bool:
+    try:
+        return storage.exists(uri)
+    except Exception:  # storage that this machine cannot reach; each kind fails in its own way
+        return False
+
+
 def trace(dataset_uri: str, row_id: str | None = None, seed: int = 0) -> Trace:
     """Follow a row (one drawn by `seed` if there is no id) back to its origin.
 
@@ -95,7 +102,7 @@ def trace(dataset_uri: str, row_id: str | None = None, seed: int = 0) -> Trace:
         row_id=row["id"],
         shard=shard,
         source_uri=source_uri,
-        at_hand=bool(row["audio"]) and storage.exists(source_uri),
+        at_hand=bool(row["audio"]) and _at_hand(source_uri),
         family=family,
         missing=tuple(name for name, value in links.items() if not value),
         **{name: row[name] for name in ("split", "start_s", "duration_s", *ATTRIBUTION_COLUMNS)},

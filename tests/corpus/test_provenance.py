@@ -98,6 +98,9 @@ def test_a_chain_that_was_tampered_with_is_incomplete(dataset: str, tmp_path: Pa
     assert chain.missing == ("line in ATTRIBUTION.csv", "shard as dataset.json has it")
     assert not chain.at_hand
     assert "not at hand" in describe(chain)
+    content["config"]["corpus"]["source"] = "nosuchprotocol://bucket/corpus"
+    storage.write_json(str(copy / "dataset.json"), content)
+    assert not trace(str(copy), "whole-0000").at_hand
 
 
 def test_mistakes(dataset: str, tmp_path: Path) -> None:
