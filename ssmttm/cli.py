@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ssmttm.cli_corpus import corpus_app
 from ssmttm.errors import UserError, exit_on_user_error
 
 DEFAULT_BUNDLE = "runs/demo/bundle"
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-corpus_app = typer.Typer(help="Make and check corpora.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 
 
@@ -95,59 +95,6 @@ def export(
 
     export_bundle(stage1_run, stage2_run, out)
     print(f"{out}: {read_model_id(out)}")
-
-
-@corpus_app.command(epilog="Example: ssmttm corpus compose --hours 1 --out runs/corpus --seed 0")
-def compose(
-    out: Annotated[str, typer.Option(help="Folder to write.")],
-    hours: Annotated[float, typer.Option(help="Hours of music to compose.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    clip_seconds: Annotated[float, typer.Option(help="Length of a piece.")] = 10.0,
-    captions: Annotated[int, typer.Option(help="Captions written for each piece.")] = 6,
-) -> None:
-    """Compose a corpus of captioned pieces in eight genres and render it with a General MIDI soundfont."""
-    from ssmttm.corpus.composer import compose_corpus
-
-    tracks = compose_corpus(out, hours, seed, clip_seconds, captions)
-    print(f"{out}: {len(tracks)} pieces, {sum(track.duration_s for track in tracks) / 3600:.2f} hours")
-
-
-@corpus_app.command(epilog="Example: ssmttm corpus check runs/demo/corpus")
-def check(corpus: Annotated[str, typer.Argument(help="Folder or URI with a manifest.jsonl.")]) -> None:
-    """Count a corpus by split, licence and genre, and look for files that are missing; exit code 1 if any are."""
-    from ssmttm.corpus.manifest import read_manifest
-
-    tracks = read_manifest(corpus)
-    _print_hours("split", [(track.split, track.duration_s) for track in tracks])
-    _print_hours("licence", [(track.licence, track.duration_s) for track in tracks])
-    genres = [(str(track.tags["genre"]), track.duration_s) for track in tracks if "genre" in track.tags]
-    if genres:
-        _print_hours("genre", genres)
-    problems = _problems(corpus, tracks)
-    for problem in problems[:20]:
-        print(problem)
-    if problems:
-        print(f"{len(problems)} problems")
-        raise typer.Exit(1)
-    print(f"{len(tracks)} tracks, all files are there")
-
-
-def _print_hours(name: str, entries: list[tuple[str, float]]) -> None:
-    print(f"{name:24} tracks    hours")
-    for value in sorted({entry for entry, _ in entries}):
-        seconds = [s for entry, s in entries if entry == value]
-        print(f"  {value:22} {len(seconds):6} {sum(seconds) / 3600:8.2f}")
-
-
-def _problems(corpus: str, tracks: list[Any]) -> list[str]:
-    from ssmttm import storage
-
-    present = set(storage.list_files(corpus))
-    root = corpus.rstrip("/") + "/"
-    problems = [f"no tracks in {corpus}"] if not tracks else []
-    problems += [f"missing file: {track.audio}" for track in tracks if track.audio.removeprefix(root) not in present]
-    problems += [f"no caption: {track.id}" for track in tracks if not any(c.strip() for c in track.captions)]
-    return problems
 
 
 @app.command(epilog="Example: ssmttm doctor --preset mini")

@@ -26,8 +26,10 @@ LAYERS = {
     "ssmttm.tracking": 2,
     "ssmttm.training": 3,
     "ssmttm.doctor": 3,
+    "ssmttm.census_page": 3,
     "serve": 3,
-    "ssmttm.cli": 4,
+    "ssmttm.cli_corpus": 4,
+    "ssmttm.cli": 5,
     "jobs": 4,
     "tuning": 4,
 }

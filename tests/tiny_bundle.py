@@ -12,7 +12,7 @@ from ssmttm.codec.base import load_codec
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.config import Config
 from ssmttm.generation.bundle import write_bundle
-from ssmttm.generation.card import CardFields, TrainingCost
+from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
 from ssmttm.model import weights
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
@@ -72,7 +72,12 @@ def write_tiny_bundle(folder: str) -> str:
         load_codec(parts["codec"]).fingerprint(),
         {"reference": encoder.reference, "fingerprint": encoder.fingerprint},
         "title,artist,licence\nOne,Two,CC0-1.0\n",
-        CardFields({"CC0-1.0": 7200.0}, {"stage1": TrainingCost(0.5, 1e12, 1000)}, encoder.reference, {"genre": 0.5}),
+        CardFields(
+            [TrainingData("0123abcd", ("stage1", "stage2"), {"CC0-1.0": 7200.0}, ("CC0-1.0", "CC-BY"), 3)],
+            {"stage1": TrainingCost(0.5, 1e12, 1000)},
+            encoder.reference,
+            {"genre": 0.5},
+        ),
     )
     return out
 

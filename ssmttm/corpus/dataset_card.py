@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import yaml
 
 from ssmttm.corpus import licences
 from ssmttm.corpus.parts import PartReport
 
+ATTRIBUTION_NAME = "ATTRIBUTION.csv"
 ATTRIBUTION_COLUMNS = ("source_id", "title", "artist", "licence", "source_url", "audio")
+
+# Families that are one licence on the Hugging Face hub; the others carry no version, which the hub's names need.
+HUB_LICENCES = {"CC0-1.0": "cc0-1.0"}
+HUB_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
 class DatasetStatistics:
@@ -53,6 +59,12 @@ class DatasetStatistics:
         }
 
 
+def allow_list(dataset: dict[str, Any]) -> tuple[str, ...]:
+    """The licence families let into a dataset, from the content of its `dataset.json`; older ones state them in their
+    configuration alone."""
+    return tuple(dataset.get("allow_licences") or dataset["config"]["corpus"]["allow_licences"])
+
+
 def attribution_csv(statistics: DatasetStatistics) -> str:
     """One line per track used: who made it, under which licence, where it came from, seconds used."""
     buffer = io.StringIO()
@@ -67,19 +79,72 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def _hub_licence(seconds_by_licence: dict[str, float]) -> dict[str, str]:
+    """The licence as the hub's metadata has it: its own name, or `other` with a name and details."""
+    families = sorted(seconds_by_licence)
+    if len(families) == 1 and families[0] in HUB_LICENCES:
+        return {"license": HUB_LICENCES[families[0]]}
+    hours = ", ".join(f"{name} ({seconds_by_licence[name] / 3600:.3f} hours)" for name in families)
+    return {
+        "license": "other",
+        "license_name": families[0].lower() if len(families) == 1 else "several",
+        "license_details": f"{hours}; each track's in {ATTRIBUTION_NAME}",
+    }
+
+
+def _metadata(dataset: dict[str, Any]) -> str:
+    """The YAML header that the Hugging Face hub reads, with what it does not know under keys of our own."""
+    hours = {name: round(seconds / 3600, 3) for name, seconds in dataset["seconds_by_licence"].items()}
+    values = {
+        **_hub_licence(dataset["seconds_by_licence"]),
+        "pretty_name": f"Music as {dataset['codec']['config']['name']} codec tokens, {sum(hours.values()):.1f} hours",
+        "language": ["en"],
+        "task_categories": ["text-to-audio"],
+        "tags": ["music", "text-to-music", "audio-tokens", "ssmttm"],
+        "size_categories": [next((name for size, name in HUB_SIZES if dataset["rows"] < size), "n>10M")],
+        "allow_licences": dataset["allow_licences"],
+        "hours_by_licence": hours,
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---"
+
+
+def _filters(dataset: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a track had to pass, and what was done to it."""
+    corpus = dataset["config"]["corpus"]
+    loudness = corpus["loudness"]
+    segments = f"one from the middle of a track, at most {corpus['segment_seconds']:g} s"
+    if corpus["segments"] == "all":
+        hop = corpus["hop_seconds"] or corpus["segment_seconds"]
+        segments = f"at most {corpus['segment_seconds']:g} s, one every {hop:g} s"
+    return [
+        ("licence", "one of " + ", ".join(dataset["allow_licences"])),
+        ("licence of tracks that state none", corpus["default_licence"] or "none: refused"),
+        ("captions", f"at least one of at most {dataset['text']['reference']['max_tokens']} tokens"),
+        ("segments", segments),
+        ("shortest segment", f"{corpus['minimum_seconds']:g} s"),
+        ("silence", f"refused where the peak is below {corpus['silence_dbfs']:g} dBFS"),
+        ("clipping", f"refused above {corpus['maximum_clipped']:.0%} of samples at full scale"),
+        ("the same audio twice", "refused" if corpus["duplicates"] == "reject" else "kept"),
+        ("loudness", "as it was" if loudness is None else f"brought to {loudness:g} LUFS"),
+        ("vocals", "as they were" if corpus["vocals"] == "keep" else "removed by source separation"),
+    ]
+
+
 def dataset_card(dataset: dict[str, Any]) -> str:
     """The README.md of a dataset, from the content of its `dataset.json`."""
-    codec, text, corpus = dataset["codec"], dataset["text"], dataset["config"]["corpus"]
+    codec, text = dataset["codec"], dataset["text"]
     splits = [
         (split, rows, dataset["frames_by_split"][split], f"{dataset['seconds_by_split'][split] / 3600:.3f}")
         for split, rows in dataset["rows_by_split"].items()
     ]
     families = [(name, f"{seconds / 3600:.3f}") for name, seconds in dataset["seconds_by_licence"].items()]
     rejects = list(dataset["rejects_by_reason"].items()) or [("none", 0)]
-    return f"""# Token dataset
+    return f"""{_metadata(dataset)}
+
+# Token dataset
 
 Music as codec tokens with captions, made by `jobs/preprocess.py` of ssmttm {dataset["version"]} from
-{dataset["tracks"]} tracks. Segments are at most {corpus["segment_seconds"]:g} s long.
+{dataset["tracks"]} tracks.
 
 {_table(("split", "segments", "code frames", "hours"), splits)}
 
@@ -87,8 +152,14 @@ Music as codec tokens with captions, made by `jobs/preprocess.py` of ssmttm {dat
 
 {_table(("licence family", "hours"), families)}
 
+Families let in: {", ".join(dataset["allow_licences"])}.
+
 Every track with author, licence and origin is listed in `ATTRIBUTION.csv`; the licence also stands in each row. Tokens
 are derived from the tracks: the licences' terms, attribution above all, carry over.
+
+## Filters
+
+{_table(("filter", "setting"), _filters(dataset))}
 
 ## Content
 
@@ -101,6 +172,8 @@ are derived from the tracks: the licences' terms, attribution above all, carry o
 - `dataset.json`: the configuration, and size and SHA-256 of every file.
 
 ## Refused
+
+{dataset["rejects"]} tracks or segments.
 
 {_table(("reason", "number"), rejects)}
 """

@@ -27,7 +27,7 @@ from ssmttm import __version__, storage
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.config import Config
-from ssmttm.corpus.dataset_card import DatasetStatistics, attribution_csv, dataset_card
+from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, DatasetStatistics, attribution_csv, dataset_card
 from ssmttm.corpus.parts import PartReport, part_matches, read_columns, read_part_metadata, write_part
 from ssmttm.corpus.plan import SHARD_FOLDER, DatasetPlan, Plan, ShardPlan, plan_dataset, plan_shards
 from ssmttm.corpus.readers import relative_to_source
@@ -245,6 +245,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         "segments_rejected": lost,
         "seconds_planned": round(plan.seconds, 3),
         "seconds_rejected": round(sum(reject.seconds for reject in rejects), 3),
+        "allow_licences": list(config.corpus.allow_licences),
         "rejects": len(rejects),
         "rejects_by_reason": count_reasons(rejects),
         "captions": sum(len(text.captions) for text in plan.texts),
@@ -257,7 +258,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         "text": {"reference": encoder.reference, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
         "config": config.model_dump(mode="json"),
     }
-    storage.write_text(storage.join(out, "ATTRIBUTION.csv"), attribution_csv(statistics))
+    storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics))
     storage.write_text(storage.join(out, "README.md"), dataset_card(content))
     storage.write_commit(out, COMMIT_NAME, content)
     return content

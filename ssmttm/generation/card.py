@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 import ssmttm
 from ssmttm.config import Config
 
@@ -22,14 +24,29 @@ class TrainingCost:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """A data set that a stage learned from.
+
+    name: the beginning of its fingerprint. stages: who learned from it. seconds_by_licence: its audio, in seconds, by
+    licence family. allow_licences: the families that were let in. rejects: number of tracks and segments refused.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    seconds_by_licence: dict[str, float]
+    allow_licences: tuple[str, ...]
+    rejects: int
+
+
+@dataclass(frozen=True)
 class CardFields:
     """What the card says besides the configuration.
 
-    seconds_by_licence: audio learned from, in seconds. costs: by part ("codec", "stage1", "stage2").
+    data: what was learned from. costs: by part ("codec", "stage1", "stage2").
     metrics: name to value, measured on held-out prompts.
     """
 
-    seconds_by_licence: dict[str, float]
+    data: Sequence[TrainingData]
     costs: dict[str, TrainingCost]
     text_reference: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
@@ -44,12 +61,49 @@ def _number(value: float | int | None, form: str) -> str:
     return "not recorded" if value is None else format(value, form)
 
 
+def _metadata(card: CardFields) -> str:
+    """The YAML header that the Hugging Face hub reads. The data's licences stand under a key of our own, because
+    `license` is the weights', which is for those to choose who publish them."""
+    values = {
+        "library_name": "ssmttm",
+        "pipeline_tag": "text-to-audio",
+        "language": ["en"],
+        "tags": ["music", "text-to-music", "state-space-model"],
+        "training_data": [
+            {
+                "name": data.name,
+                "stages": list(data.stages),
+                "allow_licences": list(data.allow_licences),
+                "hours_by_licence": {name: round(s / 3600, 3) for name, s in sorted(data.seconds_by_licence.items())},
+                "rejects": data.rejects,
+            }
+            for data in card.data
+        ],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---"
+
+
+def _training_data(sets: Sequence[TrainingData]) -> list[str]:
+    seconds = sum(sum(data.seconds_by_licence.values()) for data in sets)
+    what = "A data set" if len(sets) == 1 else f"{len(sets)} data sets"
+    hours = [
+        (data.name, licence, f"{s / 3600:.2f}")
+        for data in sets
+        for licence, s in sorted(data.seconds_by_licence.items())
+    ]
+    rules = [(data.name, ", ".join(data.stages), ", ".join(data.allow_licences), f"{data.rejects:,}") for data in sets]
+    return [
+        f"{what} of {seconds / 3600:.2f} hours of recordings under the licences below, some of them held out for "
+        "measuring. `ATTRIBUTION.csv` names every one of them.",
+        _table(("data set", "licence", "hours"), hours),
+        "Only recordings under a licence of the allow-list are let in; what is refused, for this or another reason, "
+        "was not learned from.",
+        _table(("data set", "stages", "allow-list", "refused"), rules),
+    ]
+
+
 def model_card(model_id: str, config: Config, card: CardFields) -> str:
     """Markdown: what the model is, what it learned from, what it cost, what it is for and where it fails."""
-    seconds = sum(card.seconds_by_licence.values())
-    data = _table(
-        ("licence", "hours"), [(name, f"{s / 3600:.2f}") for name, s in sorted(card.seconds_by_licence.items())]
-    )
     costs = _table(
         ("part", "parameters", "training FLOPs", "training hours"),
         [
@@ -62,6 +116,7 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
     kind = card.text_reference["encoder"]
     encoder = ENCODER_LICENCES.get(kind, f"{card.text_reference.get('path')}, under the licence of its own card")
     sections = [
+        _metadata(card),
         f"# {model_id}",
         "Text to music: a prompt in English becomes a mono recording. Made with "
         f"ssmttm {ssmttm.__version__}, preset `{config.preset}`.",
@@ -74,9 +129,7 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         "## Use",
         '```sh\nssmttm generate "calm piano in a minor key, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
         "## Training data",
-        f"A data set of {seconds / 3600:.2f} hours of openly licensed recordings, some of them held out for measuring. "
-        "`ATTRIBUTION.csv` names every one of them.",
-        data,
+        *_training_data(card.data),
         "## Training cost",
         f"In all {_number(sum(flops) if flops else None, '.2e')} FLOPs and {hours:.2f} hours.",
         costs,

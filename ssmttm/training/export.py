@@ -9,14 +9,15 @@ from typing import Any
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config
+from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, allow_list
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import write_bundle
-from ssmttm.generation.card import CardFields, TrainingCost
+from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
 from ssmttm.model import weights
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.run import Run
 
-ATTRIBUTION = "ATTRIBUTION.csv"
+NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
 
 
 def _description(run: Run, stage: str) -> dict[str, Any]:
@@ -33,19 +34,32 @@ def _resolved(first: dict[str, Any], second: dict[str, Any]) -> Config:
 
 def _attribution(datasets: list[str]) -> str:
     """The rows of all datasets' attribution tables, each once, under one head."""
-    tables = [list(csv.reader(io.StringIO(storage.read_text(storage.join(uri, ATTRIBUTION))))) for uri in datasets]
+    tables = [list(csv.reader(io.StringIO(storage.read_text(storage.join(uri, ATTRIBUTION_NAME))))) for uri in datasets]
     merged = io.StringIO()
     rows = dict.fromkeys(tuple(row) for table in tables for row in table)
     csv.writer(merged, lineterminator="\n").writerows(rows)
     return merged.getvalue()
 
 
-def _seconds_by_licence(runs: dict[str, Run]) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for run in runs.values():
-        for licence, value in storage.read_json(run.path("dataset.json"))["seconds_by_licence"].items():
-            seconds[licence] = seconds.get(licence, 0.0) + value
-    return seconds
+def _training_data(runs: dict[str, Run]) -> list[TrainingData]:
+    """What the runs, by stage, learned from. A data set that both read, even from two places, counts once."""
+    known = {stage: storage.read_json(run.path("dataset.json")) for stage, run in runs.items()}
+    stages: dict[str, list[str]] = {}
+    for stage, dataset in known.items():
+        stages.setdefault(dataset["fingerprint"], []).append(stage)
+    sets = []
+    for fingerprint, names in stages.items():
+        dataset = known[names[0]]
+        sets.append(
+            TrainingData(
+                fingerprint[:NAME_DIGITS],
+                tuple(names),
+                dataset["seconds_by_licence"],
+                allow_list(dataset),
+                dataset["rejects"],
+            )
+        )
+    return sets
 
 
 def _costs(codec_uri: str, descriptions: dict[str, dict[str, Any]]) -> dict[str, TrainingCost]:
@@ -84,11 +98,10 @@ def export_bundle(stage1_run: str, stage2_run: str, out: str, metrics: dict[str,
             f"{stage1_run} models {first['config']['num_codebooks']} codebooks, but stage 2 continues codebook 0 "
             "alone; train with stage1.num_codebooks=1"
         )
-    runs = {first["data"]["uri"]: first_run, second["data"]["uri"]: second_run}
     config = _resolved(first, second)
     codec_uri = first["codec"]["uri"]
     card = CardFields(
-        _seconds_by_licence(runs),
+        _training_data({"stage1": first_run, "stage2": second_run}),
         _costs(codec_uri, {"stage1": first, "stage2": second}),
         first["text"]["reference"],
         metrics or {},
@@ -101,7 +114,7 @@ def export_bundle(stage1_run: str, stage2_run: str, out: str, metrics: dict[str,
         codec_uri=codec_uri,
         codec_fingerprint=first["codec"]["fingerprint"],
         text=first["text"],
-        attribution=_attribution(list(runs)),
+        attribution=_attribution(list(dict.fromkeys(part["data"]["uri"] for part in (first, second)))),
         card=card,
     )
     return out

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from tiny_bundle import write_tiny_bundle
 
 from ssmttm import storage
@@ -35,9 +36,28 @@ def test_it_names_no_path_of_the_machine_that_made_it(bundle_uri: str) -> None:
 
 def test_the_model_card(bundle_uri: str) -> None:
     card = storage.read_text(storage.join(bundle_uri, "README.md"))
-    assert card.startswith(f"# {read_model_id(bundle_uri)}\n")
+    assert f"\n# {read_model_id(bundle_uri)}\n" in card
     for expected in ("2.00 hours", "CC0-1.0", "1.00e+12 FLOPs", "0.50 hours", "Apache-2.0", "genre", "Limitations"):
         assert expected in card
+
+
+def test_the_card_says_what_was_let_in_and_learned_from(bundle_uri: str) -> None:
+    card = storage.read_text(storage.join(bundle_uri, "README.md"))
+    _, header, text = card.split("---\n", 2)
+    values = yaml.safe_load(header)
+    assert values["pipeline_tag"] == "text-to-audio"
+    assert values["training_data"] == [
+        {
+            "name": "0123abcd",
+            "stages": ["stage1", "stage2"],
+            "allow_licences": ["CC0-1.0", "CC-BY"],
+            "hours_by_licence": {"CC0-1.0": 2.0},
+            "rejects": 3,
+        }
+    ]
+    assert "license" not in values  # of the weights: not ours to say
+    assert "| 0123abcd | CC0-1.0 | 2.00 |" in text
+    assert "| 0123abcd | stage1, stage2 | CC0-1.0, CC-BY | 3 |" in text
 
 
 def test_the_same_weights_have_the_same_name(bundle_uri: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
@@ -80,6 +81,42 @@ def test_data_of_both_stages_is_attributed(runs: Runs, tiny_tokens: str, tmp_pat
     rows = storage.read_text(storage.join(out, "ATTRIBUTION.csv")).splitlines()
     assert rows[-1] == 'x,"a, b",,,,'
     assert len(rows) == len(set(rows))
+
+
+def card_of(bundle: str) -> dict[str, Any]:
+    return yaml.safe_load(storage.read_text(storage.join(bundle, "README.md")).split("---\n", 2)[1])
+
+
+def test_the_card_carries_licences_and_rejects(runs: Runs, tiny_tokens: str, tmp_path: Path) -> None:
+    dataset = storage.read_json(storage.join(tiny_tokens, "dataset.json"))
+    (data,) = card_of(export_bundle(*runs, str(tmp_path / "bundle")))["training_data"]
+    assert data["stages"] == ["stage1", "stage2"]
+    assert dataset["fingerprint"].startswith(data["name"])
+    assert data["allow_licences"] == dataset["allow_licences"]
+    assert data["hours_by_licence"] == {"CC0-1.0": round(24 / 3600, 3)}
+    assert data["rejects"] == 0
+
+
+def test_the_card_names_every_data_set(runs: Runs, tmp_path: Path) -> None:
+    uri = storage.join(runs[1], "dataset.json")
+    other = {"fingerprint": "f" * 64, "seconds_by_licence": {"CC-BY-SA": 7200.0}, "rejects": 1234}
+    values = {**storage.read_json(uri), **other}
+    del values["allow_licences"]  # as data sets were before
+    values["config"]["corpus"]["allow_licences"] = ["CC-BY-SA"]
+    storage.write_json(uri, values)
+    out = export_bundle(*runs, str(tmp_path / "bundle"))
+    first, second = card_of(out)["training_data"]
+    assert first["stages"] == ["stage1"]
+    assert second == {
+        "name": "f" * 12,
+        "stages": ["stage2"],
+        "allow_licences": ["CC-BY-SA"],
+        "hours_by_licence": {"CC-BY-SA": 2.0},
+        "rejects": 1234,
+    }
+    text = storage.read_text(storage.join(out, "README.md"))
+    assert "2 data sets of 2.01 hours" in text
+    assert f"| {'f' * 12} | stage2 | CC-BY-SA | 1,234 |" in text
 
 
 def test_unfinished_runs_are_refused(runs: Runs, tmp_path: Path) -> None:
