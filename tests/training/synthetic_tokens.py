@@ -74,7 +74,11 @@ def write_tokens(folder: Path, codec: MiniCodec, rows: int = 40, held_out: int =
     pq.write_table(pa.Table.from_pylist(table[half:]), folder / "shards" / "part-00001.parquet")
     info = {
         "rows": rows,
-        "codec": {"uri": str(folder.parent / "codec"), "fingerprint": codec.fingerprint()},
+        "codec": {
+            "uri": str(folder.parent / "codec"),
+            "fingerprint": codec.fingerprint(),
+            "config": codec.describe(),
+        },
         "text": {
             "reference": {"encoder": "minilm", "path": None, "max_tokens": 96},
             "fingerprint": "f",

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from synthetic_tokens import make_codec
 
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_completer, load_lm
+from ssmttm.training.data import read_dataset_info
 from ssmttm.training.engine import TorchEngine
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows
@@ -107,6 +109,19 @@ def test_a_taken_name_is_an_error(make_config: MakeConfig, tokens: str, tmp_path
     storage.write_json(str(other / "dataset.json"), info)
     with pytest.raises(UserError, match="another codec"):
         train(make_config("stage1", f"train.data={other}"), "stage1")
+
+
+def test_shards_of_another_codec_or_text_encoder_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    other = make_codec(tmp_path / "other", config.codec.model_copy(update={"griffin_lim_iterations": 3}))
+    assert other.fingerprint() != read_dataset_info(config.train.data)["codec"]["fingerprint"]
+    for overrides, message in (
+        (["codec.name=dac"], "holds codes of codec 'mini', but codec.name=dac"),
+        ([f"codec.path={tmp_path / 'other'}"], f"was made with another codec than {tmp_path / 'other'} is now"),
+        (["text.encoder=transformers"], "states of text encoder 'minilm', but text.encoder=transformers"),
+    ):
+        with pytest.raises(UserError, match=f"{message}; preprocess the corpus again"):
+            prepare(make_config("stage1", *overrides), "stage1")
 
 
 def test_resume_from_another_runs_checkpoint(make_config: MakeConfig) -> None:
