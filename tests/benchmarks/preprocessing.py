@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -42,7 +41,7 @@ def excerpt(source: Path, folder: Path, minutes: float) -> None:
     for track in sorted(source.iterdir()):
         if track.suffix in (".txt", ".json") or seconds > 60 * minutes:
             continue
-        os.symlink(track, folder / track.name)
+        shutil.copy(track, folder / track.name)
         seconds += soundfile.info(track).duration
         for sidecar in (track.with_suffix(".txt"), track.with_suffix(".json")):
             if sidecar.exists():
