@@ -22,7 +22,10 @@ from ssmttm.corpus.rejects import Reject
 from ssmttm.corpus.splits import hold_out
 from ssmttm.errors import UserError
 
-AUDIO_EXTENSIONS = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aif", "aiff"})
+# What libsndfile reads and people keep music in.
+AUDIO_EXTENSIONS = frozenset(
+    {"wav", "w64", "rf64", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "snd", "caf"}
+)
 EMBEDDED_FIELDS = frozenset({"title", "artist", "licence", "genre"})
 
 

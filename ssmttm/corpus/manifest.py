@@ -37,10 +37,14 @@ _REQUIRED = tuple(name for name in _FIELDS if name != "tags")
 _TEXT_FIELDS = ("id", "audio", "split", "licence", "artist", "title", "source_url")
 
 
+class OutsideRootError(UserError):
+    """An audio path that leaves the manifest's folder."""
+
+
 def _resolve(folder: str, audio: str, where: str) -> str:
     relative = posixpath.normpath(audio)
     if "://" in audio or audio.startswith(("/", "~")) or relative.startswith("..") or "\\" in audio or not audio:
-        raise UserError(f"{where}: audio '{audio}' must be a path inside {folder}, relative to it")
+        raise OutsideRootError(f"{where}: audio '{audio}' must be a path inside {folder}, relative to it")
     return storage.join(folder, relative)
 
 
@@ -87,7 +91,7 @@ def read_manifest(uri: str) -> list[Track]:
     file_uri = uri if uri.endswith((".jsonl", ".json")) else storage.join(uri, MANIFEST_NAME)
     folder = posixpath.dirname(file_uri) or "."
     tracks: dict[str, Track] = {}
-    for number, line in enumerate(storage.read_text(file_uri).splitlines(), start=1):
+    for number, line in enumerate(storage.read_text(file_uri).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file_uri} line {number}"

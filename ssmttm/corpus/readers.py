@@ -12,8 +12,8 @@ from ssmttm.config import CorpusConfig
 from ssmttm.corpus import fma, jamendo
 from ssmttm.corpus.descriptions import is_unicode
 from ssmttm.corpus.folder import AUDIO_EXTENSIONS, scan_folder
-from ssmttm.corpus.manifest import MANIFEST_NAME, Track, parse_line
-from ssmttm.corpus.rejects import Reject
+from ssmttm.corpus.manifest import MANIFEST_NAME, OutsideRootError, Track, parse_line
+from ssmttm.corpus.rejects import Reason, Reject
 from ssmttm.corpus.tag_captions import complete_captions
 from ssmttm.errors import UserError
 
@@ -99,5 +99,6 @@ def _scan_manifest(uri: str) -> Scan:
                 raise UserError(f"{where} holds halves of surrogate pairs, which are no characters")
             tracks[track.id] = track
         except UserError as error:
-            rejects.append(Reject(where, "", "bad-entry", str(error)))
+            reason: Reason = "outside-root" if isinstance(error, OutsideRootError) else "bad-entry"
+            rejects.append(Reject(where, "", reason, str(error)))
     return list(tracks.values()), rejects

@@ -302,11 +302,14 @@ def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Itera
     A dataset that is already complete is returned as it is; an interrupted one is continued.
 
     Raises:
-        UserError: if the source is missing or yields no row, the codec is missing, or `corpus.out` holds another
-            dataset.
+        UserError: if the source is missing or yields no row, the codec is missing or of another kind than
+            `codec.name`, or `corpus.out` holds another dataset.
     """
     started = time.perf_counter()
     config, out = worker.config, worker.config.corpus.out
+    kind = worker.codec.describe()["name"]
+    if kind != config.codec.name:
+        raise UserError(f"{config.codec.path} holds a codec of kind {kind}; give codec.name={kind}, or another path")
     vocals = worker.remove_vocals.fingerprint if worker.remove_vocals else "keep"
     plan = plan_dataset(config, worker.codec, worker.encoder, vocals)
     dataset = _completed(out, plan)

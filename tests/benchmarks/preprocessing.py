@@ -28,6 +28,7 @@ import torch
 from measuring import machine
 
 from ssmttm import config
+from ssmttm.codec.base import load_codec
 from ssmttm.config import Config
 
 RESULTS = Path(__file__).parent / "results"
@@ -157,11 +158,16 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="preprocessing"))
     (joined if arguments.long_file else excerpt)(arguments.source.resolve(), folder / "music", arguments.minutes)
+    codec = load_codec(arguments.codec).describe()["name"]
     runs = []
     for index in range(arguments.rounds):
         out = folder / f"tokens-{index}"
         overrides = [f"corpus.source={folder / 'music'}", f"codec.path={arguments.codec}", f"corpus.out={out}"]
-        overrides += ["corpus.default_licence=own-work", f"corpus.rows_per_shard={arguments.rows_per_shard}"]
+        overrides += [
+            f"codec.name={codec}",
+            "corpus.default_licence=own-work",
+            f"corpus.rows_per_shard={arguments.rows_per_shard}",
+        ]
         settings = config.load("mini", [*overrides, f"corpus.actors={WORKERS}"], job="preprocess")
         alone = bare_speed(settings)
         ray.init(num_cpus=WORKERS, log_to_driver=False, include_dashboard=False)
@@ -185,7 +191,7 @@ def main() -> None:
             }
         )
         print(runs[-1], flush=True)
-    name = Worker(settings).codec.describe()["name"] + ("-long" if arguments.long_file else "")
+    name = codec + ("-long" if arguments.long_file else "")
     content = {"machine": machine(1, torch.device("cpu")), "workers": WORKERS, "codec": name, "runs": runs}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"preprocessing-{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from jobs import preprocess as job
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
 from ssmttm.corpus.rejects import read_rejects
@@ -32,7 +33,7 @@ KINDS = {
     "missing-licence": 3,
     "duplicate": 3,
     "no-caption": 2,
-    "bad-entry": 1,
+    "outside-root": 1,
 }
 
 
@@ -78,9 +79,10 @@ def broken(path: Path, kind: str, first: str) -> None:
         write(path, hum(first))
     elif kind == "no-caption":
         write(path, samples, captions=[])
-    else:
-        write(path, samples)
-        path.with_suffix(".json").write_text("{")
+    elif kind == "outside-root":
+        elsewhere = path.parent.parent / f"elsewhere-{path.name}"
+        write(elsewhere, samples)
+        path.symlink_to(elsewhere)
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +117,15 @@ def settings(base: config.Config, source: Path, out: Path, **changes: Any) -> co
 def test_exactly_the_broken_files_are_named(
     tiny_config: config.Config, tiny_codec: Codec, corpus: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
+    """The job ends well."""
     folder, expected = corpus
-    result = preprocess_local(settings(tiny_config, folder, tmp_path))
+    paths = [f"corpus.source={folder}", f"corpus.out={tmp_path}", f"codec.path={tiny_config.codec.path}"]
+    job.main(["--preset", "tiny", "train.launch=local", *paths])
     rejects = read_rejects(str(tmp_path))
     assert {reject.audio: reject.reason for reject in rejects} == expected
     assert len(rejects) == 40
     assert all(reject.detail for reject in rejects)
-    dataset = result.dataset
+    dataset = storage.read_commit(str(tmp_path), COMMIT_NAME)
     assert dataset["rows"] == FILES - 40
     assert dataset["rows"] + dataset["segments_rejected"] == dataset["segments_planned"]
     seconds = sum(dataset["seconds_by_split"].values()) + dataset["seconds_rejected"]
