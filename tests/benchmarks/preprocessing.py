@@ -192,7 +192,13 @@ def main() -> None:
         )
         print(runs[-1], flush=True)
     name = codec + ("-long" if arguments.long_file else "")
-    content = {"machine": machine(1, torch.device("cpu")), "workers": WORKERS, "codec": name, "runs": runs}
+    content = {
+        "machine": machine(1, torch.device("cpu")),
+        "workers": WORKERS,
+        "codec": codec,
+        "one_long_file": arguments.long_file,
+        "runs": runs,
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"preprocessing-{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {RESULTS / f'preprocessing-{name}.json'}")

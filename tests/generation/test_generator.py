@@ -169,3 +169,31 @@ def test_another_format_is_refused(generator: Generator, tmp_path: Path) -> None
     clip = Audio(np.zeros((1, 100), np.float32), 24_000)
     with pytest.raises(UserError, match=r"cannot write \.aiff"):
         generator.save(str(tmp_path / "x.aiff"), clip, PROMPT, 1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_narrow_weights_generate_and_stay_reproducible(bundle_uri: str, precision: str) -> None:
+    narrow = Generator.load(bundle_uri, precision=precision)
+    held, full = (
+        sum(t.nbytes for t in g.bundle.lm.blocks.state_dict().values()) for g in (narrow, Generator.load(bundle_uri))
+    )
+    assert held < 0.7 * full
+    first, second = (narrow.generate("calm piano", 1.0, seed=1).samples for _ in range(2))
+    assert (first == second).all()
+    assert np.abs(first).max() > 1e-3
+
+
+def test_unknown_precision_is_an_error(bundle_uri: str) -> None:
+    with pytest.raises(UserError, match="precision is 'int4'; give one of: fp32, bf16, int8"):
+        Generator.load(bundle_uri, precision="int4")
+
+
+def test_positions_refuse_longer_pieces_at_once(bundle_uri: str) -> None:
+    generator = Generator.load(bundle_uri)
+    lm = generator.bundle.lm
+    lm.config = lm.config.model_copy(update={"max_frames": 30})
+    with pytest.raises(UserError, match=r"longer than this model's positions are made for \(30\)"):
+        generator.stream("calm piano", 2.0)
+    clip = generator.generate("calm piano", 1.0, seed=1)
+    with pytest.raises(UserError, match="positions are made for"):
+        generator.extend(clip, "calm piano", 1.0)
