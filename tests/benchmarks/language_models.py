@@ -32,7 +32,12 @@ def numbers(text: str) -> list[int]:
 
 
 def measure(
-    built: dict[str, Candidate], contexts: list[int], lengths: list[int], rounds: int, device: torch.device
+    built: dict[str, Candidate],
+    contexts: list[int],
+    lengths: list[int],
+    rounds: int,
+    repeats: int,
+    device: torch.device,
 ) -> dict[str, dict[str, Any]]:
     """For each candidate: milliseconds per frame and bytes of state by context, milliseconds per step by length."""
     table: dict[str, dict[str, Any]] = {
@@ -41,7 +46,7 @@ def measure(
     }
     for context in contexts:
         made = {name: one.decode(context) for name, one in built.items() if one.decode is not None}
-        for name, seconds in timed({name: step for name, (step, _) in made.items()}, rounds, 20, device).items():
+        for name, seconds in timed({name: step for name, (step, _) in made.items()}, rounds, repeats, device).items():
             table[name]["decode_ms"][context] = 1e3 * seconds
             table[name]["state_bytes"][context] = made[name][1]
             print(f"decode {context:6}  {name:26} {1e3 * seconds:9.3f} ms/frame  {made[name][1]:14,} bytes", flush=True)
@@ -50,7 +55,7 @@ def measure(
     for length in lengths:
         steps = {name: one.train(length) for name, one in built.items() if one.train is not None}
         with denormals_as_zero():
-            timings = timed(steps, rounds, 1, device)
+            timings = timed(steps, rounds, 1, device, warm_ups=1)
         for name, seconds in timings.items():
             table[name]["train_ms"][length] = 1e3 * seconds
             print(f"train  {length:6}  {name:26} {1e3 * seconds:9.1f} ms/step", flush=True)
@@ -74,6 +79,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=numbers, default="512,2048", help="of training sequences; empty: none")
     parser.add_argument("--batch", type=int, default=4, help="sequences in a training step")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=20, help="decoded frames in a round")
     parser.add_argument("--passes", type=int, default=2, help="through all candidates, at the papers' size")
     parser.add_argument("--only", default="", help="names of lines, separated by semicolons")
     parser.add_argument("--eager", action="store_true", help="decode without torch.compile")
@@ -86,7 +92,7 @@ def main() -> None:
     device = arguments.device
     setting = Setting(arguments.size, device, arguments.batch, not arguments.eager and device.type == "cpu")
     makers = candidates([name.strip() for name in arguments.only.split(";") if name.strip()])
-    common = (arguments.contexts, arguments.lengths, arguments.rounds, device)
+    common = (arguments.contexts, arguments.lengths, arguments.rounds, arguments.repeats, device)
     if arguments.size == "5M":
         table = measure({name: make(setting) for name, make in makers.items()}, *common)
         table = {name: median_of([line]) for name, line in table.items()}

@@ -16,14 +16,19 @@ from ssmttm.training.engine import use_bf16_on_cpu
 
 
 def timed(
-    functions: dict[str, Callable[[], object]], rounds: int, repeats: int, device: torch.device | None = None
+    functions: dict[str, Callable[[], object]],
+    rounds: int,
+    repeats: int,
+    device: torch.device | None = None,
+    warm_ups: int = 3,
 ) -> dict[str, float]:
     """Median seconds of one call of each, over rounds that go through all of them in turn, so that a slow moment of
-    the machine meets them all."""
+    the machine meets them all. Compiled functions need three warm-ups: they are compiled at the first, and again where
+    a length turns out to change."""
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
-        for _ in range(3):  # compiles at the first, and again where a length turns out to change
+        for _ in range(warm_ups):
             function()
     for _ in range(rounds):
         for name, function in functions.items():
