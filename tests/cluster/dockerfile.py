@@ -78,7 +78,7 @@ def problems(text: str, root: Path, ignore: str, targets: tuple[str, ...]) -> li
                 if bad := NOT_FOR_IMAGES.search(install):
                     found.append(f"{stage.name}: installs {bad[0]}, which is for tests")
         for value in [*stage.values("ENV"), *stage.values("ARG")]:
-            if re.search(r"(TOKEN|SECRET|PASSWORD|ACCESS_KEY)\w*=\S", value):
+            if re.search(r"(TOKEN|SECRET|PASSWORD|KEY|KEY_ID)=\S", value):
                 found.append(f"{stage.name}: a secret in the image: {value}")
     for target in targets:
         if target not in stages:
