@@ -1,85 +1,35 @@
-"""The files of cluster/ agree with their schemas, with each other, with the code and with their README."""
+"""The Kubernetes manifests agree with the published fields, with each other and with the code."""
 
 from __future__ import annotations
 
 import copy
-import json
-import re
-import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dockerfile import problems, read_stages
-from kubernetes_models import Container, NetworkPolicy, PodSpec, RayClusterSpec, parse
+from cluster_files import (
+    CLUSTER,
+    CODE_IN_IMAGE,
+    DOCKERFILE,
+    MANIFESTS,
+    PINNED,
+    RAY_JOBS,
+    RAY_MANIFESTS,
+    README,
+    arguments_of,
+    check_ray_start,
+    documents,
+    gigabytes,
+    pods,
+    ray_spec,
+    settings_of,
+)
+from kubernetes_models import Container, NetworkPolicy, RayClusterSpec, parse
 from pydantic import ValidationError
 from test_readme import JOB_OF_SCRIPT, check_script
 
-import ssmttm
 from ssmttm import config as configuration
-
-ROOT = Path(__file__).parent.parent.parent
-CLUSTER = ROOT / "cluster"
-MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
-RAY_JOBS = [path for path in MANIFESTS if path.name.startswith("rayjob-")]
-TARGETS = ("cpu", "cuda")
-CODE_IN_IMAGE = "/opt/ssmttm/"
-DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
-README = (CLUSTER / "README.md").read_text()
-PINNED = dict(
-    re.fullmatch(r"([a-z0-9-]+)(?:\[[^]]*\])?==(\S+)", line).groups()  # type: ignore[union-attr]
-    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    if "==" in line
-)
-
-
-def documents(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-def ray_spec(path: Path) -> RayClusterSpec | None:
-    """The Ray cluster that a manifest describes, if it does."""
-    spec = getattr(parse(documents(path)[0]), "spec", None)
-    if isinstance(spec, RayClusterSpec):
-        return spec
-    return getattr(spec, "rayClusterSpec", None) or getattr(spec, "rayClusterConfig", None)
-
-
-RAY_MANIFESTS = [path for path in MANIFESTS if ray_spec(path)]
-
-
-def pods(path: Path) -> list[PodSpec]:
-    spec, found = getattr(parse(documents(path)[0]), "spec", None), []
-    cluster = ray_spec(path)
-    if cluster:
-        groups = [cluster.headGroupSpec, *cluster.workerGroupSpecs]
-        found = [group.template.spec for group in groups]
-    if hasattr(spec, "submitterPodTemplate"):
-        found.append(spec.submitterPodTemplate.spec)
-    return found
-
-
-def gigabytes(quantity: str) -> float:
-    assert quantity.endswith("Gi"), quantity
-    return int(quantity.removesuffix("Gi")) * 2**30 / 1e9
-
-
-def arguments_of(path: Path) -> tuple[str, list[str]]:
-    """A RayJob's script, as in this repository, and its arguments."""
-    python, script, *arguments = shlex.split(documents(path)[0]["spec"]["entrypoint"])
-    assert python == "python"
-    return script.removeprefix(CODE_IN_IMAGE), arguments
-
-
-def settings_of(path: Path) -> configuration.Config:
-    script, arguments = arguments_of(path)
-    place = arguments.index("--preset")
-    return configuration.load(arguments[place + 1], arguments[:place] + arguments[place + 2 :], JOB_OF_SCRIPT[script])
-
-
-# --- Kubernetes
 
 
 def test_the_manifests_are_those_expected() -> None:
@@ -273,171 +223,9 @@ def test_only_dashboard_and_service_are_reached_from_outside_the_nodes() -> None
     assert opened == {8265: ["kuberay-system"], 8000: ["kuberay-system", "ingress-nginx"]}
 
 
-# --- machines
-
-
-@pytest.fixture
-def vm_cluster() -> dict[str, Any]:
-    """As `ray up` reads it: defaults filled in and checked against Ray's own schema."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    prepared = prepare_config(yaml.safe_load((CLUSTER / "ray-cluster.yaml").read_text()))
-    validate_config(prepared)
-    return prepared
-
-
-def test_ray_refuses_an_unknown_key_of_the_vm_cluster(vm_cluster: dict[str, Any]) -> None:
-    import jsonschema
-    from ray.autoscaler._private.util import validate_config
-
-    with pytest.raises(jsonschema.ValidationError, match="max_wokers"):
-        validate_config({**vm_cluster, "max_wokers": 1})
-
-
-def test_machines(vm_cluster: dict[str, Any]) -> None:
-    types = vm_cluster["available_node_types"]
-    head = types[vm_cluster["head_node_type"]]
-    assert head["resources"] == {"CPU": 0}
-    assert "InstanceMarketOptions" not in head["node_config"], "a cluster dies with its head"
-    workers = {name: one for name, one in types.items() if one is not head}
-    for one in workers.values():
-        assert one["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-        assert one["node_config"]["IamInstanceProfile"] != head["node_config"]["IamInstanceProfile"]
-    for one in types.values():
-        assert one["node_config"]["SecurityGroupIds"]  # Ray's own opens port 22 to everyone
-        assert one["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
-        assert "KeyName" not in one["node_config"]
-    assert sum(one["max_workers"] for one in workers.values()) == vm_cluster["max_workers"]
-    assert sum(one["min_workers"] for one in workers.values()) >= 1, "training refuses a head alone"
-    (gpu,) = (one for one in workers.values() if "GPU" in one["resources"])
-    assert gpu["docker"]["worker_image"].endswith("-cuda")
-
-
-def test_machines_ask_for_the_token(vm_cluster: dict[str, Any]) -> None:
-    assert vm_cluster["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
-        (start,) = (command for command in vm_cluster[key] if "ray start" in command)
-        assert start.startswith("RAY_AUTH_MODE=token ")
-        check_ray_start(shlex.split(start)[3:])
-    assert "--dashboard-host=127.0.0.1" in " ".join(vm_cluster["head_start_ray_commands"])
-    for key in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
-        assert vm_cluster[key] == [], "Ray's defaults would install another Ray"
-
-
-def check_ray_start(options: list[str]) -> None:
-    from ray.scripts.scripts import start
-
-    known = {name for parameter in start.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = {option.partition("=")[0] for option in options} - known
-    assert not unknown, f"ray start has no {unknown}"
-
-
 @pytest.mark.parametrize("path", RAY_MANIFESTS, ids=lambda path: path.name)
 def test_ray_start_takes_the_parameters(path: Path) -> None:
     cluster = ray_spec(path)
     assert cluster is not None
     for group in (cluster.headGroupSpec, *cluster.workerGroupSpecs):
         check_ray_start([f"--{name}" for name in group.rayStartParams])
-
-
-# --- the image
-
-
-def test_dockerfile() -> None:
-    ignore = (ROOT / ".dockerignore").read_text()
-    assert not problems(DOCKERFILE, ROOT, ignore, TARGETS)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "problem"),
-    [
-        ("python:3.11.14-slim-bookworm", "python:latest", "not pinned"),
-        ("COPY jobs ", "COPY jobz ", "does not exist"),
-        ("COPY jobs ", "COPY tests ", ".dockerignore leaves out"),
-        ("--from=build-cpu", "--from=build-cpp", "no stage"),
-        ("USER 1000:1000", "USER root", "runs as root"),
-        ('CMD ["ssmttm", "doctor"]', "RUN chmod +x /bin/sh", "after USER"),
-        ('".[${EXTRAS}]"', '".[dev]"', "for tests"),
-        ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN=abc", "a secret"),
-        ("AS cuda", "AS gpu", "no target cuda"),
-    ],
-)
-def test_dockerfile_rules_find(old: str, new: str, problem: str) -> None:
-    assert old in DOCKERFILE
-    found = problems(DOCKERFILE.replace(old, new), ROOT, (ROOT / ".dockerignore").read_text(), TARGETS)
-    assert any(problem in one for one in found), found
-
-
-def test_the_image_has_the_projects_versions() -> None:
-    stages = read_stages(DOCKERFILE)
-    installed = set(re.findall(r"torch==(\S+)", DOCKERFILE))
-    assert installed == {PINNED["torch"]}
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"EXTRAS=(\w+)", "\n".join(stages["build-cpu"].values("ARG")))) <= set(extras)
-    for name in ("mamba-ssm", "causal-conv1d"):  # built by hand: the same as the extra wants
-        (wanted,) = (one for one in extras["cuda"] if one.startswith(name))
-        assert f'"{wanted}"' in DOCKERFILE
-    for target in TARGETS:
-        assert f'version="{ssmttm.__version__}"' in " ".join(stages[target].values("LABEL"))
-
-
-def test_every_image_is_one_of_ours_at_this_version() -> None:
-    text = "\n".join(path.read_text() for path in [*MANIFESTS, CLUSTER / "ray-cluster.yaml"])
-    images = set(re.findall(r"^\s+(?:worker_)?image: (\S+)", text, flags=re.MULTILINE))
-    assert images == {f"CHANGE-ME-REGISTRY/ssmttm:{ssmttm.__version__}-{target}" for target in TARGETS}
-    for target in TARGETS:
-        assert re.search(rf"--target {target}\s+-t \S+/ssmttm:{ssmttm.__version__}-{target} \.", README)
-
-
-# --- what the README says
-
-
-def test_the_readme_lists_what_must_be_changed() -> None:
-    """CHANGE-ME-... marks every such value; no bucket, image or machine can be called so."""
-    files = [*MANIFESTS, CLUSTER / "ray-cluster.yaml"]
-    used = {mark for path in files for mark in re.findall(r"CHANGE-ME-[A-Z-]*[A-Z]", path.read_text())}
-    listed = set(re.findall(r"^\| `(CHANGE-ME-[A-Z-]+)`", README, flags=re.MULTILINE))
-    assert used == listed
-    for path in files:
-        values = path.read_text()
-        assert not re.search(r"s3://(?!CHANGE-ME-BUCKET/)", values), path
-        assert not re.search(r"\b(example\.com|my-bucket|\d{12})\b", values), path
-
-
-def test_the_readme_names_every_file() -> None:
-    for path in CLUSTER.rglob("*"):
-        if path.is_file() and path.name != "README.md":
-            name = path.relative_to(CLUSTER).as_posix()
-            shown = "deepspeed/" if name.startswith("deepspeed/") else name
-            assert shown in README, f"cluster/README.md does not mention {shown}"
-
-
-def test_the_readmes_figures_are_the_models() -> None:
-    from ssmttm.doctor import examine
-
-    models = examine("paper")
-    stage1, stage2 = models["stage1"], models["stage2"]
-    assert f"{stage1['train_memory_bytes'] / 1e9:.1f} GB" in README
-    # Weights, two moments, the average: four times fp32.
-    assert f"{16 * stage1['trainable_params'] / 1e9:.1f} GB" in README
-    settings = configuration.load("paper", job="stage2")
-    frames = settings.train.global_batch * settings.train.steps * settings.stage2.crop_frames
-    for flops in (stage1["train_flops_total"], 6 * stage2["trainable_params"] * frames):
-        hours = flops / (0.2 * 989e12) / 3600
-        assert f"{hours:.1f} h" in README or f"{hours:.0f} h" in README
-        assert f"{hours / 8:.1f} h" in README
-
-
-# --- DeepSpeed
-
-
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_deepspeed_files_are_what_training_uses(stage: int) -> None:
-    from ssmttm.training.deepspeed_engine import zero_config
-
-    assert json.loads((CLUSTER / "deepspeed" / f"zero{stage}.json").read_text()) == zero_config(stage)
-
-
-def test_there_is_a_deepspeed_file_for_each_stage_and_no_other() -> None:
-    names = sorted(path.name for path in (CLUSTER / "deepspeed").iterdir())
-    assert names == [f"zero{stage}.json" for stage in range(4)]
