@@ -80,7 +80,7 @@ def _check_same(run: Run, config: Config, stage: str, dataset: dict[str, Any]) -
 
 def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
     """Refuse token shards that another codec or text encoder made than the configuration names. A codec path left at
-    its default says nothing: the shards name theirs.
+    its default, or where nothing lies, says nothing: the shards name theirs.
 
     Raises:
         UserError: saying which differ, and how to go on.
@@ -89,8 +89,11 @@ def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
     made, asked = dataset["codec"]["config"]["name"], config.codec.name
     if made != asked:
         raise UserError(f"{config.train.data} holds codes of codec '{made}', but codec.name={asked}; {again}")
-    uri, own = config.codec.path, dataset["codec"]["uri"]
-    for path in {own} if uri == CodecConfig().path else {own, uri}:
+    named, default = config.codec.path, CodecConfig().path
+    paths = [dataset["codec"]["uri"]]
+    if named not in (default, storage.absolute(default), *paths) and storage.exists(named):
+        paths.append(named)
+    for path in paths:
         if load_codec(path).fingerprint() != dataset["codec"]["fingerprint"]:
             raise UserError(f"{config.train.data} was made with another codec than {path} is now; {again}")
     made, asked = dataset["text"]["reference"]["encoder"], config.text.encoder

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_shards_of_another_codec_or_text_encoder_are_refused(make_config: MakeCo
     ):
         with pytest.raises(UserError, match=f"{message}; preprocess the corpus again"):
             prepare(make_config("stage1", *overrides), "stage1")
+
+
+@pytest.mark.parametrize("path", ["runs/demo/codec", os.path.abspath("runs/demo/codec"), "/nowhere/at/all"])
+def test_a_codec_path_that_names_nothing_of_ones_own_is_no_mismatch(make_config: MakeConfig, path: str) -> None:
+    assert prepare(make_config("stage1", f"codec.path={path}"), "stage1") is not None
 
 
 def test_resume_from_another_runs_checkpoint(make_config: MakeConfig) -> None:
