@@ -42,8 +42,8 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Mamba-2 mixer (arXiv 2405.21060). Parameter names and shapes are those of `mamba_ssm.Mamba2`.
 
-    On CPU, all between the projections is one fused function where no state is given (training, prefill); from a given
-    state, and with CUDA kernels, it is written out here, which is also the reference of the former. `A_log`, `D` and
+    All between the projections is one fused function where no state is given (training, prefill); from a given state,
+    and with CUDA kernels, it is written out here, which is also the reference of the former. `A_log`, `D` and
     `dt_bias` stay fp32 and must not be decayed; dt starts log-uniform in [0.001, 0.1].
     """
 
@@ -86,7 +86,7 @@ class Mamba2(nn.Module):
         """Masked positions change neither the convolution window's content nor the SSM state; without a state both
         begin at zero. Where no gradient is asked for, one step writes the new state over the given one."""
         backend = backend_for(x_BLD, self.head_dim, self.state_size)
-        if state is None and backend is TORCH:
+        if state is None and backend.scan is TORCH.scan:
             return self._from_zero(x_BLD, mask_BL)
         if state is None:
             state = self.initial_state(len(x_BLD), x_BLD.device)
