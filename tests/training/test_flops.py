@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.config import Config
+from ssmttm.model import costs
 from ssmttm.training import flops, progress
 from ssmttm.training.flops import peak_flops, task_flops
 from ssmttm.training.order import Draw
@@ -42,15 +43,27 @@ def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, teraflops: fl
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_token_costs_what_one_sample_is_counted_at(make_config: MakeConfig, stage: str) -> None:
-    """The estimate takes captions and rows of mean length, so one sample agrees roughly."""
+def test_a_token_costs_what_one_sample_is_counted_at(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The estimate takes rows of mean length, so one sample agrees nearly."""
     task = make_task(stage, make_config(stage))
     module, batch = task.build(), task.collate([Draw(0, 0)])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         task.loss(module, batch).backward()
     counted = counter.get_total_flops() / batch.count
-    # Stage 1 reads 32 text tokens beside these few frames.
-    assert task_flops(task) == pytest.approx(counted, rel=0.1 if stage == "stage2" else 1.5)
+    monkeypatch.setattr(costs, "TEXT_TOKENS", batch.text.states_BSD.shape[1])
+    assert task_flops(task) == pytest.approx(counted, rel=0.1)
+
+
+def test_attention_is_counted(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "TEXT_TOKENS", 1)
+    config = make_config("stage1", "stage1.backbone=cross_transformer")
+    dataset = make_task("stage1", config).data.info
+    short, long = (flops.flops_per_token(config, "stage1", dataset, frames) for frames in (64, 1064))
+    # Queries with keys, and weights with values: forward, and twice that backward.
+    expected = 1000 * 4 * config.stage1.width * config.stage1.layers * 3
+    assert long - short == pytest.approx(expected, rel=0.05)
 
 
 def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
