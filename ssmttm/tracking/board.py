@@ -19,10 +19,10 @@ class Board:
     folder, and copied whole at each checkpoint and at the end.
 
     Args:
-        restored: says, once there are points, after which step this start goes on.
+        restored: as for `MlflowRun`; here what was written of later steps before is hidden.
     """
 
-    def __init__(self, run_dir: str, restored: Callable[[], int]):
+    def __init__(self, run_dir: str, restored: Callable[[], int | None]):
         self._restored = restored
         self._folder = storage.join(run_dir, FOLDER)
         self._continued = bool(storage.list_names(self._folder))
@@ -33,7 +33,7 @@ class Board:
         self._step = 0
 
     def _open(self) -> Any:
-        """The writer, made at the first use. In a continued run it hides what was written of later steps before.
+        """The writer, made at the first use.
 
         Raises:
             UnusableError: without TensorBoard.
@@ -44,7 +44,8 @@ class Board:
             except ImportError as error:
                 raise UnusableError(str(error)) from error
 
-            self._writer = SummaryWriter(self._local, purge_step=self._restored() + 1 if self._continued else None)
+            restored = self._restored() if self._continued else None
+            self._writer = SummaryWriter(self._local, purge_step=None if restored is None else restored + 1)
         return self._writer
 
     def points(self, points: list[Point]) -> None:

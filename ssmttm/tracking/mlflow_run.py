@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,15 +78,18 @@ def _refusals() -> Iterator[None]:
 class MlflowRun:
     """Receives for one MLflow run: the one that the folder remembers, else a new one.
 
-    A run that is continued gets the points of steps past its checkpoint again, since MLflow cannot delete: at those
-    steps its history holds two, of which the later in time is the one that counts. The tag `starts` lists the steps
-    that it was begun and continued at.
+    A job that goes on from a checkpoint repeats the steps after it, with the same figures. MLflow cannot replace points
+    and draws two at one step as a jag; so those it has are not sent again, and lost ones are filled in. The tag
+    `starts` lists the steps that the run was begun and continued at.
+
+    Args:
+        restored: says, once there are points, after which step this start goes on; None: the job has no such steps.
 
     Raises:
         UnusableError: without MLflow, or without a place for it.
     """
 
-    def __init__(self, config: Config, run_name: str, run_dir: str):
+    def __init__(self, config: Config, run_name: str, run_dir: str, restored: Callable[[], int | None]):
         try:
             mlflow = import_mlflow()
             uri = config.tracking.uri or default_uri(config.train.out)
@@ -94,7 +97,9 @@ class MlflowRun:
             raise UnusableError(str(error)) from error
         self._client = mlflow.MlflowClient(uri)
         known = read_note(run_dir)
-        run_id = self._continued(known["run_id"]) if known and known["tracking_uri"] == uri else None
+        run_id = self._again(known["run_id"]) if known and known["tracking_uri"] == uri else None
+        self._continued, self._restored = run_id is not None, restored
+        self._last_steps: dict[str, int] = {}
         if run_id is None:
             experiment_id = self._experiment(config)
             run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
@@ -102,7 +107,7 @@ class MlflowRun:
             storage.write_json(storage.join(run_dir, NOTE_NAME), note)
         self._run_id = run_id
 
-    def _continued(self, run_id: str) -> str | None:
+    def _again(self, run_id: str) -> str | None:
         """The run set going again; None if the server has it no more."""
         try:
             with _refusals():
@@ -118,14 +123,24 @@ class MlflowRun:
         # A server knows where artifacts go; a database alone would put them into the working directory.
         served = (config.tracking.uri or "").startswith("http")
         artifacts = None if served else storage.join(storage.absolute(config.train.out), "mlartifacts")
-        return str(self._client.create_experiment(config.tracking.experiment, artifacts))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # which pages the interface shows
+        return str(self._client.create_experiment(config.tracking.experiment, artifacts, kind))
 
     def points(self, points: list[Point]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, milliseconds, step) for name, value, milliseconds, step in points]
         with _refusals():
+            if self._continued and self._restored() is not None:
+                points = [point for point in points if point[3] > self._last_step(point[0])]
+            metrics = [Metric(name, value, milliseconds, step) for name, value, milliseconds, step in points]
             self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+
+    def _last_step(self, name: str) -> int:
+        """The last step of a figure that an earlier start delivered."""
+        if name not in self._last_steps:
+            history = self._client.get_metric_history(self._run_id, name)
+            self._last_steps[name] = max((point.step for point in history), default=-1)
+        return self._last_steps[name]
 
     def item(self, kind: str, content: Any) -> None:
         with _refusals():

@@ -20,7 +20,7 @@ class Tracker:
 
     def __init__(self, couriers: list[Courier]):
         self._couriers = couriers
-        self._restored = 0
+        self._restored: int | None = None
 
     @classmethod
     def start(cls, config: Config, run_name: str, run_dir: str, tags: dict[str, str] | None = None) -> Tracker:
@@ -31,7 +31,7 @@ class Tracker:
         kept = f"{run_dir} keeps all figures in metrics.jsonl and validation.jsonl"
         tracker = cls([])
         tracker._couriers = [
-            Courier("MLflow", lambda: MlflowRun(config, run_name, run_dir), kept),
+            Courier("MLflow", lambda: MlflowRun(config, run_name, run_dir, lambda: tracker._restored), kept),
             Courier("TensorBoard", lambda: Board(run_dir, lambda: tracker._restored), kept),
         ]
         tracker.params(config.model_dump(mode="json"))
@@ -39,8 +39,8 @@ class Tracker:
         return tracker
 
     def begin(self, step: int) -> None:
-        """Say after which step this start goes on; figures of later steps, which an earlier start may have recorded,
-        come again."""
+        """Say, before the first figures, after which step this start goes on. An earlier start may have recorded later
+        steps, which now come again."""
         self._restored = step
         self._give([], [("begin", step)])
 
