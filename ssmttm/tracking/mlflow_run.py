@@ -123,8 +123,7 @@ class MlflowRun:
         # A server knows where artifacts go; a database alone would put them into the working directory.
         served = (config.tracking.uri or "").startswith("http")
         artifacts = None if served else storage.join(storage.absolute(config.train.out), "mlartifacts")
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # which pages the interface shows
-        return str(self._client.create_experiment(config.tracking.experiment, artifacts, kind))
+        return str(self._client.create_experiment(config.tracking.experiment, artifacts))
 
     def points(self, points: list[Point]) -> None:
         from mlflow.entities import Metric
