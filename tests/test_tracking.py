@@ -111,7 +111,7 @@ def test_a_dead_server_costs_one_warning_and_no_time(
     assert len(lines) == 2
     assert lines[0].startswith("warning: MLflow cannot be reached, the run goes on")
     assert lines[1].startswith("warning: MLflow was not given 1,000 points and ")
-    assert lines[1].endswith(f"{tmp_path}/run keeps all figures in metrics.jsonl and validation.jsonl")
+    assert lines[1].endswith(f"; see metrics.jsonl, validation.jsonl and tensorboard in {tmp_path}/run")
     assert len(scalars(tmp_path / "run" / "tensorboard", "loss")) == 1000
 
 

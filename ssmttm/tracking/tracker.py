@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from ssmttm.config import Config
-from ssmttm.tracking.board import Board
+from ssmttm.tracking.board import FOLDER, Board
 from ssmttm.tracking.courier import Courier, Item, Point
 from ssmttm.tracking.mlflow_run import MlflowRun, flatten
 
@@ -28,7 +28,7 @@ class Tracker:
         every later call does nothing."""
         if not config.tracking.enabled:
             return cls([])
-        kept = f"{run_dir} keeps all figures in metrics.jsonl and validation.jsonl"
+        kept = f"see metrics.jsonl, validation.jsonl and {FOLDER} in {run_dir}"
         tracker = cls([])
         tracker._couriers = [
             Courier("MLflow", lambda: MlflowRun(config, run_name, run_dir, lambda: tracker._restored), kept),
