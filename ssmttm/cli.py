@@ -83,17 +83,33 @@ def generate(
     print(f"{out}: {audio.seconds:.2f} s, seed {seed}, {factor:.1f}x real time, {generator.model_id}")
 
 
-@app.command(epilog="Example: ssmttm export runs/stage1 runs/stage2 --out s3://bucket/my-bundle")
+@app.command(epilog="Example: ssmttm export runs/stage1 runs/stage2 --out s3://bucket/my-bundle --register my-model")
 def export(
     stage1_run: Annotated[str, typer.Argument(help="Folder or URI of a finished stage-1 run.")],
     stage2_run: Annotated[str, typer.Argument(help="Folder or URI of a finished stage-2 run.")],
     out: Annotated[str, typer.Option(help="Folder or URI of the bundle to write.")],
+    stage1_checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint to take, as step-000100; the run need not be finished.")
+    ] = None,
+    stage2_checkpoint: Annotated[str | None, typer.Option(help="The same of stage 2.")] = None,
+    register: Annotated[str | None, typer.Option(help="Name of a model in MLflow's registry to add to.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow of that registry; where stage 1 was tracked when left out.")
+    ] = None,
 ) -> None:
     """Gather two trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm.generation.bundle import read_model_id
     from ssmttm.training.export import export_bundle
 
-    export_bundle(stage1_run, stage2_run, out)
+    export_bundle(
+        stage1_run,
+        stage2_run,
+        out,
+        stage1_checkpoint=stage1_checkpoint,
+        stage2_checkpoint=stage2_checkpoint,
+        register=register,
+        tracking_uri=tracking_uri,
+    )
     print(f"{out}: {read_model_id(out)}")
 
 

@@ -4,14 +4,24 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ssmttm import config, storage, tracking
-from ssmttm.tracking import Tracker, flatten
+from ssmttm import audio, config, storage
+from ssmttm.audio import Audio
+from ssmttm.tracking import Tracker, courier, flatten
 
 
 def tracked(folder: Path, *overrides: str) -> config.Config:
     return config.load("tiny", [f"train.out={folder}", *overrides])
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Steps and values as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def test_flatten() -> None:
@@ -25,13 +35,23 @@ def test_a_restarted_job_appends_to_its_run(tmp_path: Path) -> None:
     run_dir.mkdir()
     settings = tracked(tmp_path)
     first = Tracker.start(settings, "stage1", str(run_dir), {"stage": "stage1"})
-    first.metrics({"train/loss": 2.0, "train/broken": math.nan}, step=1)
+    first.begin(0)
+    for step, loss in ((1, 2.0), (2, 1.5), (3, 1.25)):
+        first.metrics({"train/loss": loss, "train/broken": math.nan}, step)
+    first.metrics({"train/tokens_per_s": 1.0}, 1)
+    first.checkpoint("checkpoints/step-000001", 1)
     first.finish("KILLED")
     (run_dir / "summary.json").write_text("{}")
-    second = Tracker.start(settings, "stage1", str(run_dir))
-    second.metrics({"train/loss": 1.0}, step=2)
+    audio.write(str(run_dir / "0-piano.wav"), Audio(np.zeros((1, 800), np.float32), 8000))
+    changed = tracked(tmp_path, "train.workers=5")
+    second = Tracker.start(changed, "stage1", str(run_dir), {"git_commit": "abc"})
+    second.begin(1)
+    for step, loss in ((2, 1.5), (3, 1.25), (4, 1.0)):
+        second.metrics({"train/loss": loss}, step)
+    for step in (2, 3):
+        second.metrics({"train/tokens_per_s": 10.0}, step)
     second.params({"extra": {"seconds": 3}})
-    second.artifacts([str(run_dir / "summary.json")])
+    second.artifacts([str(run_dir / "summary.json"), str(run_dir / "0-piano.wav")])
     second.finish()
 
     note = storage.read_json(str(run_dir / "mlflow.json"))
@@ -40,22 +60,45 @@ def test_a_restarted_job_appends_to_its_run(tmp_path: Path) -> None:
     run = client.get_run(note["run_id"])
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "stage1"
-    assert run.data.tags["stage"] == "stage1"
+    assert {"stage": "stage1", "git_commit": "abc", "starts": "0, 1"}.items() <= run.data.tags.items()
+    assert {"checkpoint": "checkpoints/step-000001", "checkpoint_step": "1"}.items() <= run.data.tags.items()
     assert run.data.params["train.lr"] == str(settings.train.lr)
+    assert run.data.params["train.workers"] == str(settings.train.workers)  # as it was begun
     assert run.data.params["extra.seconds"] == "3"
     history = client.get_metric_history(note["run_id"], "train/loss")
-    assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
+    assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.5), (3, 1.25), (4, 1.0)]
+    speeds = {point.step: point.value for point in client.get_metric_history(note["run_id"], "train/tokens_per_s")}
+    assert speeds == {1: 1.0, 2: 10.0, 3: 10.0}  # 2 was lost: it is filled in
+    assert run.data.metrics["train/loss"] == 1.0
     assert "train/broken" not in run.data.metrics
-    assert [entry.path for entry in client.list_artifacts(note["run_id"])] == ["summary.json"]
+    assert [entry.path for entry in client.list_artifacts(note["run_id"])] == ["samples", "summary.json"]
     assert (tmp_path / "mlartifacts").is_dir()
-    assert list((run_dir / "tensorboard").glob("events*"))
+    assert scalars(run_dir / "tensorboard", "train/loss") == [(1, 2.0), (2, 1.5), (3, 1.25), (4, 1.0)]
+    sound = [entry.path for entry in client.list_artifacts(note["run_id"], "samples")]
+    assert sound == ["samples/0-piano.wav"]
+
+
+def test_runs_on_an_object_store_copy_their_board(tmp_path: Path) -> None:
+    from ssmttm.tracking import board
+
+    remote = f"memory://{tmp_path.name}/run"
+    receiver = board.Board(remote, lambda: 0)
+    receiver.points([("loss", 1.0, 0, 1)])
+    assert not storage.list_names(f"{remote}/tensorboard")
+    receiver.item("checkpoint", "step-000001")
+    assert len(storage.list_names(f"{remote}/tensorboard")) == 1
+    receiver.points([("loss", 0.5, 0, 2)])
+    receiver.item("status", "FINISHED")
+    (name,) = storage.list_names(f"{remote}/tensorboard")
+    storage.write_bytes(str(tmp_path / name), storage.read_bytes(f"{remote}/tensorboard/{name}"))
+    assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_dead_server_costs_one_warning_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 4.0)
+    monkeypatch.setattr(courier, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(courier, "FINISH_SECONDS", 4.0)
     settings = tracked(tmp_path, "tracking.uri=http://127.0.0.1:9")
     tracker = Tracker.start(settings, "run", str(tmp_path / "run"))
     start = time.monotonic()
@@ -63,7 +106,24 @@ def test_a_dead_server_costs_one_warning_and_no_time(
         tracker.metrics({"loss": 1.0}, step)
     assert time.monotonic() - start < 1.0
     tracker.finish()
-    assert capsys.readouterr().err.count("warning: tracking does not work") == 1
+    assert time.monotonic() - start < 7.0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("warning: MLflow cannot be reached, the run goes on")
+    assert lines[1].startswith("warning: MLflow was not given 1,000 points and ")
+    assert lines[1].endswith(f"; see metrics.jsonl, validation.jsonl and tensorboard in {tmp_path}/run")
+    assert len(scalars(tmp_path / "run" / "tensorboard", "loss")) == 1000
+
+
+def test_an_object_store_without_a_server_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = config.load("tiny", ["train.out=memory://runs"])
+    tracker = Tracker.start(settings, "run", f"memory://{tmp_path.name}/run")
+    tracker.metrics({"loss": 1.0}, 1)
+    start = time.monotonic()
+    tracker.finish()
+    assert time.monotonic() - start < 10
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: MLflow is not used: runs at memory://runs need tracking.uri")
 
 
 def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
@@ -147,7 +148,8 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
     to_fit, held_out = choose_clips(tracks, config.codec.fit_clips, config.train.seed)
     refused: list[str] = []
     codec = MiniCodec(config.codec)
-    codec.fit(read_clips(to_fit, config, refused), config.train.seed)
+    with FlopCounterMode(display=False) as counter:  # counts products, not Fourier transforms
+        codec.fit(read_clips(to_fit, config, refused), config.train.seed)
     fitted = time.perf_counter()
     originals = list(read_clips(held_out, config, refused))
     if not originals:
@@ -165,6 +167,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
     report = {
         **figures,
         "seconds": {"fit": round(fitted - start, 2), "measure": round(time.perf_counter() - fitted, 2)},
+        "flops": counter.get_total_flops(),
         "clips": {"fit": len(to_fit), "held_out": len(originals), "refused": len(refused)},
         "fingerprint": codec.fingerprint(),
         "settings": settings,

@@ -1,9 +1,10 @@
-"""From two finished runs to a bundle: everything it needs is found through what the runs wrote about themselves."""
+"""From two runs to a bundle: everything it needs is found through what the runs wrote about themselves."""
 
 from __future__ import annotations
 
 import csv
 import io
+import tempfile
 from typing import Any
 
 from ssmttm import config as configuration
@@ -11,19 +12,16 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, allow_list
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import write_bundle
+from ssmttm.generation.bundle import COMMIT_NAME, read_model_id, write_bundle
 from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
-from ssmttm.model import weights
+from ssmttm.tracking.mlflow_run import read_note
+from ssmttm.tracking.registry import register_bundle
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.run import Run
+from ssmttm.training.stages import StageName
+from ssmttm.training.trained import finished, write_checkpoint_weights
 
 NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
-
-
-def _description(run: Run, stage: str) -> dict[str, Any]:
-    if not storage.exists(run.summary):
-        raise UserError(f"{run.uri} is not a finished run (no summary.json); train it to the end, or give another")
-    return weights.read_description(run.weights, stage)
 
 
 def _resolved(first: dict[str, Any], second: dict[str, Any]) -> Config:
@@ -66,27 +64,82 @@ def _costs(codec_uri: str, descriptions: dict[str, dict[str, Any]]) -> dict[str,
     costs = {}
     report = storage.join(codec_uri, REPORT_NAME)
     if storage.exists(report):  # a codec that was not fitted here has none
-        costs["codec"] = TrainingCost(storage.read_json(report)["seconds"]["fit"] / 3600)
+        fitted = storage.read_json(report)
+        costs["codec"] = TrainingCost(fitted["seconds"]["fit"] / 3600, fitted.get("flops"))
     for stage, description in descriptions.items():
         summary = description["training"]
         costs[stage] = TrainingCost(summary["seconds"] / 3600, summary["flops"], summary["parameters"])
     return costs
 
 
-def export_bundle(stage1_run: str, stage2_run: str, out: str, metrics: dict[str, float] | None = None) -> str:
-    """Write the bundle of two finished runs and return its URI.
+def export_bundle(
+    stage1_run: str,
+    stage2_run: str,
+    out: str,
+    metrics: dict[str, float] | None = None,
+    *,
+    stage1_checkpoint: str | None = None,
+    stage2_checkpoint: str | None = None,
+    register: str | None = None,
+    tracking_uri: str | None = None,
+) -> str:
+    """Write the bundle of two runs and return its URI.
 
     Args:
-        stage1_run, stage2_run: folders or URIs of the runs.
+        stage1_run, stage2_run: folders or URIs of the runs, finished unless a checkpoint is given.
         out: folder or URI of the bundle; one that is there is replaced.
         metrics: measured on held-out prompts, for the model card.
+        stage1_checkpoint, stage2_checkpoint: names of checkpoints (`step-000100`) to take in place of the last weights.
+        register: name under which MLflow's registry gets the bundle as a model version.
+        tracking_uri: of that registry; by default where stage 1 was tracked.
 
     Raises:
         UserError: if a run is unfinished or of the other stage, if the two were not trained on the same codec and
-            text encoder, if stage 1 models more than codebook 0, or if the attribution of the data is gone.
+            text encoder, if stage 1 models more than codebook 0, if the attribution of the data is gone, or if the
+            bundle cannot be registered.
     """
-    first_run, second_run = Run(stage1_run), Run(stage2_run)
-    first, second = _description(first_run, "stage1"), _description(second_run, "stage2")
+    registry = _registry(Run(stage1_run), tracking_uri) if register else None
+    with tempfile.TemporaryDirectory() as folder:
+        first_run, first, first_weights = _trained(stage1_run, "stage1", stage1_checkpoint, folder)
+        second_run, second, second_weights = _trained(stage2_run, "stage2", stage2_checkpoint, folder)
+        _check_fit(stage1_run, stage2_run, first, second)
+        config = _resolved(first, second)
+        codec_uri = first["codec"]["uri"]
+        card = CardFields(
+            _training_data({"stage1": first_run, "stage2": second_run}),
+            _costs(codec_uri, {"stage1": first, "stage2": second}),
+            first["text"]["reference"],
+            metrics or {},
+        )
+        write_bundle(
+            out,
+            config,
+            stage1_weights=first_weights,
+            stage2_weights=second_weights,
+            codec_uri=codec_uri,
+            codec_fingerprint=first["codec"]["fingerprint"],
+            text=first["text"],
+            attribution=_attribution(list(dict.fromkeys(part["data"]["uri"] for part in (first, second)))),
+            card=card,
+        )
+    if register and registry:
+        tags = _version_tags(out, config, card, {"stage1": first, "stage2": second})
+        version = register_bundle(out, COMMIT_NAME, register, registry, tags)
+        print(f"{register} version {version} in {registry}", flush=True)
+    return out
+
+
+def _trained(uri: str, stage: StageName, checkpoint: str | None, folder: str) -> tuple[Run, dict[str, Any], str]:
+    """A run, the description of what it trained, and the folder of its weights."""
+    run = Run(uri)
+    if checkpoint is None:
+        return run, finished(run, stage), run.weights
+    copy = storage.join(folder, stage)
+    return run, write_checkpoint_weights(run, stage, checkpoint, copy), copy
+
+
+def _check_fit(stage1_run: str, stage2_run: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Refuse two stages that do not belong together."""
     for part in ("codec", "text"):
         if first[part]["fingerprint"] != second[part]["fingerprint"]:
             raise UserError(
@@ -98,23 +151,33 @@ def export_bundle(stage1_run: str, stage2_run: str, out: str, metrics: dict[str,
             f"{stage1_run} models {first['config']['num_codebooks']} codebooks, but stage 2 continues codebook 0 "
             "alone; train with stage1.num_codebooks=1"
         )
-    config = _resolved(first, second)
-    codec_uri = first["codec"]["uri"]
-    card = CardFields(
-        _training_data({"stage1": first_run, "stage2": second_run}),
-        _costs(codec_uri, {"stage1": first, "stage2": second}),
-        first["text"]["reference"],
-        metrics or {},
-    )
-    write_bundle(
-        out,
-        config,
-        stage1_weights=first_run.weights,
-        stage2_weights=second_run.weights,
-        codec_uri=codec_uri,
-        codec_fingerprint=first["codec"]["fingerprint"],
-        text=first["text"],
-        attribution=_attribution(list(dict.fromkeys(part["data"]["uri"] for part in (first, second)))),
-        card=card,
-    )
-    return out
+
+
+def _registry(run: Run, tracking_uri: str | None) -> str:
+    """Where to register."""
+    if tracking_uri is not None:
+        return tracking_uri
+    note = read_note(run.uri)
+    if note is None:
+        raise UserError(f"{run.uri} was not tracked by MLflow, so it names no registry; give --tracking-uri")
+    return note["tracking_uri"]
+
+
+def _version_tags(
+    bundle: str, config: Config, card: CardFields, descriptions: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    """What the registry says of a bundle's version."""
+    licences = sorted({name for data in card.data for name in data.seconds_by_licence})
+    flops = [cost.flops for cost in card.costs.values() if cost.flops is not None]
+    tags = {
+        "model_id": read_model_id(bundle),
+        "preset": config.preset,
+        "licences": ", ".join(licences),
+        "datasets": ", ".join(data.name for data in card.data),
+        "training_flops": f"{sum(flops):.3e}",
+        "training_hours": f"{sum(cost.hours for cost in card.costs.values()):.2f}",
+    }
+    for stage, description in descriptions.items():
+        tags[f"{stage}_parameters"] = str(description["training"]["parameters"])
+        tags[f"{stage}_steps"] = str(description["training"]["steps"])
+    return tags

@@ -12,8 +12,8 @@ from ssmttm import audio, storage
 from ssmttm.model.weights import load_completer, load_lm, save_model
 from ssmttm.training.checkpoint import Progress
 from ssmttm.training.engine import Engine
+from ssmttm.training.flops import task_flops
 from ssmttm.training.listener import Listener
-from ssmttm.training.progress import training_flops
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, git_commit
 from ssmttm.training.task import Task
@@ -35,7 +35,7 @@ def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameter
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "tokens_per_s": progress.tokens / progress.seconds,
-        "flops": training_flops(parameters, progress.tokens),
+        "flops": task_flops(task) * progress.tokens,
         "launch": train.launch,
         "workers": engine.world_size,
         "zero": train.zero if train.launch == "ray" else None,
@@ -88,7 +88,9 @@ def finish(
     samples = _write_samples(task, run)
     storage.write_json(run.summary, summary)
     if listener is not None:
-        listener.artifacts([run.path("config.json"), run.path("dataset.json"), run.summary, *samples])
+        figures = {name: summary[name] for name in ("parameters", "tokens", "seconds", "flops")}
+        listener.metrics({f"summary/{name}": value for name, value in figures.items()}, progress.step)
+        listener.artifacts([run.summary, *samples])
     print(
         f"{task.name} finished: {progress.step} steps, {summary['tokens_per_s']:,.0f} {task.unit.split('/')[1]}s/s, "
         f"weights in {run.weights}",

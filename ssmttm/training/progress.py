@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import torch
 
 from ssmttm.training.checkpoint import Progress
 from ssmttm.training.engine import Engine
+from ssmttm.training.flops import peak_flops, task_flops
 from ssmttm.training.task import Task
 
-# Dense bf16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 
-
-def training_flops(parameters: int, tokens: int) -> float:
-    """6 FLOPs per parameter and token, forward and backward (arXiv 2001.08361)."""
-    return 6.0 * parameters * tokens
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """Peak of one device, None where it is not known (any CPU)."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+def peak_memory_gb(device: torch.device) -> float:
+    """The most this process has held so far: of its GPU's memory, else of the machine's, in 1e9 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # KiB on Linux
 
 
 def clock(seconds: float) -> str:
@@ -34,30 +27,36 @@ def clock(seconds: float) -> str:
 
 
 class ProgressLine:
-    """Prints one line per call, with rates since the call before."""
+    """Prints one line per call, with rates since the call before.
 
-    def __init__(self, task: Task, engine: Engine, progress: Progress, parameters: int):
-        self._task, self._progress, self._parameters = task, progress, parameters
+    Model FLOPs utilisation (arXiv 2204.02311, appendix B) is the share of the devices' dense bf16 peak that the
+    counted operations of forward and backward take; it is left out where the peak is not known.
+    """
+
+    def __init__(self, task: Task, engine: Engine, progress: Progress):
+        self._task, self._progress, self._device = task, progress, engine.device
         peak = peak_flops(engine.device)
-        self._peak = None if peak is None else peak * engine.world_size
+        # What a token is of all devices' peak: the utilisation at one token per second.
+        self._share_per_token = None if peak is None else task_flops(task) / (peak * engine.world_size)
         self._wall, self._step, self._tokens, self._waited = time.perf_counter(), progress.step, progress.tokens, 0.0
 
     def show(self, row: dict[str, float]) -> dict[str, float]:
-        """Print the line for a step's row; returns the row with rates, for the tracker."""
+        """Print the line for a step's row; returns the row with rates and memory, for the tracker."""
         now, steps = time.perf_counter(), self._task.config.train.steps
         elapsed, tokens = now - self._wall, self._progress.tokens - self._tokens
         per_step = elapsed / (self._progress.step - self._step)
-        figures = dict(row)
+        figures = {name: value for name, value in row.items() if name != "step"}
         figures["tokens_per_s"] = tokens / elapsed
         figures["loader_wait"] = (row["loader_wait"] - self._waited) / elapsed
-        mfu = "n/a"
-        if self._peak is not None:
-            figures["mfu"] = training_flops(self._parameters, tokens) / elapsed / self._peak
-            mfu = f"{figures['mfu']:.1%}"
+        figures["peak_memory_gb"] = peak_memory_gb(self._device)
+        mfu = ""
+        if self._share_per_token is not None:
+            figures["mfu"] = self._share_per_token * figures["tokens_per_s"]
+            mfu = f"mfu {figures['mfu']:.1%}  "
         print(
             f"step {self._progress.step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
             f"grad {row['grad_norm']:.2f}  {figures['tokens_per_s']:,.0f} {self._task.unit.split('/')[1]}s/s  "
-            f"mfu {mfu}  wait {figures['loader_wait']:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
+            f"{mfu}wait {figures['loader_wait']:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
             flush=True,
         )
         self._wall, self._step = now, self._progress.step

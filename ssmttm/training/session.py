@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.tracking import Tracker
 from ssmttm.training.run import Run, git_commit
@@ -33,12 +34,27 @@ def sigterm_flag(then: Callable[[], None] = lambda: None) -> Iterator[threading.
         signal.signal(signal.SIGTERM, before)
 
 
+def _tags(config: Config, stage: StageName, run: Run) -> dict[str, str]:
+    """What a run is known by besides its configuration: the code and the data that it comes from."""
+    dataset = storage.read_json(run.path("dataset.json"))
+    tags = {"stage": stage, "run": run.uri, "dataset": config.train.data}
+    if "fingerprint" in dataset:
+        tags["dataset_fingerprint"] = dataset["fingerprint"]
+    if "seconds_by_licence" in dataset:
+        tags["dataset_licences"] = ", ".join(sorted(dataset["seconds_by_licence"]))
+    card = storage.join(config.train.data, "README.md")
+    if storage.exists(card):
+        tags["dataset_card_sha256"] = storage.digest(card)
+    if commit := git_commit():
+        tags |= {"git_commit": commit, "mlflow.source.git.commit": commit.rstrip("+")}
+    return tags
+
+
 @contextmanager
 def tracking(config: Config, stage: StageName, run: Run) -> Iterator[Tracker]:
     """A tracker whose run ends as the block does."""
-    commit = git_commit()
-    name = run.uri.rsplit("/", 1)[-1]
-    tracker = Tracker.start(config, name, run.uri, {"stage": stage, **({"git_commit": commit} if commit else {})})
+    tracker = Tracker.start(config, run.uri.rsplit("/", 1)[-1], run.uri, _tags(config, stage, run))
+    tracker.artifacts([run.path("config.json"), run.path("dataset.json")])
     try:
         yield tracker
     except TrainingStoppedError:

@@ -89,7 +89,9 @@ class Trainer:
             self._validation = RowLog(run.validation, self.progress.step)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
-            self._line = ProgressLine(task, self.engine, self.progress, self.parameters)
+            if listener is not None:
+                listener.begin(self.progress.step)
+            self._line = ProgressLine(task, self.engine, self.progress)
 
     # The loop
 
@@ -220,5 +222,7 @@ class Trainer:
                 average = self.engine.model_state()
         if self.is_first:
             self._metrics.flush()
-            self.store.save(Checkpoint(self.progress, model, optimizer, average))
+            uri = self.store.save(Checkpoint(self.progress, model, optimizer, average))
+            if self._listener is not None:
+                self._listener.checkpoint(uri, self.progress.step)
         self._report({"step": self.progress.step})

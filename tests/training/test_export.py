@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ssmttm import storage
@@ -12,6 +14,7 @@ from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import load_bundle
 from ssmttm.generation.generator import Generator
+from ssmttm.model.weights import load_tensors
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 
@@ -20,10 +23,10 @@ Runs = tuple[str, str]
 
 @pytest.fixture(scope="module")
 def trained(tiny_config: Config, tiny_tokens: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Two runs of two steps each."""
+    """Two runs of two steps each, with a checkpoint of each step."""
     out = str(tmp_path_factory.mktemp("export"))
     values = tiny_config.model_dump()
-    values["train"] |= {"out": out, "steps": 2, "samples": 0}
+    values["train"] |= {"out": out, "steps": 2, "samples": 0, "checkpoint_every": 1, "keep_checkpoints": 9, "ema": 0.5}
     config = from_dict(values)
     return train(config, "stage1").uri, train(config, "stage2").uri
 
@@ -56,10 +59,22 @@ def test_two_runs_become_a_bundle(trained: Runs, tiny_tokens: str, tmp_path: Pat
 def test_the_card_counts_the_codec_too(runs: Runs, tmp_path: Path) -> None:
     description = storage.read_json(storage.join(runs[0], "weights", "model.json"))
     codec = shutil.copytree(description["codec"]["uri"], tmp_path / "codec")
-    storage.write_json(str(codec / "report.json"), {"seconds": {"fit": 7200.0, "measure": 1.0}})
     change_description(runs[0], {"codec": {**description["codec"], "uri": str(codec)}})
+    report = {"seconds": {"fit": 7200.0, "measure": 1.0}}
+    storage.write_json(str(codec / "report.json"), report)  # as codecs were before
     out = export_bundle(*runs, str(tmp_path / "bundle"))
     assert "| codec | not recorded | not recorded | 2.00 |" in storage.read_text(storage.join(out, "README.md"))
+    storage.write_json(str(codec / "report.json"), {**report, "flops": 3 * 10**18})
+    card = storage.read_text(storage.join(export_bundle(*runs, out), "README.md"))
+    assert "| codec | not recorded | 3.00e+18 | 2.00 |" in card
+    assert "In all 3.00e+18 FLOPs and 2.00 hours." in card  # next to which the tiny stages are nothing
+
+
+def test_the_card_adds_up_what_the_runs_counted(runs: Runs, tmp_path: Path) -> None:
+    summaries = [storage.read_json(storage.join(run, "summary.json")) for run in runs]
+    assert all(summary["flops"] > 2 * summary["tokens"] for summary in summaries)
+    card = storage.read_text(storage.join(export_bundle(*runs, str(tmp_path / "bundle")), "README.md"))
+    assert f"In all {sum(summary['flops'] for summary in summaries):.2e} FLOPs" in card
 
 
 def test_an_export_replaces_the_one_before(runs: Runs, tmp_path: Path) -> None:
@@ -152,3 +167,74 @@ def test_more_codebooks_than_stage_2_continues_are_refused(runs: Runs, tmp_path:
     change_description(runs[0], {"config": {**description["config"], "num_codebooks": 4}})
     with pytest.raises(UserError, match=r"stage1\.num_codebooks=1"):
         export_bundle(*runs, str(tmp_path / "bundle"))
+
+
+def test_a_checkpoint_can_be_exported_of_a_run_that_never_finished(runs: Runs, tmp_path: Path) -> None:
+    """Its weights are the averages that the checkpoint holds, its cost what it took until then."""
+    finished = load_bundle(export_bundle(*runs, str(tmp_path / "finished")))
+    summaries = [storage.read_json(storage.join(run, "summary.json")) for run in runs]
+    for run in runs:
+        storage.remove_tree(storage.join(run, "summary.json"))
+        storage.remove_tree(storage.join(run, "weights"))
+    names = {"stage1_checkpoint": "step-000001", "stage2_checkpoint": "step-000002"}
+    out = export_bundle(*runs, str(tmp_path / "early"), **names)
+    bundle = load_bundle(out)
+    assert bundle.model_id != finished.model_id
+    for run, module, name in zip(runs, (bundle.lm, bundle.completer), names.values(), strict=True):
+        held = load_tensors(storage.join(run, "checkpoints", name, "average.safetensors"))
+        state = module.state_dict()
+        assert state.keys() == held.keys()
+        assert all(torch.equal(state[key], held[key]) for key in held)
+    for key, value in finished.completer.state_dict().items():  # the last checkpoint is the finished run
+        assert torch.equal(bundle.completer.state_dict()[key], value)
+    assert Generator.load(out).generate("calm piano", 1.0, seed=1).samples.shape == (1, 24_000)
+    card = storage.read_text(storage.join(out, "README.md"))
+    progress = storage.read_json(storage.join(runs[0], "checkpoints", "step-000001", "progress.json"))
+    flops = summaries[0]["flops"] * progress["tokens"] / summaries[0]["tokens"]
+    assert f"| stage1 | {summaries[0]['parameters']:,} | {flops:.2e} |" in card
+    assert f"| stage2 | {summaries[1]['parameters']:,} | {summaries[1]['flops']:.2e} |" in card
+
+
+def test_checkpoints_that_cannot_be_exported(runs: Runs, tmp_path: Path) -> None:
+    out = str(tmp_path / "bundle")
+    with pytest.raises(UserError, match="has no checkpoint step-000007; it has: step-000001, step-000002"):
+        export_bundle(*runs, out, stage1_checkpoint="step-000007")
+    with pytest.raises(UserError, match="step-000001 holds a stage2 model; stage1 is needed here"):
+        export_bundle(runs[1], runs[0], out, stage1_checkpoint="step-000001")
+    assert not Path(out).exists()
+
+
+def test_a_bundle_becomes_a_version_in_the_registry(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    uri, out = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "bundle")
+    with pytest.raises(UserError, match="stage1 was not tracked by MLflow, so it names no registry; give --tracking"):
+        export_bundle(*runs, out, register="music")
+    assert not Path(out).exists()
+    storage.write_json(storage.join(runs[0], "mlflow.json"), {"tracking_uri": uri, "run_id": "", "experiment_id": ""})
+    export_bundle(*runs, out, register="music")
+    assert f"music version 1 in {uri}" in capsys.readouterr().out
+    export_bundle(*runs, out, register="music", tracking_uri=uri)  # the same again
+    (version,) = MlflowClient(uri).search_model_versions("name = 'music'")
+    commit = Path(out, "bundle.json").read_bytes()
+    assert version.source == out
+    assert version.tags["model_id"] == load_bundle(out).model_id
+    assert version.tags["bundle_sha256"] == hashlib.sha256(commit).hexdigest()
+    assert version.tags["licences"] == "CC0-1.0"
+    assert version.tags["stage1_steps"] == "2"
+    assert int(version.tags["stage1_parameters"]) > 0
+    assert float(version.tags["training_flops"]) > 0
+    export_bundle(*runs, out, register="music", stage1_checkpoint="step-000001")
+    assert {version.version for version in MlflowClient(uri).search_model_versions("name = 'music'")} == {1, 2}
+
+
+def test_a_registry_that_is_away_is_an_error_after_the_bundle(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    out = str(tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"is written, but http://127\.0\.0\.1:9 does not register it"):
+        export_bundle(*runs, out, register="music", tracking_uri="http://127.0.0.1:9")
+    assert load_bundle(out)

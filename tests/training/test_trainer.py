@@ -183,6 +183,14 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
         def __init__(self) -> None:
             self.keys: set[str] = set()
             self.files: list[str] = []
+            self.steps: list[int] = []
+
+        def begin(self, step: int) -> None:
+            self.steps.append(step)
+
+        def checkpoint(self, uri: str, step: int) -> None:
+            assert uri.endswith(f"checkpoints/step-{step:06d}")
+            self.steps.append(step)
 
         def metrics(self, values: dict[str, float], step: int) -> None:
             self.keys |= values.keys()
@@ -195,8 +203,10 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
     assert run is not None
     recorder, reports = Recorder(), []
     trainer(config, run, listener=recorder, report=reports.append).fit()
-    assert {"train/loss", "train/lr", "train/tokens_per_s", "val/own", "val/null"} <= recorder.keys
+    train_keys = ("loss", "lr", "grad_norm", "tokens_per_s", "skipped", "peak_memory_gb")
+    assert {"val/own", "val/null", "summary/flops", *(f"train/{key}" for key in train_keys)} <= recorder.keys
     assert any(uri.endswith(".wav") for uri in recorder.files)
+    assert recorder.steps == [0, 2, 4]
     assert reports == [{"step": 2}, {"step": 4}]
 
 
