@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.codec.base import load_codec
@@ -72,8 +71,7 @@ def flops_per_token(config: Config, stage: str, dataset: dict[str, Any], frames:
     K = config.stage1.num_codebooks
     steps = length + K - 1  # of the delay pattern
     shape = costs.Shape(codec.codebook_size, text_dim, codec.coarse_dim)
-    with sdpa_kernel(SDPBackend.MATH):  # attention that is fused on the CPU is not counted
-        return costs.train_costs(config.stage1, shape, steps).flops_per_frame * steps / (K * length)
+    return costs.train_costs(config.stage1, shape, steps).flops_per_frame * steps / (K * length)
 
 
 def task_flops(task: Task) -> float:

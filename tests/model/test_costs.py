@@ -55,3 +55,14 @@ def test_training_costs_about_three_forward_passes() -> None:
     settings = Stage1Config(**{**SMALL, "width": 256, "layers": 2})
     train, decode = costs.train_costs(settings, DAC, 512), costs.decode_costs(settings, DAC, 0)
     assert 2.5 < train.flops_per_frame / decode.flops < 5  # the chunked scan does more than the step; the text is read
+
+
+def test_attention_is_counted_in_training():
+    """A frame costs a Transformer more the longer the sequence is, by 2 products of width x length, thrice."""
+    transformer = config.load("paper-transformer").stage1.model_copy(update={"max_frames": 0})
+    short, long = (costs.train_costs(transformer, DAC, frames).flops_per_frame for frames in (500, 1500))
+    grown = 3 * 2 * 2 * transformer.width * 1000 * transformer.layers
+    assert long - short == pytest.approx(grown, rel=0.02)
+    ssm = config.load("paper").stage1.model_copy(update={"max_frames": 0})
+    first, second = (costs.train_costs(ssm, DAC, frames).flops_per_frame for frames in (512, 1536))
+    assert second == pytest.approx(first, rel=0.02)
