@@ -40,7 +40,8 @@ class ProgressLine:
         self._task, self._progress, self._parameters = task, progress, parameters
         peak = peak_flops(engine.device)
         self._peak = None if peak is None else peak * engine.world_size
-        self._wall, self._step, self._tokens, self._waited = time.perf_counter(), progress.step, progress.tokens, 0.0
+        self._wall, self._step, self._tokens = time.perf_counter(), progress.step, progress.tokens
+        self._waited = {"loader_wait": 0.0, "save_wait": 0.0}
 
     def show(self, row: dict[str, float]) -> dict[str, float]:
         """Print the line for a step's row; returns the row with rates, for the tracker."""
@@ -49,17 +50,18 @@ class ProgressLine:
         per_step = elapsed / (self._progress.step - self._step)
         figures = dict(row)
         figures["tokens_per_s"] = tokens / elapsed
-        figures["loader_wait"] = (row["loader_wait"] - self._waited) / elapsed
-        mfu = "n/a"
+        for name, before in self._waited.items():
+            figures[name] = (row[name] - before) / elapsed
+        waited, mfu = figures["loader_wait"] + figures["save_wait"], "n/a"
         if self._peak is not None:
             figures["mfu"] = training_flops(self._parameters, tokens) / elapsed / self._peak
             mfu = f"{figures['mfu']:.1%}"
         print(
             f"step {self._progress.step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
             f"grad {row['grad_norm']:.2f}  {figures['tokens_per_s']:,.0f} {self._task.unit.split('/')[1]}s/s  "
-            f"mfu {mfu}  wait {figures['loader_wait']:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
+            f"mfu {mfu}  wait {waited:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
             flush=True,
         )
-        self._wall, self._step = now, self._progress.step
-        self._tokens, self._waited = self._progress.tokens, row["loader_wait"]
+        self._wall, self._step, self._tokens = now, self._progress.step, self._progress.tokens
+        self._waited = {name: row[name] for name in self._waited}
         return figures

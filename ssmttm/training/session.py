@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from ssmttm.config import Config
 from ssmttm.tracking import Tracker
 from ssmttm.training.run import Run, git_commit
+from ssmttm.training.signals import PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName
-from ssmttm.training.trainer import TrainingStoppedError
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def tracking(config: Config, stage: StageName, run: Run) -> Iterator[Tracker]:
     tracker = Tracker.start(config, name, run.uri, {"stage": stage, **({"git_commit": commit} if commit else {})})
     try:
         yield tracker
-    except TrainingStoppedError:
+    except (TrainingStoppedError, PreemptedError):
         tracker.finish("KILLED")
         raise
     except BaseException:
