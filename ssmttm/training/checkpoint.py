@@ -174,7 +174,8 @@ class CheckpointStore:
 
         for name, state in states.items():
             if state is not None:
-                write(f"{name}.safetensors", safetensors.torch.save(state))
+                packed = {key: tensor.contiguous() for key, tensor in state.items()}
+                write(f"{name}.safetensors", safetensors.torch.save(packed))
         write("progress.json", (json.dumps(asdict(checkpoint.progress), indent=2) + "\n").encode())
         storage.write_json(storage.join(folder, COMMIT), {"files": files})
 

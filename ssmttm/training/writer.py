@@ -32,6 +32,8 @@ def persistently(action: Callable[[], Value], uri: str) -> Value:
         try:
             return action()
         except Exception as error:  # each storage library raises its own
+            if not storage.is_remote(uri) and not isinstance(error, OSError | UserError):
+                raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             failing_since = started if failing_since is None else failing_since
             patient = storage.is_remote(uri) and not isinstance(error, PermissionError)
