@@ -19,7 +19,7 @@ from ssmttm.training.preemption import notice_callback, noticing
 from ssmttm.training.run import Run
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
-from ssmttm.training.signals import DivergedError, TrainingStoppedError
+from ssmttm.training.signals import DivergedError, PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
 from ssmttm.training.trainer import Trainer
 
@@ -135,6 +135,10 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
             ).fit()
     except TrainingStoppedError as stopped:
         return "stopped", str(stopped)
+    except PreemptedError as notice:  # raised on: Ray Train starts all workers again
+        if first:
+            print(str(notice), flush=True)
+        raise
     except DivergedError as error:
         return "diverged", str(error)
     except UserError as error:
