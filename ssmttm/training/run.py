@@ -90,7 +90,8 @@ def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
     if made != asked:
         raise UserError(f"{config.train.data} holds codes of codec '{made}', but codec.name={asked}; {again}")
     uri, own = config.codec.path, dataset["codec"]["uri"]
-    for path in {own} if uri == CodecConfig().path else {own, uri}:
+    named = storage.absolute(uri) != storage.absolute(CodecConfig().path)  # jobs make their paths absolute
+    for path in {own, uri} if named else {own}:
         if load_codec(path).fingerprint() != dataset["codec"]["fingerprint"]:
             raise UserError(f"{config.train.data} was made with another codec than {path} is now; {again}")
     made, asked = dataset["text"]["reference"]["encoder"], config.text.encoder
