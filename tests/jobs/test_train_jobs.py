@@ -151,7 +151,7 @@ def test_killed_on_ray_it_ends_with_the_undisturbed_numbers(
 def test_a_worker_told_that_it_will_be_taken_away_loses_no_step(tiny_tokens: str, tmp_path: Path) -> None:
     """SIGTERM to one of two workers: a checkpoint at that step, both start again, and go on from that very step."""
     run = Run(str(tmp_path / "preempted" / "stage1"))
-    rare = (*LONG, "train.checkpoint_every=1000", "train.steps=400", "train.validate_every=400", "train.log_every=1")
+    rare = (*LONG, "train.checkpoint_every=1000", "train.steps=120", "train.validate_every=120", "train.log_every=1")
     job = start(command("stage1", tiny_tokens, tmp_path / "preempted", *ON_RAY, *rare, "train.zero=1"))
     wait_for(Path(run.metrics), job)
     while len(read_rows(run.metrics)) < 5:
