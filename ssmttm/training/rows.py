@@ -41,23 +41,26 @@ def read_rows(uri: str) -> list[dict[str, Any]]:
 
 
 class RowLog:
-    """Appends rows that have a `step`; opening it drops those past the step that training resumes from.
+    """Appends rows that have a `step`; the first flush drops those past the step that training resumes from.
 
     One thread may append while another flushes.
     """
 
     def __init__(self, uri: str, keep_until_step: int):
         self.uri = uri
+        self._keep_until: int | None = keep_until_step
         self._pending: list[dict[str, Any]] = []
         self._lock = threading.Lock()
-        if not storage.is_remote(uri):
-            storage.write_text(uri, _lines([row for row in read_rows(uri) if row["step"] <= keep_until_step]))
+
+    def _drop_after(self, step: int) -> None:
+        if not storage.is_remote(self.uri):
+            storage.write_text(self.uri, _lines([row for row in read_rows(self.uri) if row["step"] <= step]))
             return
         # Segment by segment, so that a kill in between loses and doubles nothing.
-        for name in storage.list_names(_parts(uri)):
-            segment = storage.join(_parts(uri), name)
+        for name in storage.list_names(_parts(self.uri)):
+            segment = storage.join(_parts(self.uri), name)
             rows = _parse(storage.read_text(segment))
-            kept = [row for row in rows if row["step"] <= keep_until_step]
+            kept = [row for row in rows if row["step"] <= step]
             if not kept:
                 storage.remove_tree(segment)
             elif len(kept) < len(rows):
@@ -70,6 +73,9 @@ class RowLog:
     def flush(self) -> None:
         """Write what was appended so far. After a failure the rows are still pending, to be written by the next
         call: on an object store over whatever part of them did arrive."""
+        if self._keep_until is not None:
+            self._drop_after(self._keep_until)
+            self._keep_until = None
         with self._lock:
             rows = list(self._pending)
         if not rows:

@@ -57,6 +57,7 @@ class RunWriter:
         self._run = run
         self._store = CheckpointStore(run.checkpoints, keep_checkpoints)
         self._thread: threading.Thread | None = None
+        self.flush()
 
     def flush(self) -> None:
         """Begin to write the rows appended so far; while something else is being written they wait for the next

@@ -1,8 +1,8 @@
 """What the training loop costs beside a bare one: same model, same batches, same process.
 
-    python tests/benchmarks/trainer_overhead.py [--stage stage1] [--segments 12] [--threads 2]
+    python tests/benchmarks/trainer_overhead.py [--stage stage1] [--segments 18] [--threads 2]
 
-Trains `mini` on synthetic token shards of its shape (clips of 10 s) in segments of ten steps. After each segment of the
+Trains `mini` on synthetic token shards of its shape (clips of 10 s) in segments of five steps. After each of the
 trainer's, the bare loop (forward, backward, clip, AdamW on batches collated beforehand) goes through the same batches
 with a model of its own, so that a slow moment of the machine meets both. The trainer's share holds loading, agreeing,
 logging, metrics and, in every third segment, a checkpoint written to disk. The result goes to
@@ -30,22 +30,30 @@ import synthetic_tokens
 
 from ssmttm import config
 from ssmttm.config import Config
-from ssmttm.training.engine import LossModule, TorchEngine, make_optimizer, tune_allocator
+from ssmttm.training.engine import (
+    LossModule,
+    TorchEngine,
+    make_optimizer,
+    set_learning_rate,
+    tune_allocator,
+    use_bf16,
+)
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import prepare
+from ssmttm.training.schedule import learning_rate
 from ssmttm.training.stages import StageName, make_task
 from ssmttm.training.task import Batch
 from ssmttm.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
-SEGMENT = 10  # steps; the first of the trainer's and of the bare loop's warm up and do not count
+SEGMENT = 5  # steps; the first of the trainer's and of the bare loop's warm up and do not count
 TEXT_DIM = 384  # MiniLM's
 
 
 def mini(folder: Path, stage: StageName, steps: int) -> Config:
     """The `mini` preset on synthetic shards of its shape."""
     synthetic_tokens.TEXT_DIM = TEXT_DIM
-    codec = synthetic_tokens.make_codec(folder / "codec", config.load("mini").codec)
+    codec = synthetic_tokens.make_codec(folder / "codec", config.load("mini").codec, seconds=8)
     frames = round(config.load("mini").corpus.segment_seconds * codec.frame_rate)
     tokens = synthetic_tokens.write_tokens(folder / "tokens", codec, rows=200, held_out=8, frames=frames)
     return config.load(
@@ -68,16 +76,18 @@ class BareLoop:
         model = task.build()
         self.module = LossModule(model, task.loss).train()
         self.optimizer = make_optimizer(task.optimizer_groups(model), trainer.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = trainer.config.lr
-        self.clip = trainer.config.clip
+        self.config = trainer.config
         self.batches: list[tuple[list[Batch], int]] = [trainer._load(first + i) for i in range(count)]
 
     def run(self, first: int, count: int) -> None:
-        for batches, terms in self.batches[first : first + count]:
+        for step in range(first, first + count):
+            batches, terms = self.batches[step]
             for batch in batches:
-                (self.module(batch) / terms).backward()
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+                with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16(self.config)):
+                    loss = self.module(batch)
+                (loss / terms).backward()
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+            set_learning_rate(self.optimizer, learning_rate(step, self.config))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -123,6 +133,7 @@ def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
     return {
         "stage": stage,
         "parameters": trainer.parameters,
+        "precision": "bf16" if use_bf16(settings.train) else "fp32",
         "steps": len(rows),
         "checkpoints": len([row for row in rows if row["step"] % settings.train.checkpoint_every == 0]),
         "tokens_per_s": {"trainer": tokens / sum(trained), "bare": tokens / sum(plain)},
@@ -140,7 +151,7 @@ def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("stage1", "stage2"), default="stage1")
-    parser.add_argument("--segments", type=int, default=12)
+    parser.add_argument("--segments", type=int, default=18)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     tune_allocator()
