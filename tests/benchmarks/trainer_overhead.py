@@ -1,12 +1,12 @@
 """What the training loop costs beside a bare one: same model, same batches, same process.
 
-    python tests/benchmarks/trainer_overhead.py [--stage stage1] [--segments 18] [--threads 2]
+    python tests/benchmarks/trainer_overhead.py [--segments 18] [--threads 2]
 
 Trains `mini` on synthetic token shards of its shape (clips of 10 s) in segments of five steps. After each of the
 trainer's, the bare loop (forward, backward, clip, AdamW on batches collated beforehand) goes through the same batches
 with a model of its own, so that a slow moment of the machine meets both. The trainer's share holds loading, agreeing,
 logging, metrics and, in every third segment, a checkpoint written to disk. The result goes to
-results/trainer_overhead-STAGE.json.
+results/trainer_overhead.json.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ from ssmttm.training.task import Batch
 from ssmttm.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
+STAGE: StageName = "stage1"
 SEGMENT = 5  # steps; the first of the trainer's and of the bare loop's warm up and do not count
 TEXT_DIM = 384  # MiniLM's
 
 
-def mini(folder: Path, stage: StageName, steps: int) -> Config:
+def mini(folder: Path, steps: int) -> Config:
     """The `mini` preset on synthetic shards of its shape."""
     synthetic_tokens.TEXT_DIM = TEXT_DIM
     codec = synthetic_tokens.make_codec(folder / "codec", config.load("mini").codec, seconds=8)
@@ -63,7 +64,7 @@ def mini(folder: Path, stage: StageName, steps: int) -> Config:
             *(f"train.steps={steps}", f"train.validate_every={steps}", f"train.checkpoint_every={3 * SEGMENT}"),
             *("tracking.enabled=false", "train.validation_rows=4", "train.samples=0"),
         ],
-        job=stage,
+        job=STAGE,
     )
 
 
@@ -92,9 +93,9 @@ class BareLoop:
             self.optimizer.zero_grad(set_to_none=True)
 
 
-def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
-    settings = mini(folder, stage, SEGMENT * (segments + 1) + 1)
-    run = prepare(settings, stage)
+def measure(folder: Path, segments: int) -> dict[str, Any]:
+    settings = mini(folder, SEGMENT * (segments + 1) + 1)
+    run = prepare(settings, STAGE)
     assert run is not None
     seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
     mark = 0.0
@@ -112,7 +113,7 @@ def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
         return False
 
     trainer = Trainer(
-        make_task(stage, settings),
+        make_task(STAGE, settings),
         run,
         lambda module, groups, average: TorchEngine(module, groups, settings.train, average),
         stop_requested=between_segments,
@@ -131,7 +132,7 @@ def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
     ratios = [theirs / mine for mine, theirs in zip(trained, plain, strict=True)]
     waited = {name: rows[-1][name] - rows[0][name] for name in ("loader_wait", "save_wait")}
     return {
-        "stage": stage,
+        "stage": STAGE,
         "parameters": trainer.parameters,
         "precision": "bf16" if use_bf16(settings.train) else "fp32",
         "steps": len(rows),
@@ -150,17 +151,16 @@ def measure(folder: Path, stage: StageName, segments: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("stage1", "stage2"), default="stage1")
     parser.add_argument("--segments", type=int, default=18)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     tune_allocator()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), arguments.stage, arguments.segments)
+        result = measure(Path(folder), arguments.segments)
     result["machine"] = machine(arguments.threads, torch.device("cpu"))
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"trainer_overhead-{arguments.stage}.json"
+    file = RESULTS / "trainer_overhead.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
