@@ -151,8 +151,10 @@ class TrainConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
     seed: int = 0
     resume: str = Field("auto", description="auto, never, or the URI of a checkpoint")
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
+    checkpoint_every: int = Field(200, description="optimizer steps between two checkpoints, at most")
+    checkpoint_minutes: float | None = Field(None, gt=0, description="save also when the last is this old")
+    keep_checkpoints: int = Field(2, description="how many of the newest stay")
+    keep_best: bool = Field(False, description="keep the checkpoint of the lowest validation loss besides")
     validate_every: int = 200
     validation_rows: int = 64
     samples: int = Field(2, description="audio samples logged at the end of training")

@@ -7,15 +7,27 @@ generators have no state to save: each draw is keyed by seed and position.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
 
 from ssmttm import storage
+from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.model.weights import load_tensors, save_tensors
 from ssmttm.training.engine import State
+from ssmttm.training.run import Run
 
 COMMIT = "checkpoint.json"
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint whose files are not what its commit file says."""
 
 
 @dataclass
@@ -23,7 +35,8 @@ class Progress:
     """Where a run is.
 
     step: optimizer steps done. position: global batches consumed, skipped ones included. tokens: loss terms
-    learnt from. seconds: of training so far, over restarts.
+    learnt from. seconds: of training so far, over restarts. best_loss, best_step: with `train.keep_best`, the lowest
+    validation loss so far and the step whose checkpoint has it.
     """
 
     step: int = 0
@@ -31,6 +44,8 @@ class Progress:
     skipped: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
 
 
 @dataclass
@@ -41,55 +56,151 @@ class Checkpoint:
     average: State | None
 
 
+def _read_files(uri: str) -> dict[str, bytes]:
+    """The files that a checkpoint's commit file lists, each of the size and digest it states."""
+    commit = storage.join(uri, COMMIT)
+    if not storage.exists(commit):
+        raise UserError(f"{uri} is missing or incomplete: it has no {COMMIT}")
+    try:
+        content = json.loads(storage.read_bytes(commit))
+        listed = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise DamagedCheckpointError(f"{uri} is damaged: {COMMIT} cannot be read") from None
+    files = {}
+    for name, (size, digest) in listed.items():
+        if not storage.exists(storage.join(uri, name)):
+            raise DamagedCheckpointError(f"{uri} is damaged: {name} is missing")
+        files[name] = storage.read_bytes(storage.join(uri, name))
+        if len(files[name]) != size:
+            raise DamagedCheckpointError(f"{uri} is damaged: {name} has {len(files[name])} bytes, not {size}")
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise DamagedCheckpointError(f"{uri} is damaged: {name} differs from its digest in {COMMIT}")
+    return files
+
+
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read one checkpoint, checking every file against its digest.
+    """Read one checkpoint, checking every file against its size and digest.
 
     Raises:
-        UserError: if it is missing, incomplete or damaged.
+        DamagedCheckpointError: if a file is not what the commit file says.
+        UserError: if there is no finished checkpoint, or the storage fails.
     """
-    commit = storage.read_commit(uri, COMMIT)
-    average = storage.join(uri, "average.safetensors")
-    return Checkpoint(
-        Progress(**storage.read_json(storage.join(uri, "progress.json"))),
-        load_tensors(storage.join(uri, "model.safetensors")),
-        load_tensors(storage.join(uri, "optimizer.safetensors")),
-        load_tensors(average) if "average.safetensors" in commit["files"] else None,
-    )
+    files = _read_files(uri)
+    try:
+        states = {name: safetensors.torch.load(files[name]) for name in files if name.endswith(".safetensors")}
+        return Checkpoint(
+            Progress(**json.loads(files["progress.json"])),
+            states["model.safetensors"],
+            states["optimizer.safetensors"],
+            states.get("average.safetensors"),
+        )
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:  # of another version, say
+        raise DamagedCheckpointError(f"{uri} is not a checkpoint of this version: {error!r}") from None
+
+
+def folder_of(uri: str, step: int) -> str:
+    """The checkpoint of a step among those under `uri`."""
+    return storage.join(uri, f"step-{step:06d}")
+
+
+def _step_of(name: str) -> int | None:
+    """The step that a folder's name states; None for what is no checkpoint."""
+    number = name.removeprefix("step-")
+    return int(number) if name.startswith("step-") and number.isdigit() else None
 
 
 class CheckpointStore:
-    """The checkpoints of one run, of which the newest `keep` stay."""
+    """The checkpoints of one run, of which the newest `keep` stay, and the best."""
 
     def __init__(self, uri: str, keep: int):
         self.uri, self._keep = uri, max(1, keep)
 
-    def _folder(self, name: str) -> str:
-        return storage.join(self.uri, name)
+    def _folder(self, step: int) -> str:
+        return folder_of(self.uri, step)
 
-    def committed(self) -> list[str]:
-        """Names of the finished checkpoints, oldest first."""
-        names = [name for name in storage.list_names(self.uri) if name.startswith("step-")]
-        return [name for name in names if storage.exists(storage.join(self._folder(name), COMMIT))]
+    def _steps(self) -> list[int]:
+        """Steps of all folders, finished or not, in order."""
+        return sorted(step for name in storage.list_names(self.uri) if (step := _step_of(name)) is not None)
 
-    def load_newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint; a damaged one is passed over with a warning. None if there is none."""
-        for name in reversed(self.committed()):
+    def committed(self) -> list[int]:
+        """Steps of the finished checkpoints, in order."""
+        return [step for step in self._steps() if storage.exists(storage.join(self._folder(step), COMMIT))]
+
+    def load_newest(self, warn: bool = True) -> Checkpoint | None:
+        """The newest intact checkpoint; a damaged one is passed over with a line on stderr. None if there is none.
+
+        Raises:
+            UserError: if there are checkpoints and all are damaged, or if the storage fails.
+        """
+        steps, reason = self.committed(), ""
+        for step in reversed(steps):
             try:
-                return load_checkpoint(self._folder(name))
-            except UserError as error:
-                print(f"warning: {error}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
+                checkpoint = load_checkpoint(self._folder(step))
+            except DamagedCheckpointError as error:
+                reason = str(error)
+                if warn:
+                    print(f"warning: {reason}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
+                continue
+            if checkpoint.progress.best_step not in steps:
+                checkpoint.progress = replace(checkpoint.progress, best_loss=None, best_step=None)
+            return checkpoint
+        if steps:
+            raise UserError(
+                f"none of the {len(steps)} checkpoints in {self.uri} is whole (the oldest: {reason}); remove that "
+                "folder to train from the start, or put a copy of a whole checkpoint there"
+            )
         return None
 
     def save(self, checkpoint: Checkpoint) -> str:
         """Write a checkpoint, commit it, then delete old ones. Returns its URI."""
-        folder = self._folder(f"step-{checkpoint.progress.step:06d}")
-        storage.remove_tree(folder)  # left by a run that was killed while saving, or damaged
-        save_tensors(storage.join(folder, "model.safetensors"), checkpoint.model)
-        save_tensors(storage.join(folder, "optimizer.safetensors"), checkpoint.optimizer)
-        if checkpoint.average is not None:
-            save_tensors(storage.join(folder, "average.safetensors"), checkpoint.average)
-        storage.write_json(storage.join(folder, "progress.json"), asdict(checkpoint.progress))
-        storage.write_commit(folder, COMMIT)
-        for name in self.committed()[: -self._keep]:
-            storage.remove_tree(self._folder(name))
-        return folder
+        step = checkpoint.progress.step
+        self._remove(step)  # left by a run that was killed while saving, or damaged
+        try:
+            self._write(self._folder(step), checkpoint)
+        except OSError:
+            if not storage.is_remote(self.uri):  # a full disk is no better for half a checkpoint
+                self._remove(step)
+            raise
+        self._prune(step, checkpoint.progress.best_step)
+        return self._folder(step)
+
+    def _write(self, folder: str, checkpoint: Checkpoint) -> None:
+        states = {"model": checkpoint.model, "optimizer": checkpoint.optimizer, "average": checkpoint.average}
+        files: dict[str, dict[str, Any]] = {}
+
+        def write(name: str, data: bytes) -> None:
+            storage.write_bytes(storage.join(folder, name), data)
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+        for name, state in states.items():
+            if state is not None:
+                packed = {key: tensor.contiguous() for key, tensor in state.items()}
+                write(f"{name}.safetensors", safetensors.torch.save(packed))
+        write("progress.json", (json.dumps(asdict(checkpoint.progress), indent=2) + "\n").encode())
+        storage.write_json(storage.join(folder, COMMIT), {"files": files})
+
+    def _prune(self, newest: int, best: int | None) -> None:
+        """Remove all but the newest `keep` and the best: also what was never finished, and what lies ahead of the
+        newest, which was damaged, or it would have been resumed from."""
+        kept = {step for step in self.committed() if step <= newest}
+        kept = {*sorted(kept)[-self._keep :], *({best} & kept)}
+        for step in self._steps():
+            if step not in kept:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """The commit file first: a folder that is half gone must not count."""
+        storage.remove_tree(storage.join(self._folder(step), COMMIT))
+        storage.remove_tree(self._folder(step))
+
+
+def restore(config: Config, run: Run) -> Checkpoint | None:
+    """The run's newest intact checkpoint, else the one that `train.resume` names, else None."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    first = not distributed or torch.distributed.get_rank() == 0
+    own = CheckpointStore(run.checkpoints, config.train.keep_checkpoints).load_newest(warn=first)
+    if own is None and config.train.resume not in ("auto", "never"):
+        other = load_checkpoint(config.train.resume)
+        other.progress = replace(other.progress, best_loss=None, best_step=None)
+        return other
+    return own

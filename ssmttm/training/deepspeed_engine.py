@@ -130,9 +130,11 @@ class DeepSpeedEngine(Engine):
             self._engine.step()
             return norm
         self._engine.step()
-        if not self._engine.was_step_applied():
+        if not self._engine.was_step_applied():  # DeepSpeed passes over what is not finite without a word
             return None
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())
+        assert math.isfinite(norm), "DeepSpeed applied a gradient that is not finite"
+        return norm
 
     def abandon(self, loss: Tensor) -> None:
         if self._stage == 0:

@@ -10,19 +10,21 @@ import torch
 
 from ssmttm import audio, storage
 from ssmttm.model.weights import load_completer, load_lm, save_model
-from ssmttm.training.checkpoint import Progress
+from ssmttm.training.checkpoint import Progress, folder_of
 from ssmttm.training.engine import Engine
 from ssmttm.training.flops import task_flops
 from ssmttm.training.listener import Listener
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, git_commit
 from ssmttm.training.task import Task
+from ssmttm.training.writer import persistently
 
 LOSS_WINDOW = 50  # steps over which the summary's training loss is averaged
 
 
 def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameters: int) -> dict[str, Any]:
     train = task.config.train
+    best = progress.best_step
     losses = [row["loss"] for row in read_rows(run.metrics)[-LOSS_WINDOW:]]
     return {
         "stage": task.name,
@@ -39,6 +41,7 @@ def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameter
         "launch": train.launch,
         "workers": engine.world_size,
         "zero": train.zero if train.launch == "ray" else None,
+        "best_checkpoint": None if best is None else folder_of(run.checkpoints, best),
         "git": git_commit(),
     }
 
@@ -84,9 +87,14 @@ def finish(
     if engine.rank != 0:
         return
     summary = _summary(task, run, engine, progress, parameters) | {"validation": figures}
-    save_model(run.weights, task.name, state, _describe(task, engine, summary))
-    samples = _write_samples(task, run)
-    storage.write_json(run.summary, summary)
+
+    def write() -> list[str]:
+        save_model(run.weights, task.name, state, _describe(task, engine, summary))
+        samples = _write_samples(task, run)
+        storage.write_json(run.summary, summary)
+        return samples
+
+    samples = persistently(write, run.uri)
     if listener is not None:
         figures = {name: summary[name] for name in ("parameters", "tokens", "seconds", "flops")}
         listener.metrics({f"summary/{name}": value for name, value in figures.items()}, progress.step)

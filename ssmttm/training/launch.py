@@ -9,8 +9,9 @@ from ssmttm.training.engine import TorchEngine, tune_allocator
 from ssmttm.training.run import Run, prepare, run_of
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
+from ssmttm.training.signals import TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
-from ssmttm.training.trainer import Trainer, TrainingStoppedError
+from ssmttm.training.trainer import Trainer
 
 EXIT_STOPPED = 143  # 128 + SIGTERM, as a shell reports it
 

@@ -38,7 +38,8 @@ class ProgressLine:
         peak = peak_flops(engine.device)
         # What a token is of all devices' peak: the utilisation at one token per second.
         self._share_per_token = None if peak is None else task_flops(task) / (peak * engine.world_size)
-        self._wall, self._step, self._tokens, self._waited = time.perf_counter(), progress.step, progress.tokens, 0.0
+        self._wall, self._step, self._tokens = time.perf_counter(), progress.step, progress.tokens
+        self._waited = {"loader_wait": 0.0, "save_wait": 0.0}
 
     def show(self, row: dict[str, float]) -> dict[str, float]:
         """Print the line for a step's row; returns the row with rates and memory, for the tracker."""
@@ -47,7 +48,9 @@ class ProgressLine:
         per_step = elapsed / (self._progress.step - self._step)
         figures = {name: value for name, value in row.items() if name != "step"}
         figures["tokens_per_s"] = tokens / elapsed
-        figures["loader_wait"] = (row["loader_wait"] - self._waited) / elapsed
+        for name, before in self._waited.items():
+            figures[name] = (row[name] - before) / elapsed
+        waited = figures["loader_wait"] + figures["save_wait"]
         figures["peak_memory_gb"] = peak_memory_gb(self._device)
         mfu = ""
         if self._share_per_token is not None:
@@ -56,9 +59,9 @@ class ProgressLine:
         print(
             f"step {self._progress.step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
             f"grad {row['grad_norm']:.2f}  {figures['tokens_per_s']:,.0f} {self._task.unit.split('/')[1]}s/s  "
-            f"{mfu}wait {figures['loader_wait']:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
+            f"{mfu}wait {waited:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
             flush=True,
         )
-        self._wall, self._step = now, self._progress.step
-        self._tokens, self._waited = self._progress.tokens, row["loader_wait"]
+        self._wall, self._step, self._tokens = now, self._progress.step, self._progress.tokens
+        self._waited = {name: row[name] for name in self._waited}
         return figures

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
+from ssmttm.training.preemption import notice_callback, noticing
 from ssmttm.training.run import Run
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
+from ssmttm.training.signals import DivergedError, PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
-from ssmttm.training.trainer import DivergedError, Trainer, TrainingStoppedError
+from ssmttm.training.trainer import Trainer
 
 STOP_CHECK_SECONDS = 2.0
 
@@ -70,8 +73,6 @@ class StopFile:
 
     def __init__(self, run: Run):
         self._uri = run.path("stop")
-        self._next = 0.0
-        self._found = False
 
     def ask(self) -> None:
         storage.write_text(self._uri, "")
@@ -79,11 +80,23 @@ class StopFile:
     def clear(self) -> None:
         storage.remove_tree(self._uri)
 
-    def is_asked(self) -> bool:
-        if not self._found and time.monotonic() >= self._next:
-            self._next = time.monotonic() + STOP_CHECK_SECONDS
-            self._found = storage.exists(self._uri)
-        return self._found
+    @contextmanager
+    def watched(self) -> Iterator[threading.Event]:
+        """An event that is set once the file is there. A thread of its own looks for it: storage that is slow or away
+        for a while must not hold training up."""
+        found, done = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not found.is_set() and not done.wait(STOP_CHECK_SECONDS):
+                with suppress(Exception):  # each storage library raises its own
+                    if storage.exists(self._uri):
+                        found.set()
+
+        threading.Thread(target=watch, name="stop-file", daemon=True).start()
+        try:
+            yield found
+        finally:
+            done.set()
 
 
 def _engine_factory(config: Config) -> Callable[[LossModule, list[dict[str, Any]], State | None], Engine]:
@@ -105,30 +118,31 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0
-    stop = StopFile(run)
-
-    def train(listener: Any) -> None:
-        Trainer(
-            make_task(stage, config),
-            run,
-            _engine_factory(config),
-            listener=listener,
-            report=ray.train.report,
-            stop_requested=stop.is_asked if first else lambda: False,
-        ).fit()
-
     try:
-        if first:
-            with tracking(config, stage, run) as tracker:
-                train(tracker)
-        else:
-            train(None)
+        with (
+            noticing() as preempted,
+            StopFile(run).watched() if first else nullcontext(threading.Event()) as stop,
+            tracking(config, stage, run) if first else nullcontext() as tracker,
+        ):
+            Trainer(
+                make_task(stage, config),
+                run,
+                _engine_factory(config),
+                listener=tracker,
+                report=ray.train.report,
+                stop_requested=stop.is_set,
+                preempted=preempted.is_set,
+            ).fit()
     except TrainingStoppedError as stopped:
         return "stopped", str(stopped)
-    except UserError as error:
-        return "refused", str(error)
+    except PreemptedError as notice:  # raised on: Ray Train starts all workers again
+        if first:
+            print(str(notice), flush=True)
+        raise
     except DivergedError as error:
         return "diverged", str(error)
+    except UserError as error:
+        return "refused", str(error)
     return "finished", ""
 
 
@@ -161,6 +175,7 @@ def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
             name="ray",
             failure_config=FailureConfig(max_failures=train.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[notice_callback()],
             **_place(run),
         ),
     )

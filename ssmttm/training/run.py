@@ -19,8 +19,8 @@ from ssmttm.training.data import read_dataset_info
 # What may change between two starts of one run without changing what it computes.
 FREE_TRAIN_KEYS = {
     *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "precision"),
-    *("resume", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows", "samples", "log_every"),
-    *("max_failures", "max_skipped"),
+    *("resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
+    *("validate_every", "validation_rows", "samples", "log_every", "max_failures", "max_skipped"),
 }
 
 

@@ -11,8 +11,8 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.tracking import Tracker
 from ssmttm.training.run import Run, git_commit
+from ssmttm.training.signals import PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName
-from ssmttm.training.trainer import TrainingStoppedError
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def tracking(config: Config, stage: StageName, run: Run) -> Iterator[Tracker]:
     tracker.artifacts([run.path("config.json"), run.path("dataset.json")])
     try:
         yield tracker
-    except TrainingStoppedError:
+    except (TrainingStoppedError, PreemptedError):
         tracker.finish("KILLED")
         raise
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any
 
 from ssmttm import storage
@@ -9,7 +10,7 @@ from ssmttm.codec.base import load_codec
 from ssmttm.config import from_dict
 from ssmttm.errors import UserError
 from ssmttm.model import weights
-from ssmttm.training.checkpoint import COMMIT, CheckpointStore, load_checkpoint
+from ssmttm.training.checkpoint import COMMIT, CheckpointStore, folder_of, load_checkpoint
 from ssmttm.training.engine import State
 from ssmttm.training.flops import flops_per_token
 from ssmttm.training.run import Run
@@ -39,7 +40,8 @@ def write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str)
     """
     uri = storage.join(run.checkpoints, name)
     if not storage.exists(storage.join(uri, COMMIT)):
-        there = ", ".join(CheckpointStore(run.checkpoints, 1).committed()) or "none"
+        steps = CheckpointStore(run.checkpoints, 1).committed()
+        there = ", ".join(posixpath.basename(folder_of(run.checkpoints, step)) for step in steps) or "none"
         raise UserError(f"{run.uri} has no checkpoint {name}; it has: {there}")
     checkpoint = load_checkpoint(uri)
     state = checkpoint.model if checkpoint.average is None else checkpoint.average

@@ -9,40 +9,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import torch
 
-from ssmttm.config import Config
-from ssmttm.training.checkpoint import Checkpoint, CheckpointStore, Progress, load_checkpoint
+from ssmttm.errors import UserError
+from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero
 from ssmttm.training.finish import finish
 from ssmttm.training.listener import Listener
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
-from ssmttm.training.rows import RowLog
 from ssmttm.training.run import Run
 from ssmttm.training.schedule import batch_shape, learning_rate
+from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
+from ssmttm.training.writer import RunWriter
 
 EngineFactory = Callable[[LossModule, list[dict[str, Any]], State | None], Engine]
-
-
-class TrainingStoppedError(Exception):
-    """Raised after the checkpoint that a request to stop (SIGTERM) asked for."""
-
-
-class DivergedError(RuntimeError):
-    """Raised on every worker after too many steps in a row that were not finite."""
-
-
-def restore(config: Config, run: Run) -> Checkpoint | None:
-    """The run's newest intact checkpoint, else the one that `train.resume` names, else None."""
-    own = CheckpointStore(run.checkpoints, config.train.keep_checkpoints).load_newest()
-    if own is None and config.train.resume not in ("auto", "never"):
-        return load_checkpoint(config.train.resume)
-    return own
 
 
 class Trainer:
@@ -52,7 +38,8 @@ class Trainer:
         make_engine: builds this worker's engine from the model, its parameter groups and its averaged weights.
         listener: gets every logged row; None on all workers but the first.
         report: called on every worker, equally often, after each checkpoint.
-        stop_requested: asked on the first worker after each step.
+        stop_requested: asked at each step, on every worker.
+        preempted: likewise; says that this worker is about to be taken away.
     """
 
     def __init__(
@@ -63,9 +50,11 @@ class Trainer:
         listener: Listener | None = None,
         report: Callable[[dict[str, float]], None] = lambda _: None,
         stop_requested: Callable[[], bool] = lambda: False,
+        preempted: Callable[[], bool] = lambda: False,
     ):
         self.task, self.run_folder, self.config = task, run, task.config.train
-        self._listener, self._report, self._stop_requested = listener, report, stop_requested
+        self._listener, self._report = listener, report
+        self._stop_requested, self._preempted = stop_requested, preempted
         checkpoint = restore(task.config, run)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
@@ -80,13 +69,13 @@ class Trainer:
             self.engine.load_optimizer_state(checkpoint.optimizer)
         self.shape = batch_shape(self.config, self.engine.world_size)
         self.order = SampleOrder(len(task.data), self.config.seed)
-        self.store = CheckpointStore(run.checkpoints, self.config.keep_checkpoints)
-        self.is_first = self.engine.rank == 0
         self._refused_in_a_row = 0
-        self._agreed_stop = False
-        if self.is_first:
-            self._metrics = RowLog(run.metrics, self.progress.step)
-            self._validation = RowLog(run.validation, self.progress.step)
+        self._agreed = Signals()
+        self._saved_at = time.monotonic()
+        self._writer: RunWriter | None = None
+        if self.engine.rank == 0:
+            saved = None if listener is None else listener.checkpoint
+            self._writer = RunWriter(run, self.config.keep_checkpoints, self.progress.step, saved)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
             if listener is not None:
@@ -100,10 +89,16 @@ class Trainer:
 
         Raises:
             TrainingStoppedError: when asked to stop, after a checkpoint.
+            PreemptedError: when a worker is about to be taken away, after a checkpoint.
             DivergedError: after `train.max_skipped` non-finite steps in a row.
+            UserError: if the run's folder cannot be written.
         """
-        with denormals_as_zero():
-            self._fit()
+        try:
+            with denormals_as_zero():
+                self._fit()
+        finally:
+            if self._writer is not None:
+                self._writer.join()
 
     def _fit(self) -> None:
         config, progress = self.config, self.progress
@@ -117,17 +112,25 @@ class Trainer:
                     continue
                 row["loader_wait"] = loader.wait_seconds
                 self._log(row)
-                last, stopping = progress.step == config.steps, self._agreed_stop
+                agreed, last, best = self._agreed, progress.step == config.steps, False
+                if agreed.failed:
+                    self._raise_failure()
                 if last or progress.step % config.validate_every == 0:
                     figures = self._validate(last)
-                if last or stopping or progress.step % config.checkpoint_every == 0:
+                    best = self._note_best(figures)
+                leaving = agreed.stop or agreed.preempted
+                if last or leaving or best or agreed.save or progress.step % config.checkpoint_every == 0:
                     self.save_checkpoint()
-                if stopping and not last:
-                    raise TrainingStoppedError(f"stopped at step {progress.step}, checkpoint saved")
+                if leaving and not last:
+                    self._finish_writing()
+                    reason = "stopped" if agreed.stop else "a worker is about to be taken away: stopped"
+                    kind = TrainingStoppedError if agreed.stop else PreemptedError
+                    raise kind(f"{reason} at step {progress.step}, checkpoint saved")
         finally:
             loader.close()
         if not figures:  # restored at the last step
             figures = self._validate(final=True)
+        self._finish_writing()
         finish(self.task, self.run_folder, self.engine, progress, self.parameters, figures, self._listener)
 
     def train_step(self, batches: list[Batch], count: int) -> dict[str, float] | None:
@@ -142,7 +145,7 @@ class Trainer:
         self.progress.position += 1
         for number, batch in enumerate(batches):
             loss = self.engine.forward(batch)
-            summed, stops = self.engine.sum(float(loss.detach()), float(self._stop_requested()))
+            summed, *signals = self.engine.sum(float(loss.detach()), *map(float, self._signals()))
             if not math.isfinite(summed):
                 self.engine.abandon(loss)
                 return self._skip()
@@ -153,7 +156,7 @@ class Trainer:
             return self._skip()
         if self.config.ema:
             self.engine.update_average(self.config.ema)
-        self._agreed_stop, self._refused_in_a_row = stops > 0, 0
+        self._agreed, self._refused_in_a_row = Signals(*(signal > 0 for signal in signals)), 0
         seconds = time.perf_counter() - start
         self.progress.step += 1
         self.progress.tokens += count
@@ -169,6 +172,13 @@ class Trainer:
         }
 
     # Its parts
+
+    def _signals(self) -> Signals:
+        stop, preempted, minutes = self._stop_requested(), self._preempted(), self.config.checkpoint_minutes
+        if self._writer is None:
+            return Signals(stop, preempted)
+        save = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return Signals(stop, preempted, save, self._writer.error is not None)
 
     def _load(self, position: int) -> tuple[list[Batch], int]:
         draws = self.order.global_batch(position, self.config.global_batch)
@@ -187,15 +197,16 @@ class Trainer:
                 f"{self._refused_in_a_row} steps in a row had a loss or gradient that is not finite, at step "
                 f"{self.progress.step}; lower train.lr, or look for broken rows in {self.config.data}"
             )
-        if self.is_first:
+        if self._writer is not None:
             print(f"step {self.progress.step}: loss or gradient is not finite, batch skipped", flush=True)
 
     def _log(self, row: dict[str, float]) -> None:
-        if not self.is_first:
+        if self._writer is None:
             return
-        self._metrics.append(row)
+        row["save_wait"] = self._writer.wait_seconds
+        self._writer.metrics.append(row)
         if self.progress.step % self.config.log_every == 0 or self.progress.step == self.config.steps:
-            self._metrics.flush()
+            self._writer.flush()
             figures = self._line.show(row)
             if self._listener is not None:
                 self._listener.metrics({f"train/{key}": value for key, value in figures.items()}, self.progress.step)
@@ -204,25 +215,47 @@ class Trainer:
         start = time.perf_counter()
         with self.engine.averaged():
             figures = validate(self.engine, self.task, self.shape.micro, final)
-        if self.is_first:
+        if self._writer is not None:
             seconds = time.perf_counter() - start
-            self._validation.append({"step": self.progress.step, **figures, "seconds": seconds})
-            self._validation.flush()
+            self._writer.validation.append({"step": self.progress.step, **figures, "seconds": seconds})
+            self._writer.flush()
             shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
             print(f"step {self.progress.step}  validation ({self.task.unit})  {shown}  ({seconds:.1f} s)", flush=True)
             if self._listener is not None:
                 self._listener.metrics({f"val/{key}": value for key, value in figures.items()}, self.progress.step)
         return figures
 
+    def _note_best(self, figures: dict[str, float]) -> bool:
+        """Whether this is the lowest validation loss so far; only with `train.keep_best`."""
+        best, loss = self.progress.best_loss, figures["own"]
+        if not self.config.keep_best or not (best is None or loss < best) or not math.isfinite(loss):
+            return False
+        self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+        return True
+
     def save_checkpoint(self) -> None:
-        """Gather the full state on the first worker and write it; every worker takes part."""
+        """Gather the full state in the first worker's memory, from where it is written while training goes on; every
+        worker takes part."""
         model, optimizer, average = self.engine.model_state(), self.engine.optimizer_state(), None
         if self.config.ema:
             with self.engine.averaged():
                 average = self.engine.model_state()
-        if self.is_first:
-            self._metrics.flush()
-            uri = self.store.save(Checkpoint(self.progress, model, optimizer, average))
-            if self._listener is not None:
-                self._listener.checkpoint(uri, self.progress.step)
+        if self._writer is not None:
+            self._writer.save(Checkpoint(replace(self.progress), model, optimizer, average))
+        self._saved_at = time.monotonic()
         self._report({"step": self.progress.step})
+
+    def _finish_writing(self) -> None:
+        """Wait until all rows and checkpoints are written; every worker calls it."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer.flush()
+            self._writer.join()
+        (failures,) = self.engine.sum(float(self._writer is not None and self._writer.error is not None))
+        if failures:
+            self._raise_failure()
+
+    def _raise_failure(self) -> NoReturn:
+        if self._writer is not None and self._writer.error is not None:
+            raise self._writer.error
+        raise UserError(f"the first worker could not write to {self.run_folder.uri}; its message says why")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,14 +112,24 @@ def test_sigterm_saves_and_the_next_start_goes_on(tiny_tokens: str, tmp_path: Pa
     assert_same_numbers(Run(str(tmp_path / "stopped" / "stage1")), run_local(tiny_tokens, tmp_path, *LONG))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_killed_on_ray_it_ends_with_the_undisturbed_numbers(tiny_tokens: str, tmp_path: Path, victim: str) -> None:
+def ray_workers(job: subprocess.Popen[str]) -> list[Any]:
     import psutil
 
+    workers = [p for p in psutil.Process(job.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+    assert len(workers) == 2
+    return workers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("victim", "zero"), [("driver", 2), ("worker", 0), ("worker", 1), ("worker", 2), ("worker", 3)]
+)
+def test_killed_on_ray_it_ends_with_the_undisturbed_numbers(
+    tiny_tokens: str, tmp_path: Path, victim: str, zero: int
+) -> None:
     run = Run(str(tmp_path / "killed" / "stage1"))
-    arguments = command("stage1", tiny_tokens, tmp_path / "killed", *ON_RAY, *LONG, "train.zero=2")
+    arguments = command("stage1", tiny_tokens, tmp_path / "killed", *ON_RAY, *LONG, f"train.zero={zero}")
     job = start(arguments)
     wait_for(Path(run.path("checkpoints", "step-000010", "checkpoint.json")), job)
     if victim == "driver":
@@ -127,11 +138,28 @@ def test_killed_on_ray_it_ends_with_the_undisturbed_numbers(tiny_tokens: str, tm
         assert not storage.exists(run.summary)
         job = start(arguments)
     else:
-        workers = [p for p in psutil.Process(job.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
-        assert len(workers) == 2
-        workers[1].kill()
+        ray_workers(job)[zero % 2].kill()
     output, _ = job.communicate(timeout=400)
     assert job.returncode == 0, output[-4000:]
     assert "continuing from step" in output
     # Rounding, which differs with the number of workers, grows over the steps.
     assert_same_numbers(run, run_local(tiny_tokens, tmp_path, *LONG), tolerance=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_worker_told_that_it_will_be_taken_away_loses_no_step(tiny_tokens: str, tmp_path: Path) -> None:
+    """SIGTERM to one of two workers: a checkpoint at that step, both start again, and go on from that very step."""
+    run = Run(str(tmp_path / "preempted" / "stage1"))
+    rare = (*LONG, "train.checkpoint_every=1000", "train.steps=120", "train.validate_every=120", "train.log_every=1")
+    job = start(command("stage1", tiny_tokens, tmp_path / "preempted", *ON_RAY, *rare, "train.zero=1"))
+    wait_for(Path(run.metrics), job)
+    while len(read_rows(run.metrics)) < 5:
+        time.sleep(0.05)
+    ray_workers(job)[1].send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, output[-4000:]
+    told = re.search(r"a worker is about to be taken away: stopped at step (\d+), checkpoint saved", output)
+    assert told, output[-4000:]
+    assert f"continuing from step {told[1]}\n" in output
+    assert_same_numbers(run, run_local(tiny_tokens, tmp_path, *rare), tolerance=1e-2)

@@ -62,7 +62,8 @@ def test_attention_is_counted_in_training():
     transformer = config.load("paper-transformer").stage1.model_copy(update={"max_frames": 0})
     short, long = (costs.train_costs(transformer, DAC, frames).flops_per_frame for frames in (500, 1500))
     grown = 3 * 2 * 2 * transformer.width * 1000 * transformer.layers
-    assert long - short == pytest.approx(grown, rel=0.02)
+    # Reading the text, the same for any length, weighs less on each frame of a longer sequence.
+    assert 0.95 * grown < long - short < grown
     ssm = config.load("paper").stage1.model_copy(update={"max_frames": 0})
     first, second = (costs.train_costs(ssm, DAC, frames).flops_per_frame for frames in (512, 1536))
-    assert second == pytest.approx(first, rel=0.02)
+    assert 0.95 * first < second < first

@@ -16,10 +16,10 @@ from ssmttm.codec.mini import MiniCodec
 TEXT_DIM = 12
 
 
-def make_codec(folder: Path, settings: config.CodecConfig) -> MiniCodec:
-    """A real `mini` codec, fitted on seconds of noise and tones."""
+def make_codec(folder: Path, settings: config.CodecConfig, seconds: int = 2) -> MiniCodec:
+    """A real `mini` codec, fitted on eight clips of noise and tones."""
     generator = np.random.default_rng(0)
-    time = np.arange(2 * settings.sample_rate) / settings.sample_rate
+    time = np.arange(seconds * settings.sample_rate) / settings.sample_rate
     clips = [
         (0.3 * np.sin(2 * np.pi * 110 * 2 ** (i / 4) * time) + 0.1 * generator.standard_normal(len(time))).astype("f4")
         for i in range(8)

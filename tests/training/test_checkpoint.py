@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_round_trip_and_keeping_the_newest(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), keep=2)
     for step in (2, 4, 6):
         store.save(make(step, average=step == 6))
-    assert store.committed() == ["step-000004", "step-000006"]
+    assert store.committed() == [4, 6]
     newest = store.load_newest()
     assert newest is not None
     assert newest.progress == Progress(6, 7, 1, 600, 2.5)
@@ -43,31 +44,103 @@ def test_uncommitted_checkpoint_does_not_count(tmp_path: Path) -> None:
     assert newest is not None
     assert newest.progress.step == 2
     store.save(make(4))  # over what the killed run left
-    assert store.committed() == ["step-000002", "step-000004"]
+    assert store.committed() == [2, 4]
 
 
+def break_file(file: Path, damage: str) -> None:
+    data = bytearray(file.read_bytes())
+    if damage == "remove":
+        file.unlink()
+    elif damage == "truncate":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1 << 7
+        file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "progress.json", "checkpoint.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damaged_newest_falls_back_with_a_warning(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+def test_damaged_newest_falls_back_with_a_line(
+    tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = CheckpointStore(str(tmp_path), 2)
     store.save(make(2))
     store.save(make(4))
-    file = tmp_path / "step-000004" / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    if damage == "flip":
-        file.write_bytes(data)
-    elif damage == "truncate":
-        file.write_bytes(data[:-4])
-    else:
-        file.unlink()
+    break_file(tmp_path / "step-000004" / name, damage)
     newest = store.load_newest()
     assert newest is not None
     assert newest.progress.step == 2
-    assert "model.safetensors" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    if (name, damage) == ("checkpoint.json", "remove"):  # never finished, as far as one can tell
+        assert said == ""
+        return
+    assert said.count("\n") == 1
+    assert f"{tmp_path}/step-000004 is damaged: {name}" in said
+    assert store.load_newest(warn=False) is not None
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="damaged"):
         load_checkpoint(str(tmp_path / "step-000004"))
+    store.save(make(3))  # goes on from there: what lies ahead is of no more use
+    assert store.committed() == [2, 3]
+
+
+def test_none_left_whole_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), 2)
+    for step in (2, 4):
+        store.save(make(step))
+        break_file(tmp_path / f"step-{step:06d}" / "model.safetensors", "flip")
+    with pytest.raises(UserError, match=rf"none of the 2 checkpoints in {tmp_path} is whole .*; remove that folder"):
+        store.load_newest()
+
+
+def test_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Falling back would throw good steps away, and on one worker alone."""
+    store = CheckpointStore(str(tmp_path), 2)
+    store.save(make(2))
+    store.save(make(4))
+
+    def fail(uri: str) -> bytes:
+        raise UserError(f"{uri}: the storage failed 6 times")
+
+    monkeypatch.setattr(storage, "read_bytes", fail)
+    with pytest.raises(UserError, match=r"step-000004.*the storage failed"):
+        store.load_newest()
+
+
+def test_the_best_outlives_the_newest(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=2)
+    for step in range(1, 7):
+        checkpoint = make(step)
+        checkpoint.progress.best_loss, checkpoint.progress.best_step = 0.5, min(step, 2)
+        store.save(checkpoint)
+    assert store.committed() == [2, 5, 6]
+    newest = store.load_newest()
+    assert newest is not None
+    assert (newest.progress.best_loss, newest.progress.best_step) == (0.5, 2)
+    shutil.rmtree(tmp_path / "step-000002")
+    newest = store.load_newest()
+    assert newest is not None
+    assert newest.progress.best_step is None  # the next best is kept, whatever its loss
+
+
+def test_what_was_never_finished_is_cleared_away(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), 2)
+    (tmp_path / "step-000003").mkdir()
+    (tmp_path / "step-000003" / "model.safetensors").write_bytes(b"half")
+    store.save(make(4))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
+
+
+def test_other_readers_can_check_it_too(tmp_path: Path) -> None:
+    folder = CheckpointStore(str(tmp_path), 2).save(make(4, average=True))
+    assert len(storage.read_commit(folder, "checkpoint.json")["files"]) == 4
+
+
+def test_steps_are_counted_not_spelt(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), 1)
+    store.save(make(999_999))
+    store.save(make(1_000_000))
+    assert store.committed() == [1_000_000]
 
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
@@ -93,3 +166,28 @@ def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_rows(str(file)) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_rows_that_could_not_be_written_are_written_once(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "rows.jsonl") if place == "disk" else "memory://rows-fail/rows.jsonl"
+    storage.remove_tree("memory://rows-fail")
+    log = RowLog(uri, 0)
+    log.append({"step": 1})
+    if place == "memory":
+        write = storage.write_text
+
+        def lost_answer(uri: str, text: str) -> None:
+            write(uri, text)
+            raise OSError("connection lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_text", lost_answer)
+            with pytest.raises(OSError, match="connection lost"):
+                log.flush()
+    log.append({"step": 2})
+    log.flush()
+    log.flush()
+    assert read_rows(uri) == [{"step": 1}, {"step": 2}]

@@ -73,7 +73,7 @@ def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
         device, world_size = torch.device("cpu"), 2
 
     task = make_task("stage1", make_config("stage1"))
-    row = {"step": 10, "loss": 1.0, "lr": 1e-3, "grad_norm": 0.5, "loader_wait": 0.0}
+    row = {"step": 10, "loss": 1.0, "lr": 1e-3, "grad_norm": 0.5, "loader_wait": 0.0, "save_wait": 0.0}
 
     def shown() -> tuple[dict[str, float], str]:
         done = progress.Progress()

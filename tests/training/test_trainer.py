@@ -19,8 +19,9 @@ from ssmttm.training.engine import TorchEngine
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, prepare
+from ssmttm.training.signals import DivergedError, TrainingStoppedError
 from ssmttm.training.stages import make_task
-from ssmttm.training.trainer import DivergedError, Trainer, TrainingStoppedError
+from ssmttm.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 STEPS = ("train.steps=8", "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.validate_every=4")

@@ -1,0 +1,101 @@
+"""What the first worker writes to a run's folder, in a background thread while training goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ssmttm import storage
+from ssmttm.errors import UserError
+from ssmttm.training.checkpoint import Checkpoint, CheckpointStore
+from ssmttm.training.rows import RowLog
+from ssmttm.training.run import Run
+
+Value = TypeVar("Value")
+PATIENCE_S = 300.0  # how long a remote storage may be away before a run gives up
+PAUSE_S = 2.0
+
+
+def persistently(action: Callable[[], Value], uri: str) -> Value:
+    """What `action`, which may be repeated, returns. On remote storage it is tried again until that has failed for
+    `PATIENCE_S`; on a local disk (full, gone, not writable) it fails at once.
+
+    Raises:
+        UserError: naming the URI and what can be done.
+    """
+    failing_since: float | None = None
+    while True:
+        started = time.monotonic()
+        try:
+            return action()
+        except Exception as error:  # each storage library raises its own
+            if not storage.is_remote(uri) and not isinstance(error, OSError | UserError):
+                raise
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            failing_since = started if failing_since is None else failing_since
+            patient = storage.is_remote(uri) and not isinstance(error, PermissionError)
+            if not patient or time.monotonic() - failing_since > PATIENCE_S:
+                raise UserError(
+                    f"{uri} could not be written ({reason}); make room or mend the storage and start again, "
+                    "the run goes on from its newest checkpoint"
+                ) from error
+            print(f"warning: {uri}: {reason}; trying again", file=sys.stderr, flush=True)
+            time.sleep(PAUSE_S)
+
+
+class RunWriter:
+    """Rows and checkpoints of one run. At most one write is in flight; `wait_seconds` is how long training has waited
+    for it. After a failure nothing more is written, and `error` says why. saved: told URI and step of each checkpoint
+    once it is complete, in the background."""
+
+    def __init__(self, run: Run, keep_checkpoints: int, step: int, saved: Callable[[str, int], None] | None = None):
+        self.metrics, self.validation = RowLog(run.metrics, step), RowLog(run.validation, step)
+        self.wait_seconds = 0.0
+        self.error: BaseException | None = None
+        self._run, self._saved = run, saved
+        self._store = CheckpointStore(run.checkpoints, keep_checkpoints)
+        self._thread: threading.Thread | None = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Begin to write the rows appended so far; while something else is being written they wait for the next
+        call."""
+        if self._thread is None or not self._thread.is_alive():
+            self._begin(self._flush, self._run.metrics)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begin to write a checkpoint, after all rows up to it. Waits for the one before."""
+
+        def write() -> None:
+            self._flush()
+            uri = self._store.save(checkpoint)
+            if self._saved is not None:
+                self._saved(uri, checkpoint.progress.step)
+
+        self._begin(write, self._run.checkpoints)
+
+    def join(self) -> None:
+        """Wait until nothing is being written."""
+        if self._thread is not None:
+            start = time.perf_counter()
+            self._thread.join()
+            self.wait_seconds += time.perf_counter() - start
+
+    def _flush(self) -> None:
+        self.metrics.flush()
+        self.validation.flush()
+
+    def _begin(self, job: Callable[[], Any], uri: str) -> None:
+        self.join()
+        if self.error is None:
+            self._thread = threading.Thread(target=self._work, args=(job, uri), name="writer", daemon=True)
+            self._thread.start()
+
+    def _work(self, job: Callable[[], Any], uri: str) -> None:
+        try:
+            persistently(job, uri)
+        except BaseException as error:
+            self.error = error
