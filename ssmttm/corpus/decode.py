@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
@@ -19,6 +19,8 @@ import soundfile
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
 from ssmttm.corpus.rejects import Reason
+
+Value = TypeVar("Value")
 
 # Decoded audio may miss the planned length by this much (rounded durations in metadata) before it counts as truncated.
 LENGTH_TOLERANCE_S = 0.5
@@ -69,7 +71,7 @@ class _Watched:
         self._file, self._uri = file, uri
         self.error: Exception | None = None
 
-    def _try(self, action: Callable[[], object], default: object) -> object:
+    def _try(self, action: Callable[[], Value], default: Value) -> Value:
         if self.error is None:
             try:
                 return storage.with_retries(action, self._uri)
@@ -84,10 +86,10 @@ class _Watched:
             self._file.seek(place)
             return self._file.read(size)
 
-        return self._try(again, b"")  # type: ignore[return-value]
+        return self._try(again, b"")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._try(lambda: self._file.seek(offset, whence), 0)  # type: ignore[return-value]
+        return self._try(lambda: self._file.seek(offset, whence), 0)
 
     def tell(self) -> int:
         return self._file.tell()

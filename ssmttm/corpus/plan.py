@@ -171,7 +171,10 @@ def plan_shards(
             leave=False,
         )
         for one in measured:
-            (found if isinstance(one, Measured) else rejects).append(one)  # type: ignore[arg-type]
+            if isinstance(one, Measured):
+                found.append(one)
+            else:
+                rejects.append(one)
         if corpus.duplicates == "reject":
             duplicates = find_duplicates([one.track for one in found], pool)
             rejects += duplicates

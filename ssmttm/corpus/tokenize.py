@@ -27,7 +27,13 @@ from ssmttm import __version__, storage
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.config import Config
-from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, DatasetStatistics, attribution_csv, dataset_card
+from ssmttm.corpus.dataset_card import (
+    ATTRIBUTION_COLUMNS,
+    ATTRIBUTION_NAME,
+    DatasetStatistics,
+    attribution_csv,
+    dataset_card,
+)
 from ssmttm.corpus.parts import PartReport, part_matches, read_columns, read_part_metadata, write_part
 from ssmttm.corpus.plan import SHARD_FOLDER, DatasetPlan, Plan, ShardPlan, plan_dataset, plan_shards
 from ssmttm.corpus.readers import relative_to_source
@@ -231,7 +237,9 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     see = f"see {storage.join(out, REJECTS_NAME)}"
     if statistics.rows == 0:
         raise UserError(f"nothing in {config.corpus.source} could be used ({reasons or 'no tracks'}); {see}")
-    share = len(rejects) / (len(rejects) + len(statistics.seconds_by_track))
+    used = {track[ATTRIBUTION_COLUMNS.index("audio")] for track in statistics.seconds_by_track}
+    refused = {reject.audio or reject.id for reject in rejects} - used  # of a track that was used, parts may be refused
+    share = len(refused) / (len(refused) + len(used))
     if share > config.corpus.maximum_rejects:
         raise UserError(
             f"{share:.1%} of the tracks were refused ({reasons}), over corpus.maximum_rejects="

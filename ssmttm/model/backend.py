@@ -77,8 +77,10 @@ def chosen(device: str, head_dim: int, state_size: int) -> Backend:
     for name, load in (("scan", _scan), ("step", _step), ("convolve", _convolve), ("gated_rms_norm", _gated_rms_norm)):
         try:
             part = load()
-            for dtype in TOLERANCE:
-                CHECKS[name](part, torch.device(device), dtype, head_dim, state_size)
+            # The first layer to ask may be generating, where there are no gradients, or training in autocast.
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+                for dtype in TOLERANCE:
+                    CHECKS[name](part, torch.device(device), dtype, head_dim, state_size)
             found[name] = part
         except Exception as error:  # whatever an import, a compiler or a driver may raise
             problems.append(f"{name}: {' '.join(str(error).split())[:120]}")

@@ -131,7 +131,8 @@ class Mamba2(nn.Module):
         B_BLGN = B_BLM.unflatten(-1, (self.groups, self.state_size))
         C_BLGN = C_BLM.unflatten(-1, (self.groups, self.state_size))
         if L == 1 and mask_BL is None:
-            y_BHP, ssm_BHPN = backend.step(x_BLHP[:, 0], dt_BLH[:, 0], A_H, B_BLGN[:, 0], C_BLGN[:, 0], state.ssm_BHPN)
+            step = TORCH.step if torch.is_grad_enabled() else backend.step  # the kernel's has no gradients
+            y_BHP, ssm_BHPN = step(x_BLHP[:, 0], dt_BLH[:, 0], A_H, B_BLGN[:, 0], C_BLGN[:, 0], state.ssm_BHPN)
             y_BLHP = y_BHP[:, None]
         else:
             y_BLHP, ssm_BHPN = backend.scan(

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # of the RMS norm
+from ssmttm.model.backend import EPSILON
 
 
 class Sizes(NamedTuple):

@@ -149,6 +149,11 @@ def test_beyond_the_share_that_was_set_the_job_fails(
     assert [reject.id for reject in read_rejects(str(tmp_path / "out"))] == ["4-0000"]
     assert not storage.exists(str(tmp_path / "out" / COMMIT_NAME))
     assert preprocess_local(settings(tiny_config, folder, tmp_path / "out", maximum_rejects=0.2)).dataset["rows"] == 4
+    # Silent stretches of a track that is used count as no track refused.
+    write(folder / "5.wav", np.concatenate([hum("long"), hum("long"), hum("long"), np.zeros(20 * RATE, np.float32)]))
+    more = preprocess_local(settings(tiny_config, folder, tmp_path / "more", maximum_rejects=0.2)).dataset
+    assert more["tracks"] == 5
+    assert more["rejects_by_reason"]["silent"] > 3
 
 
 def test_an_unfinished_folder_takes_no_other_dataset(

@@ -43,6 +43,28 @@ def test_parts_that_agree_are_taken_and_logged(monkeypatch, caplog):
     assert "Triton kernels for scan, step, convolve, gated_rms_norm" in caplog.text
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_parts_are_looked_at_as_well_while_generating_or_in_autocast(monkeypatch, mode):
+    install(monkeypatch, _scan=lambda *arguments: backend.ssd_scan(*arguments))
+    with mode():
+        found = backend.chosen("cpu", 8, 16)
+    assert found.description == "Triton kernels for scan, step, convolve, gated_rms_norm"
+
+
+def test_one_step_with_gradients_never_takes_the_kernel(monkeypatch):
+    torch.manual_seed(0)
+    layer, x = Mamba2(16, state_size=8, head_dim=8), torch.randn(2, 1, 16, requires_grad=True)
+    state = layer.initial_state(2, x.device)
+    (expected,) = torch.autograd.grad(layer(x, state)[0].square().sum(), x)
+
+    def no_gradients(*_):
+        raise AssertionError("the kernel has no backward pass")
+
+    monkeypatch.setattr("ssmttm.model.layers.backend_for", lambda *_: backend.TORCH._replace(step=no_gradients))
+    (gradient,) = torch.autograd.grad(layer(x, state)[0].square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_part_that_disagrees_is_left_out_with_a_warning(monkeypatch, caplog, name):
     def wrong(*arguments):
