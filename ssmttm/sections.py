@@ -1,0 +1,191 @@
+"""Every configuration key, by section: its type, default, bounds and meaning. `config.py` fills them in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Backbone = Literal["prefix_simba", "prefix_mamba", "prefix_transformer", "cross_simba", "cross_transformer"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusConfig(Section):
+    source: str = Field("runs/demo/corpus", description="folder or URI holding the audio and its manifest.jsonl")
+    format: Literal["auto", "manifest", "folder", "mtg-jamendo", "fma"] = Field(
+        "auto", description="layout of the source; auto recognises each"
+    )
+    out: str = Field("runs/demo/tokens", description="folder or URI for the token shards")
+    default_licence: str | None = Field(None, description="licence of tracks that state none, e.g. own-work")
+    allow_licences: tuple[str, ...] = Field(
+        ("public-domain", "CC0-1.0", "CC-BY", "CC-BY-SA", "own-work"), description="licence families let in"
+    )
+    hours: float = Field(1.0, gt=0, description="hours to compose (demo corpus)")
+    clip_seconds: float = Field(10.0, gt=0, description="length of a composed clip")
+    segment_seconds: float = Field(10.0, gt=0, description="length of a training segment")
+    segments: Literal["all", "middle"] = Field("all", description="all: cut at a fixed hop; middle: one of each track")
+    hop_seconds: float | None = Field(None, gt=0, description="from one segment to the next; default: end to end")
+    minimum_seconds: float = Field(1.0, gt=0, description="shorter segments are rejected")
+    loudness: float | None = Field(
+        None, lt=0, description="LUFS (ITU-R BS.1770) every segment is brought to; off: as is"
+    )
+    silence_dbfs: float = Field(-60.0, lt=0, description="segments whose peak lies below are rejected")
+    maximum_clipped: float = Field(0.05, gt=0, le=1, description="share of samples at full scale a segment may have")
+    duplicates: Literal["reject", "keep"] = Field("reject", description="the same audio under a second name")
+    maximum_rejects: float = Field(1.0, ge=0, le=1, description="share of rejected tracks beyond which the job fails")
+    vocals: Literal["keep", "remove"] = Field("keep", description="remove: separate them with demucs (extra: vocals)")
+    captioner: str | None = Field(None, description="folder of an audio LLM (Qwen2-Audio) that captions what has none")
+    rephrased: str | None = Field(None, description="JSON lines {id, captions} whose captions are added to the tracks'")
+    tag_captions: int = Field(3, ge=0, description="captions written from the tags of a track that has none")
+    actors: int | None = Field(None, gt=0, description="encoder processes; default: one per CPU, or per GPU if any")
+    gpus_per_actor: float = Field(0.0, ge=0, description="share of a GPU that each encoder process takes")
+    rows_per_shard: int = Field(128, gt=0)
+    captions_per_track: int = Field(6, gt=0, description="captions composed for each piece (demo corpus)")
+    seed: int = 0
+
+
+class CodecConfig(Section):
+    name: Literal["mini", "dac", "encodec"] = Field(
+        "mini", description="mini: fitted here; dac, encodec: a published checkpoint"
+    )
+    path: str = Field("runs/demo/codec", description="folder of the fitted or downloaded codec")
+    sample_rate: int = 24_000
+    fft_size: int = 2048
+    hop: int = Field(480, description="samples between mel frames (50 Hz at 24 kHz)")
+    num_mels: int = 192
+    pca_dim: int = 64
+    stack: int = Field(2, description="mel frames per code frame")
+    num_codebooks: int = 8
+    codebook_size: int = 1024
+    griffin_lim_iterations: int = 8
+    fit_clips: int = Field(400, description="clips used to fit the codec")
+
+
+class TextConfig(Section):
+    encoder: Literal["minilm", "transformers"] = "minilm"
+    path: str | None = Field(None, description="folder of a transformers text encoder (encoder=transformers)")
+    dim: int | None = Field(None, description="dimensions of its states; an encoder with others is refused")
+    max_tokens: int = Field(96, description="longer prompts are an error, never cut")
+
+
+class Stage1Config(Section):
+    """Prefix language model over codebook 0. Sizes follow Mamba-2's names (arXiv 2405.21060)."""
+
+    backbone: Backbone = "prefix_simba"
+    width: int = 256
+    layers: int = 6
+    state_size: int = 64
+    head_dim: int = 64
+    expand: int = 2
+    conv_kernel: int = 4
+    groups: int = 1
+    chunk_size: int = 64
+    mlp_ratio: float = 2.0
+    dropout: float = 0.1
+    token_dropout: float = Field(
+        0.3, ge=0, lt=1, description="share of input codes hidden in training: leans on the text"
+    )
+    positions: Literal["none", "sinusoidal"] = "none"
+    max_frames: int = Field(0, ge=0, description="longest piece that sinusoidal positions are trained for; 0: any")
+    num_codebooks: int = Field(1, description="codebooks modelled by the language model, with the delay pattern")
+    null_probability: float = Field(0.1, description="share of samples trained on the null prefix")
+    pooled: bool = Field(True, description="add one text vector in every layer")
+    pooled_init_std: float = 0.001
+    pooled_lr_factor: float = Field(1.0, description="learning rate of the pooled path relative to the rest")
+    tie_head: bool = Field(True, description="output head shares the token table")
+    codebook_features: bool = Field(True, description="token table = learned + linear(codebook vector)")
+
+
+class Stage2Config(Section):
+    """Flow matching from coarse latents (and text) to fine latents."""
+
+    denoiser: Literal["convnext"] = "convnext"
+    width: int = 256
+    layers: int = 8
+    kernel_size: int = 7
+    expand: int = 3
+    null_probability: float = Field(0.15, description="share of samples trained without text")
+    crop_frames: int = Field(0, description="train on random crops of this many frames; 0: the whole segment")
+
+
+class TrainConfig(Section):
+    data: str = Field("runs/demo/tokens", description="token shards")
+    out: str = Field("runs", description="folder or URI that holds all runs")
+    name: str | None = Field(None, description="run name; default: the job's")
+    steps: int = Field(1000, gt=0, description="optimizer steps")
+    launch: Literal["ray", "local"] = Field("ray", description="local: in process, plain torch, without Ray")
+    workers: int = Field(1, gt=0)
+    cpus_per_worker: float = Field(1, gt=0)
+    use_gpu: bool = False
+    global_batch: int = Field(16, gt=0, description="sequences per optimizer step over all workers")
+    micro_batch: int = Field(8, gt=0, description="sequences per worker and forward pass, at most")
+    zero: Literal[0, 1, 2, 3] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    lr: float = Field(2e-3, gt=0)
+    min_lr_ratio: float = 0.02
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
+    seed: int = 0
+    resume: str = Field("auto", description="auto, never, or the URI of a checkpoint")
+    checkpoint_every: int = Field(200, description="optimizer steps between two checkpoints, at most")
+    checkpoint_minutes: float | None = Field(None, gt=0, description="save also when the last is this old")
+    keep_checkpoints: int = Field(2, description="how many of the newest stay")
+    keep_best: bool = Field(False, description="keep the checkpoint of the lowest validation loss besides")
+    validate_every: int = 200
+    validation_rows: int = 64
+    samples: int = Field(2, description="audio samples logged at the end of training")
+    log_every: int = 10
+    max_failures: int = 2
+    max_skipped: int = Field(20, description="non-finite steps in a row before training gives up")
+
+
+class TrackingConfig(Section):
+    enabled: bool = True
+    uri: str | None = Field(None, description="MLflow tracking URI; default: sqlite in train.out")
+    experiment: str = "ssmttm"
+
+
+class GenerationConfig(Section):
+    """Defaults that travel with the bundle."""
+
+    guidance: float = 2.5
+    temperature: float = 1.0
+    top_k: int = 250
+    steps: int = Field(8, description="sampling steps of stage 2")
+    stage2_guidance: float = 1.0
+    window_frames: int = Field(100, description="code frames per stage-2 window, context included")
+    context_frames: int = Field(24, description="of which finished frames on the left")
+    lookahead_frames: int = Field(12, description="and coarse frames on the right")
+    max_seconds: float = 600.0
+    max_prompt_chars: int = 1000
+
+
+class EvaluateConfig(Section):
+    bundle: str = Field("runs/demo/bundle", description="folder of the model to evaluate")
+    out: str = Field("runs/demo/evaluation", description="folder or URI for evaluation.json and the clips")
+    clips: int = Field(96, gt=1, description="held-out prompts")
+    shown: int = Field(8, gt=0, description="of which made one by one, timed, for the report")
+    probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
+    free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
+    batch: int = Field(16, gt=0, description="clips made at once")
+    seed: int = 0
+
+
+class Config(Section):
+    preset: str = "mini"
+    corpus: CorpusConfig = CorpusConfig()
+    codec: CodecConfig = CodecConfig()
+    text: TextConfig = TextConfig()
+    stage1: Stage1Config = Stage1Config()
+    stage2: Stage2Config = Stage2Config()
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    generation: GenerationConfig = GenerationConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
