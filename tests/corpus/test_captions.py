@@ -101,8 +101,8 @@ def test_vocabulary_covers_every_genre_and_lead() -> None:
 
 def test_free_form_prompts_are_balanced_and_share_no_phrase_with_the_grammar() -> None:
     genres = [genre for _, genre in FREE_FORM_PROMPTS]
-    assert {genre: genres.count(genre) for genre in GENRES} == dict.fromkeys(GENRES, 4)
-    assert len({prompt for prompt, _ in FREE_FORM_PROMPTS}) == 32
+    assert {genre: genres.count(genre) for genre in GENRES} == dict.fromkeys(GENRES, 8)
+    assert len({prompt for prompt, _ in FREE_FORM_PROMPTS}) == 64
 
     def runs(text: str) -> set[str]:
         words = re.findall(r"[a-z0-9']+", text.lower())
