@@ -14,6 +14,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training.cluster import check_cluster
 from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
 from ssmttm.training.preemption import notice_callback, noticing
 from ssmttm.training.run import Run
@@ -36,36 +37,6 @@ def connect() -> None:
         address = os.environ.get("RAY_ADDRESS", "")
         # An http address is that of the job server, which `ray job submit` reads from the same variable.
         ray.init(address="local" if not address or address.startswith("http") else address)
-
-
-def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> None:
-    """Refuse what would fail only later, on the workers.
-
-    Args:
-        nodes: as `ray.nodes()` lists them.
-
-    Raises:
-        UserError: if the only node is too small, or several nodes would not share what is read and written.
-    """
-    train = config.train
-    alive = [node for node in nodes if node["Alive"]]
-    needed, present = train.workers * train.cpus_per_worker, sum(node["Resources"].get("CPU", 0) for node in alive)
-    if len(alive) == 1 and needed > present:
-        raise UserError(
-            f"train.workers={train.workers} x train.cpus_per_worker={train.cpus_per_worker:g} needs {needed:g} CPUs, "
-            f"Ray has {present:g} here; use fewer workers"
-        )
-    if len(alive) < 2:
-        return
-    for key in ("data", "out"):
-        uri = getattr(train, key)
-        if "://" not in uri:
-            raise UserError(
-                f"train.{key}={uri} is on one node's disk and the cluster has {len(alive)} nodes; use s3://..., or "
-                f"file://{uri} for a mount that all nodes share"
-            )
-    if config.tracking.enabled and config.tracking.uri is None:
-        raise UserError("a cluster of several nodes needs tracking.uri, an MLflow server (or tracking.enabled=false)")
 
 
 class StopFile:
@@ -160,7 +131,9 @@ def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    check_cluster(config, ray.nodes())
+    lacking = check_cluster(config, ray.nodes())
+    if lacking:
+        print(f"waiting for machines: {lacking} so far", flush=True)
     train = config.train
     stop = StopFile(run)
     stop.clear()
