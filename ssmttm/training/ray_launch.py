@@ -22,6 +22,7 @@ from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
 from ssmttm.training.signals import DivergedError, PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.startup import StartUp
 from ssmttm.training.trainer import Trainer
 
 STOP_CHECK_SECONDS = 2.0
@@ -85,6 +86,8 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     import ray.train
 
     config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
+    startup = StartUp(**arguments["startup"])
+    startup.over("workers")
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
@@ -95,14 +98,17 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
             StopFile(run).watched() if first else nullcontext(threading.Event()) as stop,
             tracking(config, stage, run) if first else nullcontext() as tracker,
         ):
+            task = make_task(stage, config)
+            startup.over("data")
             Trainer(
-                make_task(stage, config),
+                task,
                 run,
                 _engine_factory(config),
                 listener=tracker,
                 report=ray.train.report,
                 stop_requested=stop.is_set,
                 preempted=preempted.is_set,
+                startup=startup,
             ).fit()
     except TrainingStoppedError as stopped:
         return "stopped", str(stopped)
@@ -117,7 +123,7 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     return "finished", ""
 
 
-def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
+def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -> None:
     """Train on `train.workers` Ray workers, which are restarted from the newest checkpoint up to
     `train.max_failures` times.
 
@@ -139,10 +145,16 @@ def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
     stop.clear()
     # Ray's own notes about a run must not outlive a fit: what to resume from is our checkpoints' business.
     storage.remove_tree(run.path("ray"))
+    startup.over("cluster")
     resources = {"CPU": train.cpus_per_worker, **({"GPU": 1.0} if train.use_gpu else {})}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "stage": stage, "run": run.uri},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "stage": stage,
+            "run": run.uri,
+            "startup": vars(startup),
+        },
         scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="ray",
