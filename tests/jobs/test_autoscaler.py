@@ -80,15 +80,14 @@ def head() -> Iterator[dict[str, str]]:
         assert done.returncode == 0, log.read_text()
         yield environment | {"RAY_ADDRESS": address}
     finally:
-        end_all_of(folder, address)
+        end_all_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_all_of(folder: str, address: str) -> None:
-    """Every process of the cluster that has this folder and address, but for this one."""
+def end_all_of(folder: str) -> None:
+    """Every process started for the cluster that has this folder; Ray's workers end with their raylet."""
     for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if (folder in words or address in words) and process.pid != os.getpid():
+        if folder in " ".join(process.info["cmdline"] or []):
             process.kill()
 
 
