@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def end_all_of(folder: str) -> None:
     """Every process started for the cluster that has this folder; Ray's workers end with their raylet."""
     for process in psutil.process_iter(["cmdline"]):
         if folder in " ".join(process.info["cmdline"] or []):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.mark.slow
