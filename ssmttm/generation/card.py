@@ -127,7 +127,7 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         f"- Codec `{config.codec.name}` at {config.codec.sample_rate} Hz turns latents into sound.\n"
         f"- Text encoder, frozen and not in this bundle: {encoder}.",
         "## Use",
-        '```sh\nssmttm generate "calm piano in a minor key, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
+        '```sh\nssmttm generate "calm solo piano, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
         "## Training data",
         *_training_data(card.data),
         "## Training cost",
