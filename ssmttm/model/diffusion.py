@@ -8,6 +8,7 @@ Shapes: B batch, T frames, D latent dimensions (Df fine, Dc coarse).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -82,29 +83,43 @@ class LatentCompleter(nn.Module):
         guidance: float = 1.0,
         known_BDT: Tensor | None = None,
         known_frames: int = 0,
+        known_trail: Sequence[Tensor] = (),
+        trail: list[Tensor] | None = None,
     ) -> Tensor:
         """Fine latents [B, Df, T] by Euler's method over a uniform time grid.
 
         Args:
             noise_BDT: standard normal noise [B, Df, T].
             guidance: classifier-free guidance on the text; 1 uses the text alone, without a second pass.
-            known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept
-                (the path through them is their own interpolation with their noise).
+            known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept.
+            known_trail: where these frames were each time the network looked, when they were made: there it meets them
+                again, so that what follows fits as if all had been made together. Without it they come on a straight
+                line from their noise, which no sample takes: what follows then sticks to them too closely.
+            trail: is filled with what the network looks at, for the frames after these, when these are known.
         """
         coarse = self._normalise("coarse", coarse_BDT)
         known = None if known_BDT is None or not known_frames else self._normalise("fine", known_BDT)
+
+        def pinned(x_BDT: Tensor, time: float, look: int) -> Tensor:
+            if known is None:
+                return x_BDT
+            line_BDT = (1 - time) * noise_BDT[..., :known_frames] + time * known
+            kept_BDT = known_trail[look] if look < len(known_trail) else line_BDT
+            return torch.cat([kept_BDT, x_BDT[..., known_frames:]], dim=-1)
+
         x_BDT = noise_BDT
         times = torch.linspace(0, 1, steps + 1).tolist()
-        for now, following in pairwise(times):
+        for look, (now, following) in enumerate(pairwise(times)):
+            x_BDT = pinned(x_BDT, now, look)
+            if trail is not None:
+                trail.append(x_BDT)
             t_B = torch.full((x_BDT.shape[0],), now, device=x_BDT.device)
             velocity = self._velocity(x_BDT, t_B, coarse, text)
             if guidance != 1.0:
                 unconditional = self._velocity(x_BDT, t_B, coarse, text.as_null())
                 velocity = unconditional + guidance * (velocity - unconditional)
             x_BDT = x_BDT + (following - now) * velocity
-            if known is not None:
-                kept = (1 - following) * noise_BDT[..., :known_frames] + following * known
-                x_BDT = torch.cat([kept, x_BDT[..., known_frames:]], dim=-1)
+        x_BDT = pinned(x_BDT, 1.0, steps)
         return x_BDT * self.get_buffer("fine_std")[:, None] + self.get_buffer("fine_mean")[:, None]
 
     def optimizer_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
