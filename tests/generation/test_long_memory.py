@@ -12,13 +12,15 @@ import resource, sys, torch
 from ssmttm.generation.generator import Generator
 torch.set_num_threads(1)
 samples = 0
-for piece in Generator.load(sys.argv[1], "cpu").stream("calm piano", float(sys.argv[2]), seed=0):
+generator = Generator.load(sys.argv[1], "cpu")
+for piece in generator.stream("calm piano", float(sys.argv[2]), seed=0, guidance=1.0, steps=1):
     samples += piece.samples.shape[1]
 print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_peak_memory_does_not_grow_with_the_piece(bundle_uri: str) -> None:
     peaks = []
     for seconds in (60, 600):
