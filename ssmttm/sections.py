@@ -198,6 +198,8 @@ class EvaluateConfig(Section):
     probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
     free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
     batch: int = Field(16, gt=0, description="clips made at once")
+    long_minutes: tuple[float, ...] = Field((), description="marks, in minutes, at which long pieces are measured too")
+    long_pieces: int = Field(8, gt=0, description="how many, to the first held-out prompts, as long as the last mark")
     seed: int = 0
 
 

@@ -1,9 +1,9 @@
 """Stage 2 and the codec at inference, in windows: coarse codes come in, audio goes out, memory stays constant.
 
 Window i of a piece owns frames [i * hop, (i + 1) * hop). It is completed together with up to `context_frames`
-finished frames on its left, which stay as they are, and up to `lookahead_frames` coarse frames on its right, whose
-fine latents are thrown away. Windows, hop and noise depend on absolute frames only, so a piece has one result however
-its audio is taken out.
+finished frames on its left, which stay as they are and are met again as they were at every sampling step, and up to
+`lookahead_frames` coarse frames on its right, whose fine latents are thrown away. Windows, hop and noise depend on
+absolute frames only, so a piece has one result however its audio is taken out.
 
 Shapes: B clips, T frames, Dc coarse and Df fine dimensions, N samples.
 """
@@ -28,10 +28,12 @@ from ssmttm.model.text import TextBatch
 
 @dataclass(frozen=True)
 class Finished:
-    """Frames that are already there: codebook 0 int64 [B, T] and fine latents float32 [B, Df, T]."""
+    """Frames that are already there: codebook 0 int64 [B, T] and fine latents float32 [B, Df, T]; for frames that
+    stage 2 made also the trail they took, see `LatentCompleter.sample`."""
 
     codes_BT: Tensor
     fine_BDT: Tensor
+    trail: tuple[Tensor, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -40,7 +42,8 @@ class Finished:
     def last(self, frames: int) -> Finished:
         """The last `frames` frames, or all there are."""
         first = max(self.frames - frames, 0)
-        return Finished(self.codes_BT[:, first:], self.fine_BDT[:, :, first:])
+        trail = tuple(look_BDT[:, :, first:] for look_BDT in self.trail)
+        return Finished(self.codes_BT[:, first:], self.fine_BDT[:, :, first:], trail)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Renderer:
             shape = (window_BT.shape[1], self._codec.fine_dim)
             return frame_noise(piece.seeds, first, *shape, draw).to(self._device)
 
+        trail: list[Tensor] = []
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
             piece.text,
@@ -141,10 +145,12 @@ class Renderer:
             known_BDT=context.fine_BDT,
             known_frames=context.frames,
             fresh=lambda step: noise(step + 1),
+            known_trail=context.trail,
+            trail=trail,
         )
         last = context.frames + owned
         fine_BDT = torch.cat([context.fine_BDT, fine_BDT[:, :, context.frames : last]], dim=2)
-        return Finished(window_BT[:, :last], fine_BDT)
+        return Finished(window_BT[:, :last], fine_BDT, tuple(look_BDT[:, :, :last] for look_BDT in trail))
 
     @torch.inference_mode()
     def _decode(self, frames: Finished, state: Any, final: bool) -> tuple[Tensor, Any]:
