@@ -1,11 +1,11 @@
 """Frames per second of stage 1 for 1 to 16 requests together in slots, against one request at a time.
 
-    python tests/benchmarks/slots.py [--threads 1] [--sizes mini,10M]
+    python tests/benchmarks/slots.py [--threads 1] [--cases 'mini,10M guided']
 
 Both compiled (on CPU; one CUDA graph per number of rows on a GPU). One at a time: `Decoder`, as `Generator.stream`
 runs it. Together: the batch that `SlotEngine` steps, sampling and book-keeping included, and the whole engine with a
 thread per request that reads its frames. Rounds go through all in turn. Weights are random, which changes no cost.
-The result goes to results/slots.json, with the machine's description.
+The result goes to results/slots.json, with the machine's description; cases that are not measured stay as they were.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from ssmttm.training.engine import tune_allocator
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)
 SIZES = {"mini": {"width": 256, "layers": 6}, "10M": {"width": 384, "layers": 8}}
+SAMPLINGS = {"": Sampling(1.0, 0.9, 250), " guided": Sampling(2.75, 0.9, 250)}
+CASES = {size + guided: (size, sampling) for size in SIZES for guided, sampling in SAMPLINGS.items()}
 TOGETHER = (1, 2, 4, 8, 16)
 TEXT_TOKENS = 24
 
@@ -115,20 +117,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--cases", default=",".join(CASES), help="default: all")
     parser.add_argument("--device", type=torch.device, default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tune_allocator()
-    found: dict[str, Any] = {}
-    for size in arguments.sizes.split(","):
-        for name, sampling in (("unguided", Sampling(1.0, 0.9, 250)), ("guided", Sampling(2.75, 0.9, 250))):
-            found[f"{size}, {name}"] = measure(size, sampling, arguments.rounds, arguments.steps, arguments.device)
-            print(f"{size}, {name}: {found[f'{size}, {name}']}", flush=True)
-    content = {"machine": machine(arguments.threads, arguments.device), "sizes": found}
     RESULTS.mkdir(exist_ok=True)
     out = RESULTS / f"{'gpu-' if arguments.device.type == 'cuda' else ''}slots.json"
-    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for case in arguments.cases.split(","):
+        size, sampling = CASES[case]
+        found = measure(size, sampling, arguments.rounds, arguments.steps, arguments.device)
+        print(f"{case}: {found}", flush=True)
+        cases = json.loads(out.read_text(encoding="utf-8"))["cases"] if out.exists() else {}
+        content = {"machine": machine(arguments.threads, arguments.device), "cases": {**cases, case: found}}
+        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}")
 
 

@@ -91,6 +91,35 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
     assert len(taken) == 2 * renderer.hop + renderer.lookahead
 
 
+def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = WINDOWS.model_copy(update={"first_frames": 3})
+    renderer = Renderer(generator.bundle.completer, generator.bundle.codec, config)
+    codes, owned = make_codes(generator, 1, 40), []
+    complete, taken = renderer.complete, iter(codes.unbind(dim=1))
+    monkeypatch.setattr(renderer, "complete", lambda windows: (owned.append(windows[0].owned), complete(windows))[1])
+    pieces = renderer.render(taken, 40, make_piece(generator, (1,)))
+    next(pieces)
+    assert len(list(taken)) == 40 - 3 - renderer.lookahead
+    list(renderer.render(frame_by_frame(codes), 40, make_piece(generator, (1,))))
+    assert owned[1:] == [3, 6, 12, 12, 7]
+
+
+def test_windows_of_several_pieces_are_completed_together(generator: Generator, renderer: Renderer) -> None:
+    """At other places, with other texts and seeds; up to rounding."""
+    codes, fine = make_codes(generator, 3, 24), torch.randn(3, generator.bundle.codec.fine_dim, 8)
+    windows = []
+    for row, prompt in enumerate(("calm piano", "techno", "a slow waltz for strings and harp, in D major")):
+        text = collate_text(generator.bundle.text_encoder.encode([prompt]))
+        context = Finished(codes[row : row + 1, :8], fine[row : row + 1])
+        piece = Piece(text, [row], steps=3, guidance=1.5)
+        windows.append(Window(context, codes[row : row + 1, 8:], piece, first_frame=100 * row, owned=12))
+    assert len({window.shape for window in windows}) == 1
+    for window, together in zip(windows, renderer.complete(windows), strict=True):
+        (alone,) = renderer.complete([window])
+        assert torch.equal(together.codes_BT, alone.codes_BT)
+        torch.testing.assert_close(together.fine_BDT, alone.fine_BDT, rtol=1e-4, atol=1e-4)
+
+
 def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Renderer) -> None:
     codes, piece = make_codes(generator, 1, 20), make_piece(generator, (1,))
     context = Finished(codes[:, :8], torch.randn(1, generator.bundle.codec.fine_dim, 8))
