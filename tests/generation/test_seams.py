@@ -8,6 +8,8 @@ first-order autoregression): what comes next hangs on what was there, and on not
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,14 +18,14 @@ from torch import Tensor, nn
 from ssmttm.config import GenerationConfig
 from ssmttm.evaluation import seams
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Finished, Piece, Renderer
+from ssmttm.generation.render import Finished, Piece, Renderer, Window
 from ssmttm.model.text import TextBatch, collate_text
 
 CORRELATION = 0.8  # from a frame to the next; the fine latents of composed music have about .65
 CLIPS, WINDOWS = 8, 50
 TOLERANCE = 0.06  # of the area under the ROC curve, whose standard error is .015 with 392 borders
-WITH_CONTEXT = GenerationConfig(window_frames=32, context_frames=12, lookahead_frames=4)  # hop 16, as the next
-WITHOUT_CONTEXT = GenerationConfig(window_frames=20, context_frames=0, lookahead_frames=4)
+WITH_CONTEXT = GenerationConfig(window_frames=32, context_frames=12, lookahead_frames=4, first_frames=16)  # hop 16
+WITHOUT_CONTEXT = GenerationConfig(window_frames=20, context_frames=0, lookahead_frames=4, first_frames=16)
 
 
 class Wandering(nn.Module):
@@ -51,18 +53,20 @@ def areas(generator: Generator, windows: GenerationConfig, with_trail: bool = Tr
     renderer = Renderer(completer, codec, windows)
     frames = renderer.hop * WINDOWS
     fine: list[Tensor] = []
-    decode = renderer._decode
+    decode = renderer.decode
 
     def listen(done: Finished, *state: object, final: bool) -> object:
         fine.append(done.fine_BDT)
         return decode(done, *state, final=final)
 
-    renderer._decode = listen  # type: ignore[method-assign,assignment]
+    renderer.decode = listen  # type: ignore[method-assign,assignment]
     if not with_trail:
         complete = renderer.complete
-        renderer.complete = lambda context, *rest: complete(  # type: ignore[method-assign]
-            Finished(context.codes_BT, context.fine_BDT), *rest
-        )
+
+        def forgetful(windows: Sequence[Window]) -> list[Finished]:
+            return complete([replace(one, context=replace(one.context, trail=())) for one in windows])
+
+        renderer.complete = forgetful  # type: ignore[method-assign]
     codes_BT = torch.zeros(CLIPS, 1, dtype=torch.int64).expand(-1, frames)
     text = collate_text(generator.bundle.text_encoder.encode(["calm piano"] * CLIPS))
     pieces = renderer.render(iter(codes_BT.unbind(1)), frames, Piece(text, range(CLIPS), steps=8, guidance=1.0))
