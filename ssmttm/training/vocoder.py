@@ -63,10 +63,11 @@ def train_vocoder(config: Config) -> dict[str, Any]:
     clips, originals = (list(read_clips(part, config, refused)) for part in chosen)
     if not clips or not originals:
         raise UserError(f"no clip of {config.corpus.source} can be used to train a vocoder: {refused[0]}")
-    with sigterm_flag() as stop, _tracking(config, run) as tracker:
-        trainer = VocoderTrainer(codec, clips, run, config, tracker, stop.is_set)
-        print(f"vocoder: {trainer.parameters:,} parameters, {len(clips)} clips", flush=True)
-        trainer.fit()
+    with _tracking(config, run) as tracker:
+        with sigterm_flag() as stop:
+            trainer = VocoderTrainer(codec, clips, run, config, tracker, stop.is_set)
+            print(f"vocoder: {trainer.parameters:,} parameters, {len(clips)} clips", flush=True)
+            trainer.fit()
         figures, samples = compare(codec, originals)
         codec.save(path)
         uris = []

@@ -13,7 +13,7 @@ from ssmttm import config, storage
 from ssmttm.codec import MiniCodec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.training import vocoder as vocoder_job
+from ssmttm.training import vocoder_report
 from ssmttm.training.codec import train_codec
 from ssmttm.training.discriminator import Discriminators
 from ssmttm.training.rows import read_rows
@@ -32,6 +32,12 @@ def own_config(tiny_config: Config, tiny_corpus: str, tmp_path: Path) -> Config:
     values["codec"] |= {"path": str(tmp_path / "codec"), "vocoder": "neural"}
     values["train"]["out"] = str(tmp_path / "runs")
     return config.from_dict(values)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that wait for each other take minutes on a machine with other work."""
+    monkeypatch.setattr(vocoder_report, "SPEED_THREADS", 1)
 
 
 def changed(base: Config, section: str, **values: object) -> Config:
@@ -206,4 +212,4 @@ def test_discriminators_learn_the_difference_and_teach_it() -> None:
 
 def test_a_vocoder_needs_a_finished_codec(own_config: Config) -> None:
     with pytest.raises(UserError, match=r"has no report.json"):
-        vocoder_job.train_vocoder(own_config)
+        train_vocoder(own_config)
