@@ -176,6 +176,23 @@ class EvaluateConfig(Section):
     free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
     batch: int = Field(16, gt=0, description="clips made at once")
     seed: int = 0
+    systems: dict[str, str] = Field(
+        {}, description="compare these: name to a bundle, a MusicGen checkpoint or a folder of audio"
+    )
+    audio: str | None = Field(None, description="folder of audio to evaluate instead of a bundle")
+    prompts: str = Field(
+        "demo", description="of a comparison: demo, held-out, or a CSV (also MusicCaps, Song Describer), JSONL or .txt"
+    )
+    prompt_subset: bool = Field(False, description="only the subset that MusicCaps or Song Describer results are on")
+    reference: str | None = Field(None, description="folder of real audio that distances are taken to")
+    training: str | None = Field(None, description="corpus in which copies are looked for; all of its train split")
+    clap: str | None = Field(None, description="folder of a CLAP checkpoint (transformers, safetensors)")
+    tagger: str | None = Field(None, description="folder of an AST AudioSet checkpoint (transformers, safetensors)")
+    embeddings: str | None = Field(
+        None, description="folder of embeddings made elsewhere: SYSTEM.npy, .npz or .safetensors, and reference.*"
+    )
+    seconds: float = Field(10.0, gt=0, description="of a comparison: length of clips made, and heard of any clip")
+    draws: int = Field(200, gt=1, description="bootstrap draws behind each interval")
 
 
 class Config(Section):
