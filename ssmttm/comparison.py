@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
+from ssmttm.codec.base import load_codec
 from ssmttm.config import Config, EvaluateConfig
+from ssmttm.corpus.listing import shard_names
+from ssmttm.corpus.parts import read_columns
 from ssmttm.corpus.prompt_sets import Prompt, choose, read_prompts
 from ssmttm.corpus.readers import read_source
+from ssmttm.corpus.tokenize import COMMIT_NAME
 from ssmttm.errors import UserError
 from ssmttm.evaluation import comparison_page
 from ssmttm.evaluation.clap import Clap
@@ -20,7 +26,7 @@ from ssmttm.evaluation.clip_folder import Clip, read_folder, write_list
 from ssmttm.evaluation.embedding_files import find_embeddings, read_embeddings
 from ssmttm.evaluation.heard import Ears, Heard, hear
 from ssmttm.evaluation.musicgen import MusicGen
-from ssmttm.evaluation.novelty import Neighbours
+from ssmttm.evaluation.novelty import CodeRuns, Neighbours
 from ssmttm.evaluation.system_figures import Setting, figures_of, log_mel_space
 from ssmttm.evaluation.tagger import Tagger
 from ssmttm.generation.generator import Generator
@@ -111,6 +117,35 @@ def _clips_of(name: str, uri: str, prompts: Sequence[Prompt], settings: Config) 
     return kind, title, make_clips(system, title, prompts, folder, options.seconds, options.seed)
 
 
+def coder_of(tokens: str, device: str) -> Callable[[Audio], np.ndarray]:
+    """What gives a clip its coarse codes [T], by the codec of token shards."""
+    reference = storage.read_commit(tokens, COMMIT_NAME, verify=False)["codec"]
+    codec = load_codec(reference["uri"]).eval().to(device)
+    if codec.fingerprint() != reference["fingerprint"]:
+        raise UserError(f"{reference['uri']} is not the codec that {tokens} was made with; put that one there")
+
+    @torch.inference_mode()
+    def code(clip: Audio) -> np.ndarray:
+        mono = audio.resample(audio.to_mono(clip), codec.sample_rate)
+        return codec.encode(torch.from_numpy(mono.samples)[None].to(device))[0, 0].cpu().numpy()
+
+    return code
+
+
+def training_runs(tokens: str) -> CodeRuns:
+    """Runs of the coarse codes of a dataset's train split."""
+    dataset = storage.read_commit(tokens, COMMIT_NAME, verify=False)
+
+    def codes() -> Iterator[np.ndarray]:
+        for shard in shard_names(dataset):
+            table = read_columns(storage.join(tokens, shard), ("split", "frames", "codes"))
+            for row in table.to_pylist():
+                if row["split"] == "train":
+                    yield np.frombuffer(row["codes"], np.int16)[: row["frames"]]
+
+    return CodeRuns(codes(), f"codec {dataset['codec']['fingerprint']}")
+
+
 def _setting(settings: Config, ears: Ears, pairs: Sequence[tuple[Prompt, Clip]]) -> Setting:
     options = settings.evaluate
     reference: Heard | None = None
@@ -137,6 +172,7 @@ def _setting(settings: Config, ears: Ears, pairs: Sequence[tuple[Prompt, Clip]])
         ears.tagger.name if ears.tagger else "",
         neighbours,
         log_mel_space(reference) if reference else None,
+        training_runs(options.training_codes) if options.training_codes else None,
         (options.embeddings or "").rstrip("/").rsplit("/", 1)[-1],
         given,
     )
@@ -167,6 +203,7 @@ def compare(settings: Config) -> dict[str, Any]:
         options.seconds,
         Clap(options.clap, device) if options.clap else None,
         Tagger(options.tagger, device) if options.tagger else None,
+        coder_of(options.training_codes, device) if options.training_codes else None,
     )
     setting = _setting(settings, ears, pairs)
     results = {}

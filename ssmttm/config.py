@@ -57,7 +57,7 @@ __all__ = [
 
 JobName = Literal["corpus", "codec", "preprocess", "stage1", "stage2", "evaluate"]
 
-EVALUATION_INPUTS = ("audio", "reference", "training", "clap", "tagger", "embeddings")
+EVALUATION_INPUTS = ("audio", "reference", "training", "training_codes", "clap", "tagger", "embeddings")
 PATH_FIELDS = (
     ("corpus", "source"),
     ("corpus", "out"),

@@ -185,7 +185,8 @@ class EvaluateConfig(Section):
     )
     prompt_subset: bool = Field(False, description="only the subset that MusicCaps or Song Describer results are on")
     reference: str | None = Field(None, description="folder of real audio that distances are taken to")
-    training: str | None = Field(None, description="corpus in which copies are looked for; all of its train split")
+    training: str | None = Field(None, description="corpus to look for copies in: the beginning of each training track")
+    training_codes: str | None = Field(None, description="token shards in which runs of codes are looked for")
     clap: str | None = Field(None, description="folder of a CLAP checkpoint (transformers, safetensors)")
     tagger: str | None = Field(None, description="folder of an AST AudioSet checkpoint (transformers, safetensors)")
     embeddings: str | None = Field(

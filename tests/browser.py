@@ -46,6 +46,7 @@ def open_page(dark: bool = False, width: int = 900, height: int = 900) -> Iterat
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+            page.on("response", lambda one: errors.append(f"{one.status} {one.url}") if one.status >= 400 else None)
             yield page
             assert not errors, errors
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY_CLIPS
 from tiny_bundle import shared_bundle
 from tiny_checkpoints import write_ast, write_clap, write_musicgen
 
@@ -129,7 +130,7 @@ def test_without_weights_nothing_is_made_up(settings: config.Config, tmp_path: P
 
 
 def test_held_out_prompts_are_paired_with_their_tracks(
-    tiny_config: config.Config, tiny_corpus: str, tmp_path: Path
+    tiny_config: config.Config, tiny_corpus: str, tiny_tokens: str, tmp_path: Path
 ) -> None:
     pairs = comparison.held_out(tiny_config)
     assert len(pairs) == 2
@@ -138,6 +139,7 @@ def test_held_out_prompts_are_paired_with_their_tracks(
     for prompt, clip in pairs:
         audio.write(str(folder / f"{prompt.id}.wav"), audio.read(clip.audio))
     changes = {"audio": str(folder), "out": str(tmp_path), "prompts": "held-out", "training": tiny_corpus, "draws": 5}
+    changes |= {"training_codes": tiny_tokens}
     values = tiny_config.model_dump()
     settings = config.from_dict({**values, "evaluate": {**values["evaluate"], **changes, "seconds": 3.0}})
     content = comparison.compare(settings)
@@ -145,6 +147,14 @@ def test_held_out_prompts_are_paired_with_their_tracks(
     assert content["reference"] == {"name": "validation tracks of the corpus", "n": 2}
     assert figures["frechet_logmel"]["value"] == pytest.approx(0, abs=0.5)
     assert figures["nearest_training"]["value"] > 0
+    assert figures["known_runs"]["n_reference"] == TINY_CLIPS - 2
+    assert figures["known_runs"]["value"] < 0.5
+    for clip in storage.read_text(f"{tiny_corpus}/manifest.jsonl").splitlines():
+        track = json.loads(clip)
+        if track["split"] == "train":
+            own = comparison.coder_of(tiny_tokens, "cpu")(audio.read(f"{tiny_corpus}/{track['audio']}"))
+            assert comparison.training_runs(tiny_tokens).share_known(own) > 0.9
+            break
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,13 @@ from ssmttm.evaluation.tagger import Tagger
 
 @dataclass(frozen=True)
 class Ears:
-    """The models that listen, as far as their weights are at hand, and how much of a clip they are given."""
+    """The models that listen, as far as their weights are at hand, and how much of a clip they are given; `coder`
+    gives a clip's coarse codes [T]."""
 
     seconds: float
     clap: Clap | None = None
     tagger: Tagger | None = None
+    coder: Callable[[Audio], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Heard:
         statistics: log-mel statistics [N, D].
         moments: log-mel moments of each clip.
         clap, tags: CLAP's vectors [N, D] and the tagger's distributions [N, L], if their weights are at hand.
+        codes: coarse codes [T] of each clip, if there is a coder.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Heard:
     moments: Sequence[Moments]
     clap: np.ndarray | None
     tags: np.ndarray | None
+    codes: Sequence[np.ndarray]
 
 
 def beginning(clip: Audio, seconds: float) -> Audio:
@@ -63,7 +67,7 @@ def hear(name: str, clips: Sequence[Clip], ears: Ears) -> Heard:
     """
     if len(clips) < 2:
         raise UserError(f"{name} has {len(clips)} clips; figures of a set need at least two")
-    seconds, measured, statistics, moments, clap, tags = [], [], [], [], [], []
+    seconds, measured, statistics, moments, clap, tags, codes = [], [], [], [], [], [], []
     for one in tqdm(clips, desc=f"hear {name}", unit="clip", leave=False, disable=None):
         clip = beginning(audio.read(one.audio), ears.seconds)
         if not clip.samples.size or not np.isfinite(clip.samples).all():
@@ -77,6 +81,8 @@ def hear(name: str, clips: Sequence[Clip], ears: Ears) -> Heard:
             clap.append(ears.clap.hear(clip))
         if ears.tagger is not None:
             tags.append(ears.tagger.hear(clip))
+        if ears.coder is not None:
+            codes.append(ears.coder(clip))
     return Heard(
         name,
         clips,
@@ -86,4 +92,5 @@ def hear(name: str, clips: Sequence[Clip], ears: Ears) -> Heard:
         moments,
         np.stack(clap) if clap else None,
         np.stack(tags) if tags else None,
+        codes,
     )

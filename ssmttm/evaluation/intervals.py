@@ -63,8 +63,8 @@ def interval(value: float, replicas: np.ndarray) -> tuple[float | None, float | 
     """The middle 95 % of bootstrap replicas about their median, laid around the value.
 
     A distance grows when clips repeat, so its replicas lie above it; what they tell is how widely it scatters at this
-    number of clips. For means this is the percentile interval. Replicas without a value (NaN) do not count; if none has one
-    (two clips, few draws), there is no interval.
+    number of clips. For means this is the percentile interval. Replicas without a value (NaN) do not count; if none
+    has one (two clips, few draws), there is no interval.
     """
     replicas = replicas[np.isfinite(replicas)]
     if not len(replicas):

@@ -24,7 +24,7 @@ MAX_BODY_BYTES = 2000
 CACHED_CLIPS = 64  # encoded, about half a megabyte each
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "frame-ancestors 'none'",
+    "img-src data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -81,6 +81,7 @@ def make_app(stimuli: Stimuli, answers: Answers, settings: Settings) -> FastAPI:
             content["next"] = {
                 "trial": number,
                 "kind": trial.kind.removesuffix("-check"),
+                "check": is_check,  # no secret: its text says so
                 "text": CHECK_TEXT if is_check else stimuli.prompts.get(trial.item),
                 "relevance": asks_text(trial),
                 "sides": ["a", "b"][: len(trial.systems)],

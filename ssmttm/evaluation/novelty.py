@@ -58,14 +58,16 @@ class CodeRuns:
 
     Args:
         training: codes [T] of every training clip.
+        name: of the codec.
         length: of a run, in frames.
     """
 
-    def __init__(self, training: Iterable[np.ndarray], length: int = 8):
-        self.length = length
+    def __init__(self, training: Iterable[np.ndarray], name: str = "", length: int = 8):
+        self.name, self.length, self.clips = name, length, 0
         self._known: set[bytes] = set()
         for codes_T in training:
             self._known |= runs(codes_T, length)
+            self.clips += 1
 
     def share_known(self, codes_T: np.ndarray) -> float:
         """Share of a clip's different runs that occur in training; NaN for a clip shorter than one run."""

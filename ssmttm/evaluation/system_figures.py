@@ -20,7 +20,7 @@ from ssmttm.evaluation.frechet import LogMelSpace, Moments, frechet_distance
 from ssmttm.evaluation.heard import Heard
 from ssmttm.evaluation.intervals import Better, Figure, not_available
 from ssmttm.evaluation.kernel import KernelDistance
-from ssmttm.evaluation.novelty import Neighbours, copy_bound
+from ssmttm.evaluation.novelty import CodeRuns, Neighbours, copy_bound
 from ssmttm.evaluation.tagger import divergence
 
 LOG_MEL = "log-mel statistics (80 bands, 24 kHz)"
@@ -28,6 +28,7 @@ NOT_OTHERS = "not comparable with FD of OpenL3, VGGish or PaSST"
 NO_CLAP, NO_TAGGER = "no CLAP weights (evaluate.clap)", "no tagger weights (evaluate.tagger)"
 NO_REFERENCE = "no reference clips (evaluate.reference)"
 NO_TRAINING = "no training clips (evaluate.training)"
+NO_CODES = "no training codes (evaluate.training_codes)"
 NO_PROMPTS = "clips without a known prompt"
 NO_PAIRS = "the reference holds no real clip under each prompt's id"
 NO_TIMES = "clips that were not made here"
@@ -43,6 +44,7 @@ TITLES = {
     "kad_logmel": "KAD, log-mel statistics of clips",
     "nearest_training": "distance to the nearest training clip",
     "suspected_copies": "share nearer to training than 99 % of real held-out clips",
+    "known_runs": "share of runs of coarse codes that occur in training",
     **measures.NAMES,
     "times_real_time": "times real time, one clip at a time",
 }
@@ -53,7 +55,8 @@ WITH_WEIGHTS = ("clap_score", "frechet_clap", "kad_clap", "kl_ast", "frechet_giv
 class Setting:
     """What all systems are held against.
 
-    reference: real clips. clap: reads prompts. neighbours: of the training clips. space: of log-mel distances.
+    reference: real clips. clap: reads prompts. neighbours: of the training clips. space: of log-mel distances. runs: of
+    codes in training.
     """
 
     seed: int
@@ -63,6 +66,7 @@ class Setting:
     tagger_name: str = ""
     neighbours: Neighbours | None = None
     space: LogMelSpace | None = None
+    runs: CodeRuns | None = None
     given_name: str = ""
     given_reference: np.ndarray | None = None
 
@@ -190,6 +194,19 @@ def _novelty(make: _Maker, figures: dict[str, Figure]) -> None:
     figures["suspected_copies"] = make.mean((distances < bound).astype(float), "lower", note=note, **words)
 
 
+def _known_runs(make: _Maker) -> Figure:
+    heard, reference, known = make.heard, make.setting.reference, make.setting.runs
+    if known is None or not heard.codes:
+        return not_available(NO_CODES)
+    note = f"runs of {known.length} frames"
+    if reference is not None and reference.codes:
+        real = np.nanmean([known.share_known(codes_T) for codes_T in reference.codes])
+        note += f"; real clips of the reference, coded alike: {real:.3g}"
+    shares = np.array([known.share_known(codes_T) for codes_T in heard.codes])
+    figure = make.mean(shares, embedding=known.name, reference="training codes", note=note)
+    return replace(figure, n_reference=known.clips) if figure.value is not None else figure
+
+
 def figures_of(heard: Heard, setting: Setting, given_ND: np.ndarray | None = None) -> dict[str, Figure]:
     """Every figure of `TITLES`; those that cannot be computed say why.
 
@@ -209,6 +226,7 @@ def figures_of(heard: Heard, setting: Setting, given_ND: np.ndarray | None = Non
         )
     _with_log_mels(make, figures)
     _novelty(make, figures)
+    figures["known_runs"] = _known_runs(make)
     for name, values in heard.measured.items():
         figures[name] = make.mean(values)
     speeds = np.array([one.seconds / one.wall_s for one in heard.clips if one.seconds and one.wall_s])

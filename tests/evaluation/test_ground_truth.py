@@ -19,7 +19,9 @@ PIECES = 48
 
 @pytest.mark.slow
 def test_tempo_and_key_of_composed_pieces_are_found(tmp_path: Path) -> None:
-    compose_corpus(str(tmp_path), PIECES * 10 / 3600, seed=7, clip_seconds=10.0, captions_per_track=1, progress=False)
+    compose_corpus(
+        str(tmp_path), PIECES * 10 / 3600, seed=7, clip_seconds=10.0, captions_per_track=1, workers=1, progress=False
+    )
     tempo, key = [], []
     for track in read_source(str(tmp_path), CorpusConfig()):
         clip = audio.read(track.audio)

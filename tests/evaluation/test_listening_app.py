@@ -164,7 +164,7 @@ def test_the_page_needs_nothing_from_outside(client: TestClient) -> None:
     page = client.get("/").text
     assert "http:" not in page
     assert "https:" not in page
-    assert "<link" not in page
+    assert page.count("<link") == page.count('<link rel="icon" href="data:,">') == 1  # no request for a favicon
 
 
 def test_two_tests_do_not_share_a_file(stimuli: Stimuli, answers: Answers) -> None:
