@@ -10,7 +10,6 @@ import typer
 from ssmttm.cli_corpus import corpus_app
 from ssmttm.errors import UserError, exit_on_user_error
 
-DEFAULT_BUNDLE = "runs/demo/bundle"
 # Steps of a smaller model are too short to share: measured with 5 M parameters, a second thread gains nothing on an
 # idle machine and makes it ten times slower on a busy one. It also makes the bytes the same on any number of cores.
 ONE_THREAD_PARAMETERS = 50_000_000
@@ -31,7 +30,10 @@ def generate(
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac or .ogg.")] = "music.wav",
     seconds: Annotated[float, typer.Option(help="Length of the clip.")] = 10.0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same file; drawn when left out.")] = None,
-    bundle: Annotated[str, typer.Option(help="Folder or URI of a bundle.", envvar="SSMTTM_BUNDLE")] = DEFAULT_BUNDLE,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Folder or URI of a bundle; the package's own when left out.", envvar="SSMTTM_BUNDLE"),
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: unguided.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
@@ -61,11 +63,12 @@ def generate(
     from tqdm import tqdm
 
     from ssmttm.audio import Audio
+    from ssmttm.generation.bundle import shipped_bundle
     from ssmttm.generation.generator import Generator
     from ssmttm.generation.request import check_seed
 
     seed = check_seed(seed)
-    generator = Generator.load(bundle, precision=precision)
+    generator = Generator.load(bundle or shipped_bundle(), precision=precision)
     if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     if compiled:
@@ -96,6 +99,7 @@ def export(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow of that registry; where stage 1 was tracked when left out.")
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the models' matrices in float16: half the size.")] = False,
 ) -> None:
     """Gather two trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm.generation.bundle import read_model_id
@@ -109,6 +113,7 @@ def export(
         stage2_checkpoint=stage2_checkpoint,
         register=register,
         tracking_uri=tracking_uri,
+        half=half,
     )
     print(f"{out}: {read_model_id(out)}")
 

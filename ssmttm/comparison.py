@@ -27,7 +27,7 @@ from ssmttm.evaluation.embedding_files import find_embeddings, read_embeddings
 from ssmttm.evaluation.heard import Ears, Heard, hear
 from ssmttm.evaluation.musicgen import MusicGen
 from ssmttm.evaluation.novelty import CodeRuns, Neighbours
-from ssmttm.evaluation.system_figures import Setting, figures_of, log_mel_space
+from ssmttm.evaluation.system_figures import Setting, figures_of, log_mel_space, own_figures
 from ssmttm.evaluation.tagger import Tagger
 from ssmttm.generation.generator import Generator
 
@@ -178,6 +178,11 @@ def _setting(settings: Config, ears: Ears, pairs: Sequence[tuple[Prompt, Clip]])
     )
 
 
+def _described(reference: Heard, setting: Setting) -> dict[str, Any]:
+    figures = {name: figure.as_json() for name, figure in own_figures(reference, setting).items()}
+    return {"name": reference.name, "n": len(reference.clips), "figures": figures}
+
+
 def compare(settings: Config) -> dict[str, Any]:
     """Make, hear and compare; writes comparison.json, comparison.md and comparison.html, and under each system's name
     the clips it made, to `evaluate.out`. Returns the content of comparison.json.
@@ -217,7 +222,7 @@ def compare(settings: Config) -> dict[str, Any]:
     reference = setting.reference
     content = {
         "prompts": {"name": options.prompts.rsplit("/", 1)[-1], "n": len(prompts)},
-        "reference": {"name": reference.name, "n": len(reference.clips)} if reference else None,
+        "reference": _described(reference, setting) if reference else None,
         "seconds": options.seconds,
         "draws": options.draws,
         "seed": options.seed,

@@ -65,6 +65,7 @@ PATH_FIELDS = (
     ("text", "path"),
     ("train", "data"),
     ("train", "out"),
+    ("train", "deepspeed"),
     ("evaluate", "bundle"),
     ("evaluate", "out"),
     *(("evaluate", name) for name in EVALUATION_INPUTS),
@@ -74,8 +75,8 @@ PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
     "corpus": (("corpus", "source"),),
     "codec": (("corpus", "source"), ("codec", "path"), ("train", "out")),
     "preprocess": (("corpus", "source"), ("corpus", "out"), ("codec", "path"), ("text", "path")),
-    "stage1": (("train", "data"), ("train", "out")),
-    "stage2": (("train", "data"), ("train", "out")),
+    "stage1": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
+    "stage2": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
     "evaluate": (
         ("corpus", "source"),
         ("train", "data"),

@@ -123,11 +123,19 @@ class TrainConfig(Section):
     global_batch: int = Field(16, gt=0, description="sequences per optimizer step over all workers")
     micro_batch: int = Field(8, gt=0, description="sequences per worker and forward pass, at most")
     zero: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none",
+        description="what the machine holds for the GPU: optimizer state (zero=1 to 3), or all (zero=3)",
+    )
+    deepspeed: str | None = Field(None, description="JSON file with further DeepSpeed settings, e.g. bucket sizes")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     lr: float = Field(2e-3, gt=0)
-    min_lr_ratio: float = 0.02
+    min_lr_ratio: float = Field(0.02, ge=0, le=1, description="where the rate ends, relative to its peak")
     warmup_steps: int = 100
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant"] = Field(
+        "cosine", description="after the warm-up; wsd: constant, then down over the last steps"
+    )
+    decay_share: float = Field(0.1, gt=0, le=1, description="share of all steps over which wsd goes down")
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -141,6 +149,7 @@ class TrainConfig(Section):
     validate_every: int = 200
     validation_rows: int = 64
     samples: int = Field(2, description="audio samples logged at the end of training")
+    samples_every: int = Field(0, ge=0, description="log them also each time so many steps are done; 0: only then")
     log_every: int = 10
     max_failures: int = 2
     max_skipped: int = Field(20, description="non-finite steps in a row before training gives up")

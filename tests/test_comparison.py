@@ -114,7 +114,8 @@ def test_pages_show_every_figure_and_no_outside(settings: config.Config, content
     assert "http" not in html
     assert html.count("<table>") == 2
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {5}
+    assert [line.count("|") for line in lines].count(5) == len(WITH_WEIGHTS) + 2
+    assert {line.count("|") for line in lines} == {5, 6}  # the reference's own figures stand in the second table
     assert len(lines) == len(TITLES) + 4
 
 
@@ -144,7 +145,10 @@ def test_held_out_prompts_are_paired_with_their_tracks(
     settings = config.from_dict({**values, "evaluate": {**values["evaluate"], **changes, "seconds": 3.0}})
     content = comparison.compare(settings)
     figures = content["systems"]["copies"]["figures"]
-    assert content["reference"] == {"name": "validation tracks of the corpus", "n": 2}
+    assert (content["reference"]["name"], content["reference"]["n"]) == ("validation tracks of the corpus", 2)
+    own = content["reference"]["figures"]
+    for name in ("centroid", "nearest_training", "known_runs"):
+        assert own[name]["value"] == pytest.approx(figures[name]["value"], rel=1e-3), name
     assert figures["frechet_logmel"]["value"] == pytest.approx(0, abs=0.5)
     assert figures["nearest_training"]["value"] > 0
     assert figures["known_runs"]["n_reference"] == TINY_CLIPS - 2

@@ -57,7 +57,7 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     return parts
 
 
-def write_tiny_bundle(folder: str) -> str:
+def write_tiny_bundle(folder: str, half: bool = False) -> str:
     """The URI of a complete bundle under `folder`."""
     config = configuration.load("tiny")
     parts = write_parts(folder, config)
@@ -78,6 +78,7 @@ def write_tiny_bundle(folder: str) -> str:
             encoder.reference,
             {"genre": 0.5},
         ),
+        half,
     )
     return out
 

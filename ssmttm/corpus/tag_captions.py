@@ -17,8 +17,8 @@ from typing import Any
 
 from ssmttm import storage
 from ssmttm.config import CorpusConfig
-from ssmttm.corpus.captions import tempo_word
 from ssmttm.corpus.descriptions import is_unicode
+from ssmttm.corpus.facts import tempo_word
 from ssmttm.corpus.manifest import Track
 from ssmttm.corpus.tag_words import OCCASIONS, tag_words
 from ssmttm.errors import UserError

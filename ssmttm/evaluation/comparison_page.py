@@ -27,10 +27,21 @@ def shown(figure: Mapping[str, Any]) -> str:
     return f"{short(figure['value'])} [{short(low)}, {short(high)}]"
 
 
+def _columns(content: Content, with_weights: bool) -> dict[str, Mapping[str, Any]]:
+    """Figures by column: the systems, and the reference's own where being near to them is what counts."""
+    columns = {name: one["figures"] for name, one in content["systems"].items()}
+    if content["reference"] and not with_weights:
+        columns["reference"] = content["reference"]["figures"]
+    return columns
+
+
 def _rows(content: Content, with_weights: bool) -> list[tuple[str, list[str]]]:
-    systems = list(content["systems"].values())
+    columns = list(_columns(content, with_weights).values())
     return [
-        (TITLES[name] + ARROWS[systems[0]["figures"][name]["better"]], [shown(one["figures"][name]) for one in systems])
+        (
+            TITLES[name] + ARROWS[columns[0][name]["better"]],
+            [shown(figures[name]) if name in figures else "" for figures in columns],
+        )
         for name in TITLES
         if (name in WITH_WEIGHTS) == with_weights
     ]
@@ -54,24 +65,25 @@ def _about(content: Content) -> list[str]:
 
 def _remarks(content: Content) -> list[str]:
     """Embeddings, notes and reasons behind the figures, each once."""
-    found: dict[str, None] = {}
-    for name in TITLES:
+    found: dict[str, list[str]] = {}
+    for name, title in TITLES.items():
         for system, one in content["systems"].items():
             figure = one["figures"][name]
-            what = [f"embedding {figure['embedding']}"] if figure["embedding"] else []
-            what += [figure["note"]] if figure["note"] else []
             if figure["value"] is None:
-                what = [f"not available for {system}: {figure['reason']}"]
-            if what:
-                found[f"{TITLES[name]}: {'; '.join(what)}."] = None
-    return list(found)
+                found.setdefault(f"{title}: not available ({{}}): {figure['reason']}.", []).append(system)
+            else:
+                what = [f"embedding {figure['embedding']}"] if figure["embedding"] else []
+                what += [figure["note"]] if figure["note"] else []
+                if what:
+                    found.setdefault(f"{title} ({{}}): {'; '.join(what)}.", []).append(system)
+    return [line.replace("{}", ", ".join(systems), 1) for line, systems in found.items()]
 
 
 def to_markdown(content: Content) -> str:
     """The tables and all remarks as Markdown."""
-    names = list(content["systems"])
     blocks = ["# Systems compared", "\n".join(f"- {line}" for line in _about(content))]
     for title, with_weights in (("With published weights", True), ("Without weights", False)):
+        names = list(_columns(content, with_weights))
         lines = [f"| {title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in _rows(content, with_weights)]
         blocks.append("\n".join(lines))
@@ -81,14 +93,21 @@ def to_markdown(content: Content) -> str:
 
 def to_html(content: Content) -> str:
     """The same as one self-contained page."""
-    head = ("", *content["systems"])
     tables = "".join(
         f'<section><h2>{title}</h2><div class="card">'
-        + table(caption, head, [(escape(name), *map(escape, cells)) for name, cells in _rows(content, with_weights)])
+        + table(
+            caption,
+            ("", *_columns(content, with_weights)),
+            [(escape(name), *map(escape, cells)) for name, cells in _rows(content, with_weights)],
+        )
         + "</div></section>"
         for title, with_weights, caption in (
             ("With published weights", True, "↑ higher is better, ↓ lower is better"),
-            ("Without weights", False, "no arrow: better where nearer to the reference's own; none is anybody else's"),
+            (
+                "Without weights",
+                False,
+                "no arrow: better where nearer to the reference; no figure here is one of published tables",
+            ),
         )
     )
     about, remarks = (

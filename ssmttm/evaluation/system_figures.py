@@ -93,8 +93,16 @@ class _Maker:
         value, low, high = intervals.of_values(known, self.setting.draws, self.setting.seed)
         return replace(self._common(better, **words), value=value, low=low, high=high, n=len(known))
 
-    def distance(self, between: Callable[[np.ndarray, np.ndarray], float], n: int, m: int, **words: Any) -> Figure:
+    def distance(
+        self,
+        between: Callable[[np.ndarray, np.ndarray], float],
+        n: int,
+        m: int,
+        lowest: float = -np.inf,
+        **words: Any,
+    ) -> Figure:
         value, low, high = intervals.of_two_sets(between, n, m, self.setting.draws, self.setting.seed)
+        low = None if low is None else max(low, lowest)
         return replace(self._common("lower", **words), value=value, low=low, high=high, n=n, n_reference=m)
 
     def of_embeddings(self, clips_ND: np.ndarray, reference_MD: np.ndarray, **words: Any) -> tuple[Figure, Figure]:
@@ -107,7 +115,7 @@ class _Maker:
         sizes = (len(clips_ND), len(reference_MD))
         note = f"Gaussian kernel, sigma {kernel.bandwidth:.4g} (median distance of reference clips), x100, unbiased"
         return (
-            self.distance(frechet, *sizes, note=NOT_OTHERS, **words),
+            self.distance(frechet, *sizes, 0.0, note=NOT_OTHERS, **words),
             self.distance(kernel.value, *sizes, note=note, **words),
         )
 
@@ -171,7 +179,7 @@ def _with_log_mels(make: _Maker, figures: dict[str, Figure]) -> None:
         return space.distance(_summed(mine, times_N), _summed(theirs, times_M))
 
     words = {"embedding": LOG_MEL, "reference": reference.name}
-    figures["frechet_logmel"] = make.distance(frechet, len(mine), len(theirs), note=NOT_OTHERS, **words)
+    figures["frechet_logmel"] = make.distance(frechet, len(mine), len(theirs), 0.0, note=NOT_OTHERS, **words)
     centre, scale = reference.statistics.mean(axis=0), np.maximum(reference.statistics.std(axis=0), 1e-3)
     scaled = [(one.statistics - centre) / scale for one in (heard, reference)]
     figures["kad_logmel"] = make.of_embeddings(scaled[0], scaled[1], **words)[1]
@@ -207,6 +215,17 @@ def _known_runs(make: _Maker) -> Figure:
     return replace(figure, n_reference=known.clips) if figure.value is not None else figure
 
 
+def own_figures(heard: Heard, setting: Setting) -> dict[str, Figure]:
+    """What a set has by itself, the reference too: to be read beside the reference's."""
+    make = _Maker(heard, setting)
+    figures: dict[str, Figure] = {}
+    _novelty(make, figures)
+    figures["known_runs"] = _known_runs(make)
+    for name, values in heard.measured.items():
+        figures[name] = make.mean(values)
+    return figures
+
+
 def figures_of(heard: Heard, setting: Setting, given_ND: np.ndarray | None = None) -> dict[str, Figure]:
     """Every figure of `TITLES`; those that cannot be computed say why.
 
@@ -225,10 +244,7 @@ def figures_of(heard: Heard, setting: Setting, given_ND: np.ndarray | None = Non
             given_ND, setting.given_reference, embedding=setting.given_name, reference="reference"
         )
     _with_log_mels(make, figures)
-    _novelty(make, figures)
-    figures["known_runs"] = _known_runs(make)
-    for name, values in heard.measured.items():
-        figures[name] = make.mean(values)
+    figures |= own_figures(heard, setting)
     speeds = np.array([one.seconds / one.wall_s for one in heard.clips if one.seconds and one.wall_s])
     figures["times_real_time"] = make.mean(speeds, "higher") if len(speeds) else not_available(NO_TIMES, "higher")
     return {name: figures[name] for name in TITLES}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ def write_bundle(
     text: dict[str, Any],
     attribution: str,
     card: CardFields,
+    half: bool = False,
 ) -> str:
     """Gather trained parts into a bundle and return its model id. A bundle that was there is replaced.
 
@@ -86,9 +88,10 @@ def write_bundle(
         text: `reference` and `fingerprint` of the text encoder both were trained on.
         attribution: content of ATTRIBUTION.csv.
         card: what the model card says of data, training and results.
+        half: store both models' matrices in float16; they are computed with in float32 all the same.
 
     Raises:
-        UserError: if the codec has changed since, or a part is missing.
+        UserError: if the codec has changed since, a part is missing, or a weight does not fit float16.
     """
     codec = load_codec(codec_uri)
     if codec.fingerprint() != codec_fingerprint:
@@ -103,8 +106,8 @@ def write_bundle(
     for kind, folder in (("stage1", stage1_weights), ("stage2", stage2_weights)):
         description = weights.read_description(folder, kind)
         descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind]}
-        data = storage.read_bytes(storage.join(folder, weights.TENSORS))
-        storage.write_bytes(storage.join(out, f"{kind}.safetensors"), data)
+        tensors = weights.load_tensors(storage.join(folder, weights.TENSORS))
+        weights.save_tensors(storage.join(out, f"{kind}.safetensors"), weights.halved(tensors) if half else tensors)
     values = config.model_dump(mode="json", include=set(SECTIONS))
     del values["codec"]["path"]
     content = {
@@ -120,6 +123,11 @@ def write_bundle(
     storage.write_text(storage.join(out, "README.md"), model_card(model_id, config, card))
     storage.write_commit(out, COMMIT_NAME, {"model_id": model_id})
     return model_id
+
+
+def shipped_bundle() -> str:
+    """Folder of the bundle that comes with the package."""
+    return str(resources.files("ssmttm") / "weights" / "mini")
 
 
 def check_bundle(uri: str) -> None:

@@ -25,15 +25,32 @@ def save_tensors(uri: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(uri: str) -> dict[str, Tensor]:
-    """Read a safetensors file to CPU.
+    """Read a safetensors file to CPU; what was stored in float16 comes back as float32.
 
     Raises:
         UserError: if it is missing or not safetensors.
     """
     try:
-        return safetensors.torch.load(storage.read_bytes(uri))
+        tensors = safetensors.torch.load(storage.read_bytes(uri))
     except safetensors.SafetensorError as error:
         raise UserError(f"{uri} is not a readable safetensors file: {error}") from None
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with every float32 matrix in float16, for files of half the size. Vectors stay as they are:
+    they are small, and the state space's own parameters, norms and statistics among them need their bits.
+
+    Raises:
+        UserError: if a matrix holds a value beyond float16's largest.
+    """
+    half = {}
+    for name, tensor in tensors.items():
+        matrix = tensor.dtype == torch.float32 and tensor.ndim > 1
+        half[name] = tensor.to(torch.float16) if matrix else tensor
+        if matrix and not torch.isfinite(half[name]).all():
+            raise UserError(f"{name} holds values beyond float16's largest, 65504; store the bundle in full precision")
+    return half
 
 
 def save_model(folder: str, kind: str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

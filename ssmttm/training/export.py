@@ -82,6 +82,7 @@ def export_bundle(
     stage2_checkpoint: str | None = None,
     register: str | None = None,
     tracking_uri: str | None = None,
+    half: bool = False,
 ) -> str:
     """Write the bundle of two runs and return its URI.
 
@@ -92,6 +93,7 @@ def export_bundle(
         stage1_checkpoint, stage2_checkpoint: names of checkpoints (`step-000100`) to take in place of the last weights.
         register: name under which MLflow's registry gets the bundle as a model version.
         tracking_uri: of that registry; by default where stage 1 was tracked.
+        half: store both models' matrices in float16.
 
     Raises:
         UserError: if a run is unfinished or of the other stage, if the two were not trained on the same codec and
@@ -121,6 +123,7 @@ def export_bundle(
             text=first["text"],
             attribution=_attribution(list(dict.fromkeys(part["data"]["uri"] for part in (first, second)))),
             card=card,
+            half=half,
         )
     if register and registry:
         tags = _version_tags(out, config, card, {"stage1": first, "stage2": second})

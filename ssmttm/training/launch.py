@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ssmttm.config import Config
+from ssmttm.config import Config, TrainConfig
+from ssmttm.errors import UserError
+from ssmttm.training.deepspeed_config import base_config
 from ssmttm.training.engine import TorchEngine, tune_allocator
 from ssmttm.training.run import Run, prepare, run_of
 from ssmttm.training.schedule import batch_shape
@@ -24,7 +26,7 @@ def train(config: Config, stage: StageName) -> Run:
         UserError: for settings, data or a run name that cannot be used.
         SystemExit: with code 143 after SIGTERM, once a checkpoint is written.
     """
-    batch_shape(config.train, config.train.workers)
+    check_launch(config.train)
     run = prepare(config, stage)
     if run is None:
         done = run_of(config, stage)
@@ -41,6 +43,19 @@ def train(config: Config, stage: StageName) -> Run:
         print(str(stopped), flush=True)
         raise SystemExit(EXIT_STOPPED) from None
     return run
+
+
+def check_launch(config: TrainConfig) -> None:
+    """Refuse what would otherwise fail only on the workers.
+
+    Raises:
+        UserError: for a batch that cannot be divided, or for settings that DeepSpeed would not get or take.
+    """
+    batch_shape(config, config.workers)
+    if config.launch == "local" and (config.offload != "none" or config.deepspeed is not None):
+        key = "deepspeed" if config.offload == "none" else "offload"
+        raise UserError(f"train.{key}={getattr(config, key)} is for DeepSpeed, and train.launch=local is plain torch")
+    base_config(config)
 
 
 def train_locally(config: Config, stage: StageName, run: Run) -> None:

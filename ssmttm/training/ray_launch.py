@@ -14,6 +14,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training.deepspeed_config import deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
 from ssmttm.training.preemption import notice_callback, noticing
 from ssmttm.training.run import Run
@@ -57,9 +58,9 @@ def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> None:
         )
     if len(alive) < 2:
         return
-    for key in ("data", "out"):
+    for key in ("data", "out", "deepspeed"):
         uri = getattr(train, key)
-        if "://" not in uri:
+        if uri is not None and "://" not in uri:
             raise UserError(
                 f"train.{key}={uri} is on one node's disk and the cluster has {len(alive)} nodes; use s3://..., or "
                 f"file://{uri} for a mount that all nodes share"
@@ -119,6 +120,9 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0
     try:
+        if first:
+            shape = batch_shape(config.train, config.train.workers)
+            storage.write_json(run.path("deepspeed.json"), deepspeed_config(config.train, shape))
         with (
             noticing() as preempted,
             StopFile(run).watched() if first else nullcontext(threading.Event()) as stop,

@@ -22,7 +22,8 @@ from ssmttm.training.listener import Listener
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
 from ssmttm.training.run import Run
-from ssmttm.training.schedule import batch_shape, learning_rate
+from ssmttm.training.samples import draw_samples, write_samples
+from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
 from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
@@ -55,7 +56,7 @@ class Trainer:
         self.task, self.run_folder, self.config = task, run, task.config.train
         self._listener, self._report = listener, report
         self._stop_requested, self._preempted = stop_requested, preempted
-        checkpoint = restore(task.config, run)
+        checkpoint = restore(task.config, run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
         model = task.build()
@@ -75,7 +76,8 @@ class Trainer:
         self._writer: RunWriter | None = None
         if self.engine.rank == 0:
             saved = None if listener is None else listener.checkpoint
-            self._writer = RunWriter(run, self.config.keep_checkpoints, self.progress.step, saved)
+            keep, landmark = self.config.keep_checkpoints, decay_start(self.config)
+            self._writer = RunWriter(run, keep, self.progress.step, saved, landmark)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
             if listener is not None:
@@ -118,8 +120,11 @@ class Trainer:
                 if last or progress.step % config.validate_every == 0:
                     figures = self._validate(last)
                     best = self._note_best(figures)
+                if config.samples_every and progress.step % config.samples_every == 0 and not last:
+                    self._sample()
                 leaving = agreed.stop or agreed.preempted
-                if last or leaving or best or agreed.save or progress.step % config.checkpoint_every == 0:
+                due = progress.step % config.checkpoint_every == 0 or progress.step == decay_start(config)
+                if last or leaving or best or agreed.save or due:
                     self.save_checkpoint()
                 if leaving and not last:
                     self._finish_writing()
@@ -224,6 +229,22 @@ class Trainer:
             if self._listener is not None:
                 self._listener.metrics({f"val/{key}": value for key, value in figures.items()}, self.progress.step)
         return figures
+
+    def _sample(self) -> None:
+        """Make audio with the averaged weights on the first worker; every worker takes part in gathering them."""
+        with self.engine.averaged():
+            state = self.engine.model_state()
+        if self._writer is None:
+            return
+        clips, step, listener = draw_samples(self.task, self.engine, state), self.progress.step, self._listener
+        folder = self.run_folder.path("samples", f"step-{step:06d}")
+
+        def write() -> None:
+            uris = write_samples(clips, folder, self.run_folder)
+            if listener is not None:
+                listener.samples(uris, step)
+
+        self._writer.begin(write, folder)
 
     def _note_best(self, figures: dict[str, float]) -> bool:
         """Whether this is the lowest validation loss so far; only with `train.keep_best`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from tiny_bundle import write_tiny_bundle
 
@@ -75,6 +76,22 @@ def test_object_storage_works(generator: Generator) -> None:
     remote = write_tiny_bundle("memory://parts")
     clip = Generator.load(remote).generate("techno", 1.0, seed=3)
     assert np.array_equal(clip.samples, generator.generate("techno", 1.0, seed=3).samples)
+
+
+def test_half_precision_halves_the_models_and_little_else(bundle_uri: str, tmp_path: Path) -> None:
+    half = write_tiny_bundle(str(tmp_path), half=True)
+    for name in ("stage1.safetensors", "stage2.safetensors"):
+        sizes = [Path(folder, name).stat().st_size for folder in (half, bundle_uri)]
+        assert 0.5 < sizes[0] / sizes[1] < 0.65
+    exact, rounded = load_bundle(bundle_uri, "cpu"), load_bundle(half, "cpu")
+    assert read_model_id(half) != read_model_id(bundle_uri)
+    for before, after in ((exact.lm, rounded.lm), (exact.completer, rounded.completer)):
+        for (name, full), value in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+            assert value.dtype == full.dtype
+            if full.ndim > 1:
+                assert torch.equal(value, full.half().to(full.dtype)), name
+            else:
+                assert torch.equal(value, full), name
 
 
 def test_models_are_ready_to_use(generator: Generator) -> None:
