@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,20 @@ def test_an_empty_test_has_an_empty_report() -> None:
     content = analyse([], 10)
     assert content["sessions"] == 0
     assert to_markdown(content).count("|") == 0
+
+
+def test_of_a_listener_nothing_but_answers_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    Answers(str(path))
+    with closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")] for table in tables}
+    given = ["preference", "quality", "relevance"]
+    assert columns == {
+        "test": ["id", "content"],
+        "sessions": ["id"],
+        "answers": ["session", "trial", "kind", "item", "systems", "expected", *given],
+    }
 
 
 def test_the_store_keeps_first_answers_and_one_test(tmp_path: Path) -> None:
