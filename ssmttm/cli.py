@@ -24,7 +24,7 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
-@app.command(epilog='Example: ssmttm generate "calm piano in a minor key, slow" --seconds 10 --seed 1 --out calm.wav')
+@app.command(epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav')
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac or .ogg.")] = "music.wav",
@@ -63,12 +63,11 @@ def generate(
     from tqdm import tqdm
 
     from ssmttm.audio import Audio
-    from ssmttm.generation.bundle import shipped_bundle
     from ssmttm.generation.generator import Generator
     from ssmttm.generation.request import check_seed
 
     seed = check_seed(seed)
-    generator = Generator.load(bundle or shipped_bundle(), precision=precision)
+    generator = Generator.load(bundle, precision=precision)
     if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     if compiled:

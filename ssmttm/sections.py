@@ -100,14 +100,22 @@ class Stage1Config(Section):
 
 
 class Stage2Config(Section):
-    """Flow matching from coarse latents (and text) to fine latents."""
+    """From coarse latents (and text) to fine latents."""
 
-    denoiser: Literal["convnext"] = "convnext"
+    denoiser: Literal["convnext", "unet", "transformer", "ssm"] = "convnext"
+    objective: Literal["flow", "v", "regression"] = Field(
+        "flow", description="flow matching; v-prediction on a cosine schedule; or one step without noise"
+    )
+    loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     width: int = 256
-    layers: int = 8
-    kernel_size: int = 7
-    expand: int = 3
+    layers: int = Field(8, description="blocks; unet: per level on each side")
+    kernel_size: int = Field(7, description="convnext")
+    expand: int = Field(3, description="inner width of the MLPs relative to width; not unet")
+    head_dim: int = Field(64, gt=0, description="transformer, ssm, unet, and attention to the text")
+    state_size: int = Field(64, gt=0, description="ssm")
+    cross_attention: bool = Field(False, description="every block also looks at the text's token states")
     null_probability: float = Field(0.15, description="share of samples trained without text")
+    coarse_null_probability: float = Field(0.0, ge=0, lt=1, description="share trained without coarse latents")
     crop_frames: int = Field(0, description="train on random crops of this many frames; 0: the whole segment")
 
 
@@ -168,7 +176,13 @@ class GenerationConfig(Section):
     temperature: float = 1.0
     top_k: int = 250
     steps: int = Field(8, description="sampling steps of stage 2")
+    solver: Literal["euler", "heun", "ab2", "ancestral"] = Field(
+        "euler", description="of stage 2: see model/solvers.py"
+    )
+    time_grid: Literal["uniform", "sway"] = Field("uniform", description="sway: more of the steps near the noise")
     stage2_guidance: float = 1.0
+    stage2_guidance_rescale: float = Field(0.0, ge=0, le=1, description="share by which guidance keeps its deviation")
+    stage2_coarse_guidance: float = Field(1.0, description="needs stage2.coarse_null_probability in training")
     window_frames: int = Field(100, description="code frames per stage-2 window, context included")
     context_frames: int = Field(24, description="of which finished frames on the left")
     lookahead_frames: int = Field(12, description="and coarse frames on the right")

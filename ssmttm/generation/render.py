@@ -22,7 +22,7 @@ from ssmttm.codec.base import Codec
 from ssmttm.config import GenerationConfig
 from ssmttm.errors import UserError
 from ssmttm.generation.sampling import frame_noise
-from ssmttm.model.diffusion import LatentCompleter
+from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.text import TextBatch
 
 
@@ -59,7 +59,7 @@ class Renderer:
     Args:
         completer: in evaluation mode.
         codec: on the same device.
-        config: window, context and look-ahead in code frames.
+        config: window, context and look-ahead in code frames; solver and the rest of stage 2's sampling.
 
     Raises:
         UserError: if context and look-ahead leave no room in the window.
@@ -73,7 +73,7 @@ class Renderer:
                 f"generation.window_frames={config.window_frames} must exceed generation.context_frames + "
                 f"generation.lookahead_frames = {self.context + self.lookahead}"
             )
-        self._completer, self._codec = completer, codec
+        self._completer, self._codec, self._config = completer, codec, config
         self._device = next(completer.parameters()).device
 
     def render(
@@ -127,17 +127,20 @@ class Renderer:
             context and owned frames, all finished.
         """
         window_BT = torch.cat([context.codes_BT, codes_BT], dim=1)
-        noise_BDT = frame_noise(piece.seeds, first_frame - context.frames, window_BT.shape[1], self._codec.fine_dim).to(
-            self._device
-        )
+        first = first_frame - context.frames
+
+        def noise(draw: int) -> Tensor:
+            shape = (window_BT.shape[1], self._codec.fine_dim)
+            return frame_noise(piece.seeds, first, *shape, draw).to(self._device)
+
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
             piece.text,
-            noise_BDT,
-            piece.steps,
-            piece.guidance,
+            noise(0),
+            Sampler.of(self._config, piece.steps, piece.guidance),
             known_BDT=context.fine_BDT,
             known_frames=context.frames,
+            fresh=lambda step: noise(step + 1),
         )
         last = context.frames + owned
         fine_BDT = torch.cat([context.fine_BDT, fine_BDT[:, :, context.frames : last]], dim=2)

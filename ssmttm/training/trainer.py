@@ -25,6 +25,7 @@ from ssmttm.training.run import Run
 from ssmttm.training.samples import draw_samples, write_samples
 from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
 from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
+from ssmttm.training.startup import StartUp
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
 from ssmttm.training.writer import RunWriter
@@ -41,6 +42,7 @@ class Trainer:
         report: called on every worker, equally often, after each checkpoint.
         stop_requested: asked at each step, on every worker.
         preempted: likewise; says that this worker is about to be taken away.
+        startup: times until now; the first worker says, after the first step of a run, what they were.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Trainer:
         report: Callable[[dict[str, float]], None] = lambda _: None,
         stop_requested: Callable[[], bool] = lambda: False,
         preempted: Callable[[], bool] = lambda: False,
+        startup: StartUp | None = None,
     ):
         self.task, self.run_folder, self.config = task, run, task.config.train
         self._listener, self._report = listener, report
-        self._stop_requested, self._preempted = stop_requested, preempted
+        self._stop_requested, self._preempted, self._startup = stop_requested, preempted, startup
         checkpoint = restore(task.config, run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
@@ -83,6 +86,8 @@ class Trainer:
             if listener is not None:
                 listener.begin(self.progress.step)
             self._line = ProgressLine(task, self.engine, self.progress)
+        if startup is not None:
+            startup.over("model")
 
     # The loop
 
@@ -112,6 +117,8 @@ class Trainer:
                 row = self.train_step(batches, count)
                 if row is None:
                     continue
+                if progress.step == 1:
+                    self._say_start_up()
                 row["loader_wait"] = loader.wait_seconds
                 self._log(row)
                 agreed, last, best = self._agreed, progress.step == config.steps, False
@@ -204,6 +211,11 @@ class Trainer:
             )
         if self._writer is not None:
             print(f"step {self.progress.step}: loss or gradient is not finite, batch skipped", flush=True)
+
+    def _say_start_up(self) -> None:
+        if self._startup is not None and self._writer is not None:
+            self._startup.over("step")
+            print(self._startup, flush=True)
 
     def _log(self, row: dict[str, float]) -> None:
         if self._writer is None:

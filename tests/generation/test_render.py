@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -100,6 +100,25 @@ def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Render
     other = Finished(context.codes_BT, context.fine_BDT + 1)
     changed = renderer.complete(other, codes[:, 8:], piece, first_frame=8, owned=9)
     assert not torch.equal(done.fine_BDT[..., 8], changed.fine_BDT[..., 8])  # and the new ones listen to them
+
+
+def test_fresh_noise_belongs_to_its_absolute_frame(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ancestral solver's noise for a frame is the same in every window that the frame is in."""
+    config = WINDOWS.model_copy(update={"solver": "ancestral"})
+    renderer, drawn = Renderer(generator.bundle.completer, generator.bundle.codec, config), []
+    sample = generator.bundle.completer.sample
+
+    def record(*args: object, fresh: Callable[[int], torch.Tensor], **rest: object) -> torch.Tensor:
+        drawn.append((fresh(0), fresh(1)))
+        return sample(*args, fresh=fresh, **rest)
+
+    monkeypatch.setattr(generator.bundle.completer, "sample", record)
+    codes, piece = make_codes(generator, 1, 36), make_piece(generator, (1,))
+    pieces = list(renderer.render(frame_by_frame(codes), 36, piece))
+    assert all(torch.isfinite(piece_B1N).all() for piece_B1N in pieces)
+    first, second = drawn[:2]  # absolute frames 0-15 and, with 8 of context, 4-27
+    assert torch.equal(first[0][..., 4:], second[0][..., :12])
+    assert not torch.equal(first[0], first[1])
 
 
 def test_seams_are_like_any_other_place(

@@ -15,7 +15,6 @@ import pytest
 
 from ssmttm import config, storage
 from ssmttm.training.launch import train
-from ssmttm.training.ray_launch import check_cluster
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run
 
@@ -74,22 +73,6 @@ def test_two_ray_workers_give_the_numbers_of_one_process(
     assert summary["validation"] == pytest.approx(reference, rel=1e-4)
     told = storage.read_json(run.path("deepspeed.json"))["zero_optimization"]
     assert (told["stage"], "offload_param" in told) == (zero, offload == "parameters")
-
-
-def test_cluster_that_cannot_work_is_refused() -> None:
-    settings = config.load("tiny", ["train.workers=2", "train.data=/d", "train.out=/o"])
-    node = {"Alive": True, "Resources": {"CPU": 1.0}}
-    with pytest.raises(ValueError, match=r"train\.workers=2 x .* needs 2 CPUs, Ray has 1"):
-        check_cluster(settings, [node])
-    check_cluster(settings, [node | {"Resources": {"CPU": 2.0}}, node | {"Alive": False}])
-    with pytest.raises(ValueError, match=r"train\.data=/d is on one node's disk and the cluster has 2 nodes"):
-        check_cluster(settings, [node, node])
-    shared = config.load("tiny", ["train.workers=2", "train.data=s3://b/d", "train.out=file:///shared"])
-    with pytest.raises(ValueError, match=r"tracking\.uri"):
-        check_cluster(shared, [node, node])
-    local = shared.train.model_copy(update={"deepspeed": "/d.json"})
-    with pytest.raises(ValueError, match=r"train\.deepspeed=/d\.json is on one node's disk"):
-        check_cluster(shared.model_copy(update={"train": local}), [node, node])
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:

@@ -78,7 +78,7 @@ def run_checks(kind: str) -> str:
         for rank in range(2)
     ]
     try:
-        outputs = [worker.communicate(timeout=280)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=560)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -93,6 +93,7 @@ def test_deepspeed_on_two_workers_agrees_with_plain_torch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_offload_on_two_workers_agrees_with_plain_torch() -> None:
     """The same with moments, and with parameters, in the machine's memory. Here that is where all of it is, so
     what is tested is DeepSpeed's other path, not the way to a GPU and back."""
@@ -100,6 +101,7 @@ def test_offload_on_two_workers_agrees_with_plain_torch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_state_space_stays_fp32_and_undecayed_at_every_stage() -> None:
     """`A_log`, `D` and `dt_bias` of a real model, trained in bf16 on two workers."""
     assert "stage 3 keeps its state space" in run_checks("state-space")
