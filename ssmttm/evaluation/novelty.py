@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from ssmttm.errors import UserError
 
 NEAREST_SHARE = 0.01  # of real held-out clips are as near to a training clip as the bound for a suspected copy
+THE_SAME = 1e-3  # distance below which two clips are one, by rounding apart
 
 
 class Neighbours:

@@ -20,7 +20,7 @@ from ssmttm.evaluation.frechet import LogMelSpace, Moments, frechet_distance
 from ssmttm.evaluation.heard import Heard
 from ssmttm.evaluation.intervals import Better, Figure, not_available
 from ssmttm.evaluation.kernel import KernelDistance
-from ssmttm.evaluation.novelty import CodeRuns, Neighbours, copy_bound
+from ssmttm.evaluation.novelty import THE_SAME, CodeRuns, Neighbours, copy_bound
 from ssmttm.evaluation.tagger import divergence
 
 LOG_MEL = "log-mel statistics (80 bands, 24 kHz)"
@@ -197,7 +197,12 @@ def _novelty(make: _Maker, figures: dict[str, Figure]) -> None:
     if reference is None:
         figures["suspected_copies"] = not_available(NO_REFERENCE, "lower")
         return
-    bound = copy_bound(neighbours.nearest(reference.statistics)[0])
+    real, _ = neighbours.nearest(reference.statistics)
+    if (real < THE_SAME).any():
+        reason = f"{(real < THE_SAME).sum()} reference clips are training clips; the bound needs held-out ones"
+        figures["suspected_copies"] = not_available(reason, "lower")
+        return
+    bound = copy_bound(real)
     note = f"nearer than {bound:.3g}; real clips of the reference: 1 %"
     figures["suspected_copies"] = make.mean((distances < bound).astype(float), "lower", note=note, **words)
 

@@ -130,6 +130,8 @@ def test_copies_of_training_clips_are_suspected(sets: dict[str, Heard], setting:
     assert copied["nearest_training"].value == pytest.approx(0, abs=1e-6)
     assert copied["nearest_training"].n_reference == 2 * CLIPS
     assert fresh["suspected_copies"].value <= 1 / CLIPS
+    leaking = replace(with_training, reference=sets["real"])
+    assert "8 reference clips are training clips" in figures_of(sets["real"], leaking)["suspected_copies"].reason
 
 
 def test_speed_is_of_clips_that_were_made_here(sets: dict[str, Heard], setting: Setting) -> None:
