@@ -48,6 +48,7 @@ bench: $(VENV)/dev.stamp ## our backbones beside their rivals, side by side: tes
 	$(BIN)/python tests/benchmarks/language_models.py --size paper --lengths 512 --batch 1 --rounds 3 --passes 1 --repeats 5
 	$(BIN)/python tests/benchmarks/guided_decoding.py --bundle $(or $(BUNDLE),ssmttm/weights/mini)
 	$(BIN)/python tests/benchmarks/long_decoding.py
+	$(BIN)/python tests/benchmarks/slots.py
 	$(BIN)/python tests/benchmarks/break_even.py
 
 clean: ## remove the environment and caches; runs/ stays

@@ -37,6 +37,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: unguided.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps of the second stage.")] = None,
     precision: Annotated[
         str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
@@ -74,7 +75,7 @@ def generate(
         generator.compile()
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
-    stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps)
+    stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps, top_p)
     with tqdm(total=round(seconds, 2), unit="s", desc="music", leave=False, disable=None) as bar:
         for piece in stream:
             pieces.append(piece.samples)

@@ -32,6 +32,7 @@ from ssmttm.sections import (
     TextConfig,
     TrackingConfig,
     TrainConfig,
+    VocoderConfig,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "TextConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VocoderConfig",
     "from_dict",
     "inside_ray_job",
     "load",

@@ -61,7 +61,30 @@ class CodecConfig(Section):
     num_codebooks: int = 8
     codebook_size: int = 1024
     griffin_lim_iterations: int = 8
+    vocoder: Literal["griffin_lim", "neural"] = Field(
+        "griffin_lim", description="neural: train one on top; tokens stay as they are"
+    )
     fit_clips: int = Field(400, description="clips used to fit the codec")
+
+
+class VocoderConfig(Section):
+    """The neural vocoder of `mini` (codec.vocoder=neural): its sizes, and how it is trained."""
+
+    width: int = Field(320, gt=0, description="channels of the magnitude network")
+    layers: int = Field(5, ge=0, description="its ConvNeXt blocks, over time")
+    kernel_size: int = Field(7, gt=0, description="frames each block sees; odd")
+    expand: int = Field(2, gt=0)
+    refine_width: int = Field(48, gt=0, description="channels of the network that corrects spectra after Griffin-Lim")
+    refine_layers: int = Field(2, ge=0, description="its ConvNeXt blocks, over time and frequency; 0: no such network")
+    clips: int = Field(800, gt=0, description="training clips, held in memory")
+    steps: int = Field(5000, gt=0, description="optimizer steps")
+    waveform_from: int = Field(3500, ge=0, description="until this step only magnitudes are learned, at a fifth's cost")
+    batch: int = Field(16, gt=0, description="crops per step, of about a second each")
+    lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = 100
+    quantised: float = Field(0.5, ge=0, le=1, description="share of crops heard through codes, not continuous latents")
+    adversarial: float = Field(0.0, ge=0, description="weight of the discriminators' losses; 0: none")
+    adversarial_from: int = Field(4000, ge=0, description="step from which they take part")
 
 
 class TextConfig(Section):
@@ -175,6 +198,7 @@ class GenerationConfig(Section):
     guidance: float = 2.5
     temperature: float = 1.0
     top_k: int = 250
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest codes that reach this probability")
     steps: int = Field(8, description="sampling steps of stage 2")
     solver: Literal["euler", "heun", "ab2", "ancestral"] = Field(
         "euler", description="of stage 2: see model/solvers.py"
@@ -186,6 +210,11 @@ class GenerationConfig(Section):
     window_frames: int = Field(100, description="code frames per stage-2 window, context included")
     context_frames: int = Field(24, description="of which finished frames on the left")
     lookahead_frames: int = Field(12, description="and coarse frames on the right")
+    first_frames: int = Field(
+        24,
+        gt=0,
+        description="code frames that the first window completes; each later one twice as many, up to all",
+    )
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 
@@ -198,6 +227,8 @@ class EvaluateConfig(Section):
     probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
     free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
     batch: int = Field(16, gt=0, description="clips made at once")
+    long_minutes: tuple[float, ...] = Field((), description="marks, in minutes, at which long pieces are measured too")
+    long_pieces: int = Field(8, gt=0, description="how many, to the first held-out prompts, as long as the last mark")
     seed: int = 0
     systems: dict[str, str] = Field(
         {}, description="compare these: name to a bundle, a MusicGen checkpoint or a folder of audio"
@@ -223,6 +254,7 @@ class Config(Section):
     preset: str = "mini"
     corpus: CorpusConfig = CorpusConfig()
     codec: CodecConfig = CodecConfig()
+    vocoder: VocoderConfig = VocoderConfig()
     text: TextConfig = TextConfig()
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()

@@ -7,6 +7,7 @@ denoiser learns (`stage2.objective`) and how its output is read is for `paths.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -199,14 +200,19 @@ class LatentCompleter(nn.Module):
         known_BDT: Tensor | None = None,
         known_frames: int = 0,
         fresh: FreshNoise | None = None,
+        known_trail: Sequence[Tensor] = (),
+        trail: list[Tensor] | None = None,
     ) -> Tensor:
         """Fine latents [B, Df, T].
 
         Args:
             noise_BDT: standard normal noise [B, Df, T].
-            known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept:
-                wherever the network looks, they lie on their own line from their noise.
+            known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept.
             fresh: more such noise, for the ancestral solver.
+            known_trail: where these frames were each time the network looked, when they were made: there it meets them
+                again, so that what follows fits as if all had been made together. Without it they come on a straight
+                line from their noise, which no sample takes: what follows then sticks to them too closely.
+            trail: is filled with what the network looks at, for the frames after these, when these are known.
 
         Raises:
             UserError: for guidance on coarse latents by a model that was always trained with them.
@@ -220,15 +226,21 @@ class LatentCompleter(nn.Module):
         known = self._normalise("fine", known_BDT) if known_BDT is not None and known_frames else None
         if self.config.objective == "regression":
             sampler, noise_BDT = replace(sampler, steps=1, solver="euler"), torch.zeros_like(noise_BDT)
+        looks = 0
 
         def pinned(y_BDT: Tensor, level: float) -> Tensor:
             if known is None:
                 return y_BDT
-            kept_BDT = (1 - level) * noise_BDT[..., :known_frames] + level * known
+            line_BDT = (1 - level) * noise_BDT[..., :known_frames] + level * known
+            kept_BDT = known_trail[looks] if looks < len(known_trail) else line_BDT
             return torch.cat([kept_BDT, y_BDT[..., known_frames:]], dim=-1)
 
         def field(y_BDT: Tensor, level: float) -> Tensor:
+            nonlocal looks
             y_BDT = pinned(y_BDT, level)
+            looks += 1
+            if trail is not None:
+                trail.append(y_BDT)
             level_B = torch.full((len(y_BDT),), level, device=y_BDT.device)
             output_BDT = self._guided(y_BDT, level_B, coarse, text, sampler)
             return self.path.velocity(y_BDT, output_BDT, level_B[:, None, None])
@@ -239,7 +251,8 @@ class LatentCompleter(nn.Module):
             x_BDT = ancestral(field, noise_BDT, levels, fresh)
         else:
             x_BDT = SOLVERS[sampler.solver](field, noise_BDT, levels)
-        x_BDT = pinned(x_BDT, 1.0)
+        if known is not None:
+            x_BDT = torch.cat([known, x_BDT[..., known_frames:]], dim=-1)
         return x_BDT * self.get_buffer("fine_std")[:, None] + self.get_buffer("fine_mean")[:, None]
 
     def optimizer_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:

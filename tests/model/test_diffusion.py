@@ -113,6 +113,21 @@ def test_the_network_sees_known_frames_on_their_own_lines(completer, monkeypatch
         torch.testing.assert_close(y, (1 - level) * noise[..., :2] + level * (known - 3.0) / 0.5)
 
 
+def test_known_frames_on_their_own_trail_change_nothing(completer):
+    """Sampled again from the same noise, with its first frames known as they were made, a piece comes out the same."""
+    g = torch.Generator().manual_seed(0)
+    coarse, noise = torch.randn(2, DC, 9, generator=g), torch.randn(2, DF, 9, generator=g)
+    trail = []
+    free = completer.sample(coarse, text(), noise, Sampler(4, guidance=2.0), trail=trail)
+    known = {"known_BDT": free[..., :3], "known_frames": 3}
+    on_trail = completer.sample(
+        coarse, text(), noise, Sampler(4, guidance=2.0), **known, known_trail=[look[..., :3] for look in trail]
+    )
+    torch.testing.assert_close(on_trail, free)
+    on_line = completer.sample(coarse, text(), noise, Sampler(4, guidance=2.0), **known)
+    assert not torch.allclose(on_line[..., 3:], free[..., 3:], atol=1e-3)
+
+
 def test_guidance_one_is_the_conditional_field(completer):
     coarse, noise = torch.randn(2, DC, 6), torch.randn(2, DF, 6)
     plain = completer.sample(coarse, text(), noise, Sampler(3))
