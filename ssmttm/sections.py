@@ -230,6 +230,24 @@ class EvaluateConfig(Section):
     long_minutes: tuple[float, ...] = Field((), description="marks, in minutes, at which long pieces are measured too")
     long_pieces: int = Field(8, gt=0, description="how many, to the first held-out prompts, as long as the last mark")
     seed: int = 0
+    systems: dict[str, str] = Field(
+        {}, description="compare these: name to a bundle, a MusicGen checkpoint or a folder of audio"
+    )
+    audio: str | None = Field(None, description="folder of audio to evaluate instead of a bundle")
+    prompts: str = Field(
+        "demo", description="of a comparison: demo, held-out, or a CSV (also MusicCaps, Song Describer), JSONL or .txt"
+    )
+    prompt_subset: bool = Field(False, description="only the subset that MusicCaps or Song Describer results are on")
+    reference: str | None = Field(None, description="folder of real audio that distances are taken to")
+    training: str | None = Field(None, description="corpus to look for copies in: the beginning of each training track")
+    training_codes: str | None = Field(None, description="token shards in which runs of codes are looked for")
+    clap: str | None = Field(None, description="folder of a CLAP checkpoint (transformers, safetensors)")
+    tagger: str | None = Field(None, description="folder of an AST AudioSet checkpoint (transformers, safetensors)")
+    embeddings: str | None = Field(
+        None, description="folder of embeddings made elsewhere: SYSTEM.npy, .npz or .safetensors, and reference.*"
+    )
+    seconds: float = Field(10.0, gt=0, description="of a comparison: length of clips made, and heard of any clip")
+    draws: int = Field(200, gt=1, description="bootstrap draws behind each interval")
 
 
 class Config(Section):
