@@ -158,11 +158,17 @@ class GenerationConfig(Section):
     guidance: float = 2.5
     temperature: float = 1.0
     top_k: int = 250
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest codes that reach this probability")
     steps: int = Field(8, description="sampling steps of stage 2")
     stage2_guidance: float = 1.0
     window_frames: int = Field(100, description="code frames per stage-2 window, context included")
     context_frames: int = Field(24, description="of which finished frames on the left")
     lookahead_frames: int = Field(12, description="and coarse frames on the right")
+    first_frames: int = Field(
+        24,
+        gt=0,
+        description="code frames that the first window completes; each later one twice as many, up to all",
+    )
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.generation.sampling import Sampling, frame_uniforms, guide, sample
+from ssmttm.generation.sampling import Sampling, SamplingRows, frame_uniforms, guide, sample_each
 from ssmttm.model.codebooks import holds_frame
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
@@ -34,6 +34,7 @@ class Decoder:
         self._lm, self._seeds, self._sampling = lm, list(seeds), sampling
         self._device = next(lm.parameters()).device
         self._guided = sampling.guidance != 1.0
+        self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)
         self._text = (TextBatch.cat(text, text.as_null()) if self._guided else text).to(self._device)
 
     def frames(self, frames: int, primer_BKT: Tensor | None = None) -> Iterator[Tensor]:
@@ -83,7 +84,7 @@ class Decoder:
         for k in range(codebooks):
             for clip, seed in enumerate(self._seeds):
                 uniforms_BK[clip, k] = frame_uniforms(seed, max(step - k, 0), codebooks)[k]
-        tokens_BK = sample(logits_BKV, torch.from_numpy(uniforms_BK).to(self._device), self._sampling)
+        tokens_BK = sample_each(logits_BKV, torch.from_numpy(uniforms_BK).to(self._device), self._sampling_rows)
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         for k, holds in enumerate(holds_frame(step, codebooks, total)):
             if not holds:

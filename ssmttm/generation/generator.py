@@ -44,13 +44,22 @@ def soft_limit(samples: Tensor) -> Tensor:
     return torch.where(beyond > 0, bent, samples)
 
 
+def finish(audio: Iterator[Tensor], samples: int) -> Iterator[Tensor]:
+    """Limit rendered audio [B, 1, N], cut it to `samples` in all, and yield what is not empty as [B, N] on the CPU."""
+    for audio_B1N in audio:
+        piece_BN = soft_limit(audio_B1N[:, 0, :samples].float()).cpu()
+        samples -= piece_BN.shape[1]
+        if piece_BN.shape[1]:
+            yield piece_BN
+
+
 class Generator:
     """A bundle at work. Safe to share between threads: it keeps no state of a request."""
 
     def __init__(self, bundle: Bundle):
         self.bundle, self.config = bundle, bundle.config.generation
         self.sample_rate, self.frame_rate = bundle.codec.sample_rate, bundle.codec.frame_rate
-        self._renderer = Renderer(bundle.completer, bundle.codec, self.config)
+        self.renderer = Renderer(bundle.completer, bundle.codec, self.config)
         self._device = next(bundle.lm.parameters()).device
         self._tokenizer_lock = threading.Lock()  # tokenizers refuse calls from two threads at once
 
@@ -107,6 +116,7 @@ class Generator:
         temperature: float | None = None,
         top_k: int | None = None,
         steps: int | None = None,
+        top_p: float | None = None,
     ) -> Iterator[Audio]:
         """Yield consecutive mono pieces of one clip as they are made; memory does not grow with its length.
 
@@ -114,15 +124,15 @@ class Generator:
             prompt: what the music should be like.
             seconds: length of the whole clip.
             seed: 0 to 2^63 - 1; None draws one (`sampling.draw_seed()` gives one that you can keep).
-            guidance, temperature, top_k: of stage 1, see `Sampling`; None takes the bundle's default.
+            guidance, temperature, top_k, top_p: of stage 1, see `Sampling`; None takes the bundle's default.
             steps: sampling steps of stage 2; None takes the bundle's default.
 
         Raises:
             UserError: at once, if anything is out of bounds.
         """
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
         text = self._read([prompt])
-        pieces = self._render(text, [check_seed(seed)], settings, self._samples(seconds))
+        pieces = self._render(text, [check_seed(seed)], settings, self.samples_in(seconds))
         return (Audio(piece_BN.numpy(), self.sample_rate) for piece_BN in pieces)
 
     def generate(
@@ -134,9 +144,10 @@ class Generator:
         temperature: float | None = None,
         top_k: int | None = None,
         steps: int | None = None,
+        top_p: float | None = None,
     ) -> Audio:
         """One clip: the concatenation of `stream`, whose arguments and errors it shares."""
-        pieces = self.stream(prompt, seconds, seed, guidance, temperature, top_k, steps)
+        pieces = self.stream(prompt, seconds, seed, guidance, temperature, top_k, steps, top_p)
         return Audio(np.concatenate([piece.samples for piece in pieces], axis=1), self.sample_rate)
 
     def generate_batch(
@@ -148,6 +159,7 @@ class Generator:
         temperature: float | None = None,
         top_k: int | None = None,
         steps: int | None = None,
+        top_p: float | None = None,
     ) -> list[Audio]:
         """One clip per prompt, made together. Each is what `generate` gives with its seed, up to float rounding.
 
@@ -161,9 +173,9 @@ class Generator:
             raise UserError(f"{len(prompts)} prompts came with {len(wanted)} seeds; give one seed per prompt")
         if not prompts:
             return []
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
         text = self._read(prompts)
-        pieces = list(self._render(text, [check_seed(seed) for seed in wanted], settings, self._samples(seconds)))
+        pieces = list(self._render(text, [check_seed(seed) for seed in wanted], settings, self.samples_in(seconds)))
         return [Audio(samples[None], self.sample_rate) for samples in torch.cat(pieces, dim=1).numpy()]
 
     def extend(
@@ -176,6 +188,7 @@ class Generator:
         temperature: float | None = None,
         top_k: int | None = None,
         steps: int | None = None,
+        top_p: float | None = None,
     ) -> Audio:
         """The given audio (mono, at the model's rate) followed by `seconds` of music that continues it.
 
@@ -184,7 +197,7 @@ class Generator:
         Raises:
             UserError: as `stream`, and if the audio is shorter than a code frame, or the whole over the limit.
         """
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps)
+        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
         given = audio_io.to_mono(audio_io.resample(audio, self.sample_rate)).samples
         hop = self.bundle.codec.hop_length
         known = given.shape[1] // hop * hop  # a last, partial frame is made anew
@@ -194,7 +207,7 @@ class Generator:
             raise UserError(f"the continued piece would be over the limit of {self.config.max_seconds:g} seconds")
         text = self._read([prompt])
         primer_BKT, history = self._encode(given[:, :known])
-        fresh = given.shape[1] - known + self._samples(seconds)
+        fresh = given.shape[1] - known + self.samples_in(seconds)
         pieces = self._render(text, [check_seed(seed)], settings, fresh, primer_BKT, history)
         rendered = torch.cat(list(pieces), dim=1)
 
@@ -226,14 +239,22 @@ class Generator:
         """
         storage.write_bytes(uri, self.to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), prompt, seed))
 
-    def _samples(self, seconds: float) -> int:
-        return max(round(seconds * self.sample_rate), 1)
+    def read(self, prompts: Sequence[str]) -> list[np.ndarray]:
+        """Token states [S, D] of each prompt; for threads that share the text encoder.
 
-    def _read(self, prompts: Sequence[str]) -> TextBatch:
+        Raises:
+            UserError: if a prompt is empty or too long.
+        """
         for prompt in prompts:
             check_prompt(prompt, self.config)
         with self._tokenizer_lock:
-            return collate_text(self.bundle.text_encoder.encode(list(prompts)))
+            return self.bundle.text_encoder.encode(list(prompts))
+
+    def samples_in(self, seconds: float) -> int:
+        return max(round(seconds * self.sample_rate), 1)
+
+    def _read(self, prompts: Sequence[str]) -> TextBatch:
+        return collate_text(self.read(prompts))
 
     @torch.inference_mode()
     def _encode(self, samples: np.ndarray) -> tuple[Tensor, Finished]:
@@ -241,7 +262,7 @@ class Generator:
         wav_B1N = torch.from_numpy(samples)[None].to(self._device)
         codes_BKT, fine_BDT = self.bundle.codec.encode_with_latents(wav_B1N)
         primer_BKT = codes_BKT[:, : self.bundle.lm.config.num_codebooks]
-        return primer_BKT, Finished(codes_BKT[:, 0], fine_BDT).last(self._renderer.context)
+        return primer_BKT, Finished(codes_BKT[:, 0], fine_BDT).last(self.renderer.context)
 
     def _render(
         self,
@@ -260,26 +281,8 @@ class Generator:
         frames = -(-samples // self.bundle.codec.hop_length)
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         self.bundle.lm.check_length(known + frames)
-        return self._pieces(text, seeds, settings, samples, frames, primer_BKT, history)
-
-    def _pieces(
-        self,
-        text: TextBatch,
-        seeds: Sequence[int],
-        settings: Settings,
-        samples: int,
-        frames: int,
-        primer_BKT: Tensor | None,
-        history: Finished | None,
-    ) -> Iterator[Tensor]:
-        hop = self.bundle.codec.hop_length
         decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling)
         codes = (codes_BK[:, 0] for codes_BK in decoder.frames(frames, primer_BKT))
         piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
-        first_frame = 0 if primer_BKT is None else primer_BKT.shape[2]
-        left = samples + (0 if history is None else history.frames * hop)
-        for audio_B1N in self._renderer.render(codes, frames, piece, history, first_frame):
-            piece_BN = soft_limit(audio_B1N[:, 0, :left].float()).cpu()
-            left -= piece_BN.shape[1]
-            if piece_BN.shape[1]:
-                yield piece_BN
+        audio = self.renderer.render(codes, frames, piece, history, known)
+        return finish(audio, samples + (0 if history is None else history.frames * self.bundle.codec.hop_length))

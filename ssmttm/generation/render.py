@@ -1,9 +1,10 @@
 """Stage 2 and the codec at inference, in windows: coarse codes come in, audio goes out, memory stays constant.
 
-Window i of a piece owns frames [i * hop, (i + 1) * hop). It is completed together with up to `context_frames`
-finished frames on its left, which stay as they are, and up to `lookahead_frames` coarse frames on its right, whose
-fine latents are thrown away. Windows, hop and noise depend on absolute frames only, so a piece has one result however
-its audio is taken out.
+A window owns some frames of a piece. It is completed together with up to `context_frames` finished frames on its left,
+which stay as they are, and up to `lookahead_frames` coarse frames on its right, whose fine latents are thrown away. The
+first window owns few frames, so that sound begins early, and each one after it twice as many, up to the hop, so that
+the next is there when the last has been heard. Windows and noise depend on the place in the piece only, so a piece has
+one result however its audio is taken out.
 
 Shapes: B clips, T frames, Dc coarse and Df fine dimensions, N samples.
 """
@@ -53,6 +54,28 @@ class Piece:
     guidance: float
 
 
+@dataclass(frozen=True)
+class Window:
+    """What is completed in one go.
+
+    context: finished frames on the left.
+    codes_BT: owned frames, then look-ahead.
+    first_frame: absolute number of the first frame of `codes_BT`.
+    owned: how many of its frames to complete.
+    """
+
+    context: Finished
+    codes_BT: Tensor
+    piece: Piece
+    first_frame: int
+    owned: int
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        """Windows of one shape can be completed together."""
+        return self.context.frames, self.codes_BT.shape[1], self.owned, self.piece.steps, self.piece.guidance
+
+
 class Renderer:
     """Turns codebook 0 into audio.
 
@@ -73,8 +96,10 @@ class Renderer:
                 f"generation.window_frames={config.window_frames} must exceed generation.context_frames + "
                 f"generation.lookahead_frames = {self.context + self.lookahead}"
             )
+        self.first_hop = min(config.first_frames, self.hop)
+        self.fine_dim = codec.fine_dim
         self._completer, self._codec = completer, codec
-        self._device = next(completer.parameters()).device
+        self.device = next(completer.parameters()).device
 
     def render(
         self,
@@ -93,57 +118,90 @@ class Renderer:
             history: frames before them. The last `context` of these are used, and their audio comes first.
             first_frame: absolute number of the first new frame.
         """
-        piece = replace(piece, text=piece.text.to(self._device))
-        clips = len(piece.seeds)
-        pending_BT = torch.empty(clips, 0, dtype=torch.int64, device=self._device)
-        if history is None:
-            context = Finished(pending_BT, torch.empty(clips, self._codec.fine_dim, 0, device=self._device))
-        else:
-            context = history.last(self.context)
-        unheard = context.frames
-        vocoder_state = None
-        for start in range(0, frames, self.hop):
-            owned = min(self.hop, frames - start)
-            wanted = min(owned + self.lookahead, frames - start) - pending_BT.shape[1]
-            pending_BT = torch.cat([pending_BT, *(frame_B[:, None] for frame_B in islice(codes, wanted))], dim=1)
-            done = self.complete(context, pending_BT, piece, first_frame + start, owned)
-            fresh = done.last(unheard + owned)
-            audio_B1N, vocoder_state = self._decode(fresh, vocoder_state, final=start + owned == frames)
-            yield audio_B1N
-            context, pending_BT, unheard = done.last(self.context), pending_BT[:, owned:], 0
+        track = Track(self, frames, piece, history, first_frame)
+        while track.left:
+            fresh = [code_B[:, None] for code_B in islice(codes, track.wanted)]
+            window = track.window(
+                torch.cat([torch.empty(len(piece.seeds), 0, dtype=torch.int64, device=self.device), *fresh], dim=1)
+            )
+            yield track.hear(self.complete([window])[0])
 
     @torch.inference_mode()
-    def complete(self, context: Finished, codes_BT: Tensor, piece: Piece, first_frame: int, owned: int) -> Finished:
-        """One window: finished frames on the left, then `owned` frames to complete, then look-ahead.
-
-        Args:
-            context: finished frames, kept as they are.
-            codes_BT: owned and look-ahead frames.
-            piece: what the batch is made from.
-            first_frame: absolute number of the first frame of `codes_BT`.
-            owned: how many of its frames to complete.
-
-        Returns:
-            context and owned frames, all finished.
-        """
-        window_BT = torch.cat([context.codes_BT, codes_BT], dim=1)
-        noise_BDT = frame_noise(piece.seeds, first_frame - context.frames, window_BT.shape[1], self._codec.fine_dim).to(
-            self._device
+    def complete(self, windows: Sequence[Window]) -> list[Finished]:
+        """Context and owned frames of each window, all finished. The windows must be of one shape."""
+        context_BDT = torch.cat([window.context.fine_BDT for window in windows])
+        window_BT = torch.cat([torch.cat([window.context.codes_BT, window.codes_BT], dim=1) for window in windows])
+        noise_BDT = torch.cat(
+            [
+                frame_noise(
+                    window.piece.seeds, window.first_frame - window.context.frames, window_BT.shape[1], self.fine_dim
+                )
+                for window in windows
+            ]
         )
+        known, owned, piece = windows[0].context.frames, windows[0].owned, windows[0].piece
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
-            piece.text,
-            noise_BDT,
+            TextBatch.cat(*(window.piece.text for window in windows)),
+            noise_BDT.to(self.device),
             piece.steps,
             piece.guidance,
-            known_BDT=context.fine_BDT,
-            known_frames=context.frames,
+            known_BDT=context_BDT,
+            known_frames=known,
         )
-        last = context.frames + owned
-        fine_BDT = torch.cat([context.fine_BDT, fine_BDT[:, :, context.frames : last]], dim=2)
-        return Finished(window_BT[:, :last], fine_BDT)
+        fine_BDT = torch.cat([context_BDT, fine_BDT[:, :, known : known + owned]], dim=2)
+        clips = [len(window.piece.seeds) for window in windows]
+        codes = window_BT[:, : known + owned].split(clips)
+        return [Finished(*pair) for pair in zip(codes, fine_BDT.split(clips), strict=True)]
 
     @torch.inference_mode()
-    def _decode(self, frames: Finished, state: Any, final: bool) -> tuple[Tensor, Any]:
+    def decode(self, frames: Finished, state: Any, final: bool) -> tuple[Tensor, Any]:
+        """`Codec.decode_chunk` of finished frames."""
         coarse_BDT = self._codec.coarse(frames.codes_BT)
         return self._codec.decode_chunk(coarse_BDT, frames.fine_BDT, state, final=final)
+
+
+class Track:
+    """A piece on its way through stage 2, window after window. Arguments as `Renderer.render`.
+
+    left: frames not yet asked for. wanted: how many codes the next window takes.
+    """
+
+    def __init__(
+        self, renderer: Renderer, frames: int, piece: Piece, history: Finished | None = None, first_frame: int = 0
+    ):
+        self.left = frames
+        self._renderer, self._piece = renderer, replace(piece, text=piece.text.to(renderer.device))
+        self._pending_BT = torch.empty(len(piece.seeds), 0, dtype=torch.int64, device=renderer.device)
+        if history is None:
+            fine_BDT = torch.empty(len(piece.seeds), renderer.fine_dim, 0, device=renderer.device)
+            history = Finished(self._pending_BT, fine_BDT)
+        self._context = history.last(renderer.context)
+        self._unheard = self._context.frames
+        self._first_frame, self._hop = first_frame, renderer.first_hop
+        self._vocoder: Any = None
+
+    @property
+    def wanted(self) -> int:
+        return min(self._owned + self._renderer.lookahead, self.left) - self._pending_BT.shape[1]
+
+    @property
+    def _owned(self) -> int:
+        return min(self._hop, self.left)
+
+    def window(self, codes_BT: Tensor) -> Window:
+        """The next window, made with the codes that it wants."""
+        self._pending_BT = torch.cat([self._pending_BT, codes_BT.to(self._pending_BT)], dim=1)
+        return Window(self._context, self._pending_BT, self._piece, self._first_frame, self._owned)
+
+    def hear(self, done: Finished) -> Tensor:
+        """The audio [B, 1, N] that the completed window adds."""
+        owned = self._owned
+        fresh = done.last(self._unheard + owned)
+        audio_B1N, self._vocoder = self._renderer.decode(fresh, self._vocoder, final=owned == self.left)
+        self._context, self._unheard = done.last(self._renderer.context), 0
+        self._pending_BT = self._pending_BT[:, owned:]
+        self._first_frame += owned
+        self.left -= owned
+        self._hop = min(2 * self._hop, self._renderer.hop)
+        return audio_B1N

@@ -56,6 +56,7 @@ def resolve(
     temperature: float | None = None,
     top_k: int | None = None,
     steps: int | None = None,
+    top_p: float | None = None,
 ) -> Settings:
     """Settings with the bundle's defaults in the place of None.
 
@@ -68,6 +69,7 @@ def resolve(
             config.guidance if guidance is None else guidance,
             config.temperature if temperature is None else temperature,
             config.top_k if top_k is None else top_k,
+            config.top_p if top_p is None else top_p,
         ),
         config.steps if steps is None else steps,
     )
@@ -81,4 +83,6 @@ def resolve(
     ):
         if not low <= value <= high:  # also refuses NaN
             raise UserError(f"{name} is {value:g}; give a number from {low:g} to {high:g}")
+    if not 0 < settings.sampling.top_p <= 1:
+        raise UserError(f"top_p is {settings.sampling.top_p:g}; give a number above 0 and up to 1")
     return settings

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ class Sampling:
         conditional logits alone, 0 the unconditional ones.
     temperature: divides the logits; 0 takes the most likely code.
     top_k: draw among the k most likely codes; 0 draws among all.
+    top_p: of these, draw among the fewest that together reach this probability (nucleus sampling, arXiv 1904.09751);
+        1 draws among all.
     """
 
     guidance: float
     temperature: float
     top_k: int
+    top_p: float = 1.0
 
 
 def draw_seed() -> int:
@@ -47,6 +51,18 @@ def _generator(seed: int, purpose: int, frame: int) -> np.random.Generator:
 def frame_uniforms(seed: int, frame: int, codebooks: int) -> np.ndarray:
     """One uniform number in [0, 1) per codebook for an absolute frame: float64 [K]."""
     return _generator(seed, _CODES, frame).random(codebooks)
+
+
+def uniform_table(seed: int, first_frame: int, frames: int, codebooks: int) -> np.ndarray:
+    """`frame_uniforms` of consecutive frames, [frames, K], three times as fast: one generator jumps between them."""
+    bits = np.random.Philox(key=[seed, _CODES], counter=[0, 0, first_frame, 0])
+    generator = np.random.Generator(bits)
+    to_next = (1 << 128) - -(-codebooks // 4)  # four numbers take one step of the counter
+    table = np.empty((frames, codebooks))
+    for row in table:
+        generator.random(out=row)
+        bits.advance(to_next)
+    return table
 
 
 def frame_noise(seeds: Sequence[int], first_frame: int, frames: int, dim: int) -> Tensor:
@@ -68,7 +84,7 @@ def frame_noise(seeds: Sequence[int], first_frame: int, frames: int, dim: int) -
     return torch.from_numpy(noise_BTD).transpose(1, 2).contiguous()
 
 
-def guide(conditional_BKV: Tensor, unconditional_BKV: Tensor, guidance: float) -> Tensor:
+def guide(conditional_BKV: Tensor, unconditional_BKV: Tensor, guidance: float | Tensor) -> Tensor:
     """Classifier-free guidance on logits: `u + g (c - u)`. Constants per row cancel in the softmax that follows."""
     return unconditional_BKV + guidance * (conditional_BKV - unconditional_BKV)
 
@@ -83,14 +99,64 @@ def sample(logits_BKV: Tensor, uniforms_BK: Tensor, sampling: Sampling) -> Tenso
     Returns:
         codes int64 [B, K].
     """
-    if sampling.temperature == 0:
-        return logits_BKV.argmax(-1)
+    return sample_each(logits_BKV, uniforms_BK, SamplingRows.of([sampling] * len(logits_BKV), logits_BKV.device))
+
+
+@dataclass(frozen=True)
+class SamplingRows:
+    """The sampling of each row of a batch as tensors, all [B, 1, 1]; what no row asks for is None and costs nothing.
+
+    guidance: float32. temperature: float64, 1 where the row is greedy. greedy: rows that take the most likely code.
+    top_k: int64, all codes where 0 was asked for. most: the largest top_k. top_p: float64.
+    """
+
+    guidance: Tensor
+    temperature: Tensor
+    greedy: Tensor | None
+    top_k: Tensor | None
+    most: int
+    top_p: Tensor | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Sampling], device: torch.device) -> SamplingRows:
+        def column(values: list[Any], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype).view(-1, 1, 1).to(device)
+
+        greedy = [row.temperature == 0 for row in rows]
+        most = max(row.top_k for row in rows)
+        return cls(
+            column([row.guidance for row in rows], torch.float32),
+            column([row.temperature or 1.0 for row in rows], torch.float64),
+            column(greedy, torch.bool) if any(greedy) else None,
+            column([row.top_k for row in rows], torch.int64) if most else None,
+            most,
+            column([row.top_p for row in rows], torch.float64) if any(row.top_p < 1 for row in rows) else None,
+        )
+
+
+def sample_each(logits_BKV: Tensor, uniforms_BK: Tensor, sampling: SamplingRows) -> Tensor:
+    """`sample`, where every row has settings of its own; batch mates never change a row's draw."""
     logits_BKV = logits_BKV.double() / sampling.temperature
-    if 0 < sampling.top_k < logits_BKV.shape[-1]:
-        threshold_BK1 = logits_BKV.topk(sampling.top_k, dim=-1).values[..., -1:]
-        logits_BKV = logits_BKV.masked_fill(logits_BKV < threshold_BK1, -torch.inf)
-    cumulative_BKV = logits_BKV.softmax(-1).cumsum(-1)
+    V = logits_BKV.shape[-1]
+    if sampling.top_k is not None:
+        best_BKk = logits_BKV.topk(min(sampling.most, V), dim=-1).values
+        place_B11 = (sampling.top_k.clamp(max=V) - 1).clamp(min=0)
+        threshold_BK1 = best_BKk.gather(-1, place_B11.expand(-1, logits_BKV.shape[1], 1))
+        logits_BKV = logits_BKV.masked_fill((logits_BKV < threshold_BK1) & (sampling.top_k > 0), -torch.inf)
+    probability_BKV = logits_BKV.softmax(-1)
+    if sampling.top_p is not None:
+        ordered_BKV = probability_BKV.sort(dim=-1, descending=True).values
+        # A code stays if those likelier than it do not reach top_p yet; the likeliest always does.
+        before_BKV = ordered_BKV.cumsum(-1) - ordered_BKV
+        kept_BK1 = (before_BKV < sampling.top_p).sum(-1, keepdim=True).clamp(min=1)
+        threshold_BK1 = ordered_BKV.gather(-1, kept_BK1 - 1)
+        is_out_BKV = (probability_BKV < threshold_BK1) & (sampling.top_p < 1)
+        probability_BKV = probability_BKV.masked_fill(is_out_BKV, 0)
+    cumulative_BKV = probability_BKV.cumsum(-1)
     # Scaling by the total keeps the target below the last step of the curve, so a code of probability zero at the
     # end is never drawn; `right=True` skips codes of probability zero before it.
     target_BK1 = (uniforms_BK * cumulative_BKV[..., -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative_BKV, target_BK1, right=True).squeeze(-1)
+    codes_BK = torch.searchsorted(cumulative_BKV, target_BK1, right=True).squeeze(-1)
+    if sampling.greedy is not None:
+        codes_BK = torch.where(sampling.greedy[..., 0], logits_BKV.argmax(-1), codes_BK)
+    return codes_BK

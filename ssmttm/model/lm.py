@@ -89,6 +89,9 @@ class Block(nn.Module):
         return x_BSD + self.dropout(y_BSD), BlockState(first, second, state.memory)
 
 
+COMPILED_SIZES = 32  # numbers of rows for which a step may be compiled
+
+
 def _step_block(block: Block, x_B1D: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
     return block(x_B1D, state)
 
@@ -259,12 +262,17 @@ class MusicLM(nn.Module):
         h_BSD, _ = self._run(torch.cat([prefix_BTD.to(x_BSD.dtype), x_BSD], dim=1), state, mask_BS, bidirectional=T)
         return self._logits(h_BSD[:, T:], state.table_KVD)
 
-    def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
-        """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
+    def read_text(self, text: TextBatch) -> LMState:
+        """The state before BOS."""
         prefix_BTD, mask_BT, state = self._begin(text)
         if prefix_BTD.shape[1]:
             _, state = self._run(prefix_BTD, state, mask_BT, bidirectional=prefix_BTD.shape[1])
-        start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=prefix_BTD.device)
+        return state
+
+    def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
+        """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
+        state = self.read_text(text)
+        start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=text.null_B.device)
         return self.step(start_BK, state)
 
     def read(self, tokens_BKS: Tensor, state: LMState) -> tuple[Tensor, LMState]:
@@ -295,7 +303,11 @@ class MusicLM(nn.Module):
     def compile_steps(self, enabled: bool = True) -> None:
         """Let torch.compile fuse what one step does in a block; all blocks share the code. It is compiled at the
         first steps, for each number of rows. Results may differ from eager ones in the last bits."""
-        self._block_step = torch.compile(_step_block) if enabled else _step_block
+        self._block_step = _step_block
+        if enabled:
+            self._block_step = torch.compile(  # type: ignore[call-overload]
+                _step_block, dynamic=False, recompile_limit=COMPILED_SIZES, isolate_recompiles=True
+            )
 
     def optimizer_groups(self, lr: float, weight_decay: float, pooled_lr_factor: float) -> list[dict[str, Any]]:
         """Parameter groups: matrices decay; SSM internals, norms, biases, tables and null vectors do not; the

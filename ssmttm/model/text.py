@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssmttm import storage
@@ -80,15 +81,19 @@ class TextBatch:
         """The same batch with every row's text dropped."""
         return TextBatch(self.states_BSD, self.mask_BS, self.pooled_BD, torch.ones_like(self.null_B))
 
-    @staticmethod
-    def cat(first: TextBatch, second: TextBatch) -> TextBatch:
-        """Stack two batches of equal padded length along B."""
-        return TextBatch(
-            torch.cat([first.states_BSD, second.states_BSD]),
-            torch.cat([first.mask_BS, second.mask_BS]),
-            torch.cat([first.pooled_BD, second.pooled_BD]),
-            torch.cat([first.null_B, second.null_B]),
+    def padded(self, length: int) -> TextBatch:
+        """The same batch, left-padded to `length` tokens."""
+        extra = length - self.mask_BS.shape[1]
+        return replace(
+            self, states_BSD=F.pad(self.states_BSD, (0, 0, extra, 0)), mask_BS=F.pad(self.mask_BS, (extra, 0))
         )
+
+    @staticmethod
+    def cat(*batches: TextBatch) -> TextBatch:
+        """Stack batches along B, the shorter ones left-padded to the longest."""
+        longest = max(batch.mask_BS.shape[1] for batch in batches)
+        batches = tuple(batch if batch.mask_BS.shape[1] == longest else batch.padded(longest) for batch in batches)
+        return TextBatch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(TextBatch)))
 
 
 def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = None) -> TextBatch:

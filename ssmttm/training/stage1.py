@@ -153,7 +153,7 @@ class Stage1Task:
         if not rows:
             return []
         settings = self.config.generation
-        sampling = Sampling(settings.guidance, settings.temperature, settings.top_k)
+        sampling = Sampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
         frames = max(self.validation.frames(i) for i in rows)
         decoder = Decoder(module, self.validation.text(rows), rows, sampling)
         codes0_BT = torch.stack([codes_BK[:, 0] for codes_BK in decoder.frames(frames)], dim=1)

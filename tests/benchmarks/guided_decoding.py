@@ -96,7 +96,7 @@ def divergences(bundle: str) -> dict[str, float]:
     lm, settings = generator.bundle.lm, generator.config
     prompts = ["calm piano, slow", "fast techno with a hard kick", "jazz with vibraphone", "rock, electric guitar"]
     text = collate_text(generator.bundle.text_encoder.encode(prompts))
-    sampling = Sampling(settings.guidance, settings.temperature, settings.top_k)
+    sampling = Sampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
     drawn = list(Decoder(lm, text, range(4), sampling).frames(round(10 * generator.frame_rate)))
     codes = torch.stack(drawn, dim=-1)
     expected = lm(codes, text).double().log_softmax(-1)

@@ -8,7 +8,7 @@ import torch
 from ssmttm.config import GenerationConfig
 from ssmttm.errors import UserError
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Finished, Piece, Renderer
+from ssmttm.generation.render import Finished, Piece, Renderer, Window
 from ssmttm.model.text import collate_text
 
 WINDOWS = GenerationConfig(window_frames=24, context_frames=8, lookahead_frames=4)  # hop 12
@@ -37,7 +37,7 @@ def fine_of(renderer: Renderer, piece: Piece, codes_BT: torch.Tensor, monkeypatc
     """The fine latents that `render` decodes."""
     decoded: list[torch.Tensor] = []
     with monkeypatch.context() as patch:
-        patch.setattr(renderer, "_decode", lambda done, *_, **__: (decoded.append(done.fine_BDT), None))
+        patch.setattr(renderer, "decode", lambda done, *_, **__: (decoded.append(done.fine_BDT), None))
         list(renderer.render(frame_by_frame(codes_BT), codes_BT.shape[1], piece))
     return torch.cat(decoded, dim=2)
 
@@ -94,11 +94,11 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
 def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Renderer) -> None:
     codes, piece = make_codes(generator, 1, 20), make_piece(generator, (1,))
     context = Finished(codes[:, :8], torch.randn(1, generator.bundle.codec.fine_dim, 8))
-    done = renderer.complete(context, codes[:, 8:], piece, first_frame=8, owned=9)
+    (done,) = renderer.complete([Window(context, codes[:, 8:], piece, first_frame=8, owned=9)])
     assert torch.equal(done.codes_BT, codes[:, :17])
     assert torch.equal(done.fine_BDT[..., :8], context.fine_BDT)
     other = Finished(context.codes_BT, context.fine_BDT + 1)
-    changed = renderer.complete(other, codes[:, 8:], piece, first_frame=8, owned=9)
+    (changed,) = renderer.complete([Window(other, codes[:, 8:], piece, first_frame=8, owned=9)])
     assert not torch.equal(done.fine_BDT[..., 8], changed.fine_BDT[..., 8])  # and the new ones listen to them
 
 

@@ -6,9 +6,9 @@ from ssmttm.generation.sampling import Sampling
 
 
 def test_defaults_come_from_the_bundle() -> None:
-    config = GenerationConfig(guidance=3.0, temperature=0.7, top_k=9, steps=4)
+    config = GenerationConfig(guidance=3.0, temperature=0.7, top_k=9, top_p=0.8, steps=4)
     settings = resolve(config, 10.0)
-    assert settings.sampling == Sampling(3.0, 0.7, 9)
+    assert settings.sampling == Sampling(3.0, 0.7, 9, 0.8)
     assert settings.steps == 4
 
 

@@ -1,9 +1,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from ssmttm.generation.sampling import Sampling, frame_noise, frame_uniforms, guide, sample
+from ssmttm.generation.sampling import (
+    Sampling,
+    SamplingRows,
+    frame_noise,
+    frame_uniforms,
+    guide,
+    sample,
+    sample_each,
+    uniform_table,
+)
 
 
 def uniforms(count: int) -> torch.Tensor:
@@ -27,6 +40,62 @@ def test_codes_and_latents_draw_from_different_streams() -> None:
     assert frame_uniforms(1, 5, 3).shape == (3,)
     assert not np.allclose(frame_uniforms(1, 5, 3), frame_uniforms(1, 6, 3))
     assert not np.allclose(frame_uniforms(1, 5, 3), frame_uniforms(2, 5, 3))
+
+
+@pytest.mark.parametrize("codebooks", [1, 3, 4, 9])
+def test_a_table_holds_the_frames_own_numbers(codebooks: int) -> None:
+    expected = np.stack([frame_uniforms(2**63 - 1, frame, codebooks) for frame in range(100, 120)])
+    assert np.array_equal(uniform_table(2**63 - 1, 100, 20, codebooks), expected)
+
+
+def draw_slowly(logits: np.ndarray, uniform: float, sampling: Sampling) -> int:
+    """One code, by the book."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    order = np.argsort(-logits, kind="stable")
+    order = order[: sampling.top_k or None]
+    weights = np.exp((logits[order] - logits.max()) / sampling.temperature)
+    shares = weights / weights.sum()
+    reached = np.cumsum(shares) - shares
+    order, shares = order[reached < sampling.top_p], shares[reached < sampling.top_p]
+    by_code = np.argsort(order)
+    curve = np.cumsum(shares[by_code])
+    return int(order[by_code][np.searchsorted(curve, uniform * curve[-1], side="right")])
+
+
+@given(
+    settings=st.lists(
+        st.builds(
+            Sampling,
+            guidance=st.just(1.0),
+            temperature=st.sampled_from([0.0, 0.3, 1.0, 5.0]),
+            top_k=st.sampled_from([0, 1, 7, 32, 100]),
+            top_p=st.sampled_from([1e-9, 0.3, 0.9, 1.0]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+@hypothesis_settings(deadline=None)
+def test_every_row_is_drawn_by_its_own_settings(settings: list[Sampling], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits, numbers = 3 * random.standard_normal((len(settings), 2, 32)), random.random((len(settings), 2))
+    together = sample_each(
+        torch.from_numpy(logits), torch.from_numpy(numbers), SamplingRows.of(settings, torch.device("cpu"))
+    )
+    for row, sampling in enumerate(settings):
+        expected = [draw_slowly(logits[row, k], numbers[row, k], sampling) for k in range(2)]
+        assert together[row].tolist() == expected
+        alone = sample(torch.from_numpy(logits[row : row + 1]), torch.from_numpy(numbers[row : row + 1]), sampling)
+        assert torch.equal(together[row : row + 1], alone)
+
+
+def test_top_p_keeps_the_fewest_that_reach_it() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(500, 1, 4)
+    for top_p, expected in ((0.4, {0}), (0.6, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
+        codes = sample(logits, uniforms(500), Sampling(1.0, 1.0, 0, top_p))
+        assert set(codes.flatten().tolist()) == expected
 
 
 def test_draws_follow_the_distribution() -> None:
