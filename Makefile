@@ -4,14 +4,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 OUT    := runs/study
-BUNDLE := runs/demo/bundle
+PROMPT := a driving techno track with a saw lead at 130 bpm
+# An empty one is the package's own.
+BUNDLE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint serve study bench clean
+.PHONY: help hear demo test test-slow lint serve study bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+hear: $(VENV)/demo.stamp ## music.wav from PROMPT="..." with the model that comes along
+	$(BIN)/ssmttm generate "$(PROMPT)" --seconds 20 --out music.wav $(if $(BUNDLE),--bundle $(BUNDLE))
 
 demo: $(VENV)/demo.stamp ## compose, train and hear it: runs/demo/report.html
 	$(BIN)/python jobs/demo.py
@@ -27,8 +32,8 @@ lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-serve: $(VENV)/demo.stamp ## answer HTTP requests from the demo's bundle (BUNDLE=URI for another)
-	$(BIN)/serve run serve.app:build bundle=$(BUNDLE)
+serve: $(VENV)/demo.stamp ## answer HTTP requests (BUNDLE=URI for another model than the package's own)
+	$(BIN)/serve run serve.app:build $(if $(BUNDLE),bundle=$(BUNDLE))
 
 study: $(VENV)/demo.stamp ## two sizes of two backbones on the tiny preset: runs/study/study.csv
 	test -e $(OUT)/corpus/manifest.jsonl || $(BIN)/ssmttm corpus compose --hours 0.02 --clip-seconds 3 --out $(OUT)/corpus
@@ -41,8 +46,9 @@ study: $(VENV)/demo.stamp ## two sizes of two backbones on the tiny preset: runs
 bench: $(VENV)/dev.stamp ## our backbones beside their rivals, side by side: tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/language_models.py
 	$(BIN)/python tests/benchmarks/language_models.py --size paper --lengths 512 --batch 1 --rounds 3 --passes 1 --repeats 5
-	$(BIN)/python tests/benchmarks/guided_decoding.py $(if $(wildcard $(BUNDLE)/bundle.json),--bundle $(BUNDLE))
+	$(BIN)/python tests/benchmarks/guided_decoding.py --bundle $(or $(BUNDLE),ssmttm/weights/mini)
 	$(BIN)/python tests/benchmarks/long_decoding.py
+	$(BIN)/python tests/benchmarks/slots.py
 	$(BIN)/python tests/benchmarks/break_even.py
 
 clean: ## remove the environment and caches; runs/ stays

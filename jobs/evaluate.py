@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,12 +124,19 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
 def evaluate(settings: Config) -> dict[str, Any]:
     """Run the whole evaluation and write evaluation.json; returns its content."""
     start, options = time.perf_counter(), settings.evaluate
+    if any(60 * minutes < settings.corpus.segment_seconds for minutes in options.long_minutes):
+        raise UserError(f"evaluate.long_minutes={list(options.long_minutes)} has a mark before the first segment's end")
     training, held_out = choose_clips(settings)
+    if len(held_out) < options.clips:
+        print(f"evaluate: the tokens hold {len(held_out)} held-out clips, fewer than evaluate.clips={options.clips}")
     shown = min(options.shown, len(held_out))
     requests = [Request(one.prompt, options.seed + one.index, f"held-out-{one.index:03d}") for one in held_out]
     own_words = FREE_FORM_PROMPTS[:: max(len(FREE_FORM_PROMPTS) // options.free_form, 1)][: options.free_form]
     free = [Request(prompt, options.seed + i, f"free-form-{i:02d}") for i, (prompt, _) in enumerate(own_words)]
+    long = [replace(one, name=one.name.replace("held-out", "long")) for one in requests[: options.long_pieces]]
+    longest = 60 * max(options.long_minutes, default=0.0)
     kinds: dict[str, list[Task]] = {
+        "long": [("generate_long", (one, longest)) for one in long if longest],  # first, as they take longest
         "single": [("generate_singly", (part,)) for part in chunks(requests[:shown], 4)],
         "batched": [("generate", (part,)) for part in chunks(requests[shown:], options.batch)],
         "free": [("generate", (part,)) for part in chunks(free, options.batch)],
@@ -149,6 +157,9 @@ def evaluate(settings: Config) -> dict[str, Any]:
             free_genres=[genre for _, genre in own_words],
             made_free=[made for part in done["free"] for made in part],
             shown=shown,
+            made_long=done["long"],
+            long_minutes=options.long_minutes,
+            segment_seconds=settings.corpus.segment_seconds,
         )
     )
     content = {**content, "config": settings.model_dump(mode="json"), "wall_s": round(time.perf_counter() - start, 1)}

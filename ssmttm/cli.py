@@ -24,7 +24,7 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
-@app.command(epilog='Example: ssmttm generate "calm piano in a minor key, slow" --seconds 10 --seed 1 --out calm.wav')
+@app.command(epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav')
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac or .ogg.")] = "music.wav",
@@ -37,6 +37,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: unguided.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps of the second stage.")] = None,
     precision: Annotated[
         str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
@@ -63,19 +64,18 @@ def generate(
     from tqdm import tqdm
 
     from ssmttm.audio import Audio
-    from ssmttm.generation.bundle import shipped_bundle
     from ssmttm.generation.generator import Generator
     from ssmttm.generation.request import check_seed
 
     seed = check_seed(seed)
-    generator = Generator.load(bundle or shipped_bundle(), precision=precision)
+    generator = Generator.load(bundle, precision=precision)
     if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
     if compiled:
         generator.compile()
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
-    stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps)
+    stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps, top_p)
     with tqdm(total=round(seconds, 2), unit="s", desc="music", leave=False, disable=None) as bar:
         for piece in stream:
             pieces.append(piece.samples)

@@ -64,6 +64,7 @@ PATH_FIELDS = (
     ("text", "path"),
     ("train", "data"),
     ("train", "out"),
+    ("train", "deepspeed"),
     ("evaluate", "bundle"),
     ("evaluate", "out"),
 )
@@ -72,8 +73,8 @@ PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
     "corpus": (("corpus", "source"),),
     "codec": (("corpus", "source"), ("codec", "path"), ("train", "out")),
     "preprocess": (("corpus", "source"), ("corpus", "out"), ("codec", "path"), ("text", "path")),
-    "stage1": (("train", "data"), ("train", "out")),
-    "stage2": (("train", "data"), ("train", "out")),
+    "stage1": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
+    "stage2": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
     "evaluate": (("corpus", "source"), ("train", "data"), ("evaluate", "bundle"), ("evaluate", "out")),
 }
 

@@ -100,14 +100,22 @@ class Stage1Config(Section):
 
 
 class Stage2Config(Section):
-    """Flow matching from coarse latents (and text) to fine latents."""
+    """From coarse latents (and text) to fine latents."""
 
-    denoiser: Literal["convnext"] = "convnext"
+    denoiser: Literal["convnext", "unet", "transformer", "ssm"] = "convnext"
+    objective: Literal["flow", "v", "regression"] = Field(
+        "flow", description="flow matching; v-prediction on a cosine schedule; or one step without noise"
+    )
+    loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     width: int = 256
-    layers: int = 8
-    kernel_size: int = 7
-    expand: int = 3
+    layers: int = Field(8, description="blocks; unet: per level on each side")
+    kernel_size: int = Field(7, description="convnext")
+    expand: int = Field(3, description="inner width of the MLPs relative to width; not unet")
+    head_dim: int = Field(64, gt=0, description="transformer, ssm, unet, and attention to the text")
+    state_size: int = Field(64, gt=0, description="ssm")
+    cross_attention: bool = Field(False, description="every block also looks at the text's token states")
     null_probability: float = Field(0.15, description="share of samples trained without text")
+    coarse_null_probability: float = Field(0.0, ge=0, lt=1, description="share trained without coarse latents")
     crop_frames: int = Field(0, description="train on random crops of this many frames; 0: the whole segment")
 
 
@@ -123,11 +131,19 @@ class TrainConfig(Section):
     global_batch: int = Field(16, gt=0, description="sequences per optimizer step over all workers")
     micro_batch: int = Field(8, gt=0, description="sequences per worker and forward pass, at most")
     zero: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none",
+        description="what the machine holds for the GPU: optimizer state (zero=1 to 3), or all (zero=3)",
+    )
+    deepspeed: str | None = Field(None, description="JSON file with further DeepSpeed settings, e.g. bucket sizes")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     lr: float = Field(2e-3, gt=0)
-    min_lr_ratio: float = 0.02
+    min_lr_ratio: float = Field(0.02, ge=0, le=1, description="where the rate ends, relative to its peak")
     warmup_steps: int = 100
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant"] = Field(
+        "cosine", description="after the warm-up; wsd: constant, then down over the last steps"
+    )
+    decay_share: float = Field(0.1, gt=0, le=1, description="share of all steps over which wsd goes down")
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -141,6 +157,7 @@ class TrainConfig(Section):
     validate_every: int = 200
     validation_rows: int = 64
     samples: int = Field(2, description="audio samples logged at the end of training")
+    samples_every: int = Field(0, ge=0, description="log them also each time so many steps are done; 0: only then")
     log_every: int = 10
     max_failures: int = 2
     max_skipped: int = Field(20, description="non-finite steps in a row before training gives up")
@@ -160,7 +177,13 @@ class GenerationConfig(Section):
     top_k: int = 250
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest codes that reach this probability")
     steps: int = Field(8, description="sampling steps of stage 2")
+    solver: Literal["euler", "heun", "ab2", "ancestral"] = Field(
+        "euler", description="of stage 2: see model/solvers.py"
+    )
+    time_grid: Literal["uniform", "sway"] = Field("uniform", description="sway: more of the steps near the noise")
     stage2_guidance: float = 1.0
+    stage2_guidance_rescale: float = Field(0.0, ge=0, le=1, description="share by which guidance keeps its deviation")
+    stage2_coarse_guidance: float = Field(1.0, description="needs stage2.coarse_null_probability in training")
     window_frames: int = Field(100, description="code frames per stage-2 window, context included")
     context_frames: int = Field(24, description="of which finished frames on the left")
     lookahead_frames: int = Field(12, description="and coarse frames on the right")
@@ -181,6 +204,8 @@ class EvaluateConfig(Section):
     probe_clips: int = Field(800, gt=1, description="real training clips that the probes learn from")
     free_form: int = Field(32, gt=0, description="prompts in people's own words, of those there are")
     batch: int = Field(16, gt=0, description="clips made at once")
+    long_minutes: tuple[float, ...] = Field((), description="marks, in minutes, at which long pieces are measured too")
+    long_pieces: int = Field(8, gt=0, description="how many, to the first held-out prompts, as long as the last mark")
     seed: int = 0
 
 

@@ -70,6 +70,11 @@ def local_path(uri: str) -> str:
     return uri.removeprefix("file://")
 
 
+def cache_folder(name: str) -> str:
+    """The local folder for what can be fetched again: `ssmttm/NAME` under `XDG_CACHE_HOME` (by default `~/.cache`)."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ssmttm", name)
+
+
 def join(uri: str, *parts: str) -> str:
     """Join path components with `/`, whatever the scheme."""
     return posixpath.join(uri, *parts)

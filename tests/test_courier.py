@@ -170,13 +170,13 @@ def test_where_there_can_be_no_receiver_nothing_waits(capsys: pytest.CaptureFixt
 def test_a_file_that_cannot_be_sent_lets_others_pass(capsys: pytest.CaptureFixture[str]) -> None:
     class NoFiles(Receiver):
         def item(self, kind: str, content: Any) -> None:
-            if kind == "artifact":
+            if kind in ("artifact", "sample"):
                 raise PermissionError("no credentials")
             super().item(kind, content)
 
     receiver = NoFiles()
     sender = Courier("Receiver", lambda: receiver, KEPT)
-    sender.give(points(0, 3), [("artifact", "a"), ("artifact", "b"), ("tags", 1), ("tags", 2)])
+    sender.give(points(0, 3), [("artifact", "a"), ("sample", ("b", 1)), ("tags", 1), ("tags", 2)])
     sender.give(points(3, 5), [("status", "FINISHED")])
     assert 0.5 < ended(sender) < 2.0
     assert receiver.values == [0, 1, 2, 3, 4]

@@ -24,6 +24,13 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
+def sounds(folder: Path, name: str) -> list[int]:
+    """Steps at which TensorBoard has a sound."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [event.step for event in EventAccumulator(str(folder)).Reload().Audio(name)]
+
+
 def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": "1", "a.c.d": "[2]", "e": "None"}
 
@@ -52,6 +59,7 @@ def test_a_restarted_job_appends_to_its_run(tmp_path: Path) -> None:
         second.metrics({"train/tokens_per_s": 10.0}, step)
     second.params({"extra": {"seconds": 3}})
     second.artifacts([str(run_dir / "summary.json"), str(run_dir / "0-piano.wav")])
+    second.samples([str(run_dir / "0-piano.wav")], 3)
     second.finish()
 
     note = storage.read_json(str(run_dir / "mlflow.json"))
@@ -75,7 +83,10 @@ def test_a_restarted_job_appends_to_its_run(tmp_path: Path) -> None:
     assert (tmp_path / "mlartifacts").is_dir()
     assert scalars(run_dir / "tensorboard", "train/loss") == [(1, 2.0), (2, 1.5), (3, 1.25), (4, 1.0)]
     sound = [entry.path for entry in client.list_artifacts(note["run_id"], "samples")]
-    assert sound == ["samples/0-piano.wav"]
+    assert sound == ["samples/0-piano.wav", "samples/step-000003"]
+    sound = [entry.path for entry in client.list_artifacts(note["run_id"], "samples/step-000003")]
+    assert sound == ["samples/step-000003/0-piano.wav"]
+    assert sounds(run_dir / "tensorboard", "samples/0-piano") == [4, 3]
 
 
 def test_runs_on_an_object_store_copy_their_board(tmp_path: Path) -> None:

@@ -109,16 +109,19 @@ def table(
     asked: Sequence[Mapping[str, Any]],
     real: Sequence[ClipAnalysis],
     codec: Sequence[ClipAnalysis],
+    completed: Sequence[ClipAnalysis],
     generated: Sequence[ClipAnalysis],
 ) -> dict[str, dict[str, float]]:
-    """Adherence per attribute and set: `real` and `codec` are ceilings, `shuffled` (the generated audio against
-    another clip's prompt) is the floor."""
+    """Adherence per attribute and set: `real`, `codec` and `completed` are ceilings, the last the pipeline's own (true
+    codes of codebook 0, completed by stage 2 with the prompt), `shuffled` (the generated audio against another clip's
+    prompt) is the floor."""
     others = [asked[i] for i in derangement(len(asked))]
     scores = {
         name: score(probes.hear(clips), clips, tags)
         for name, clips, tags in (
             ("real", real, asked),
             ("codec", codec, asked),
+            ("completed", completed, asked),
             ("generated", generated, asked),
             ("shuffled", generated, others),
         )

@@ -19,8 +19,18 @@ NAMES = {
     "tempo": "Tempo, or its half or double",
     "key": "Key",
 }
-SETS = ("shuffled", "generated", "codec", "real")
-HEADS = ("", "Floor: another's prompt", "Generated", "Ceiling: codec", "Ceiling: real", "Floor | generated | ceiling")
+SETS = ("shuffled", "generated", "completed", "codec", "real")
+HEADS = (
+    "",
+    "Floor: another's prompt",
+    "Generated",
+    "Ceiling: true codes, stage 2",
+    "Ceiling: codec",
+    "Ceiling: real",
+    "Of the way from floor to own ceiling",
+    "Floor | generated | own ceiling",
+)
+DRIFT = {"genre_kept": "Genre of its beginning", "music": "Heard as music", "rms": "Level (RMS)"}
 
 
 def _mark(good: bool, words: str) -> str:
@@ -84,9 +94,24 @@ def _adherence(adherence: Mapping[str, Mapping[str, float]]) -> str:
     rows = []
     for name, label in NAMES.items():
         row = adherence[name]
-        bar = scale(row["generated"], row["shuffled"], row["codec"])
-        rows.append((label, *(f"{row[one]:.2f}" for one in SETS), bar))
+        room = row["completed"] - row["shuffled"]  # an attribute that even true codes do not carry has none
+        share = f"{(row['generated'] - row['shuffled']) / room:.0%}" if room > 0 else "none"
+        bar = scale(row["generated"], row["shuffled"], row["completed"])
+        rows.append((label, *(f"{row[one]:.2f}" for one in SETS), share, bar))
     return table("Share of held-out prompts followed; drums: mean of both classes", HEADS, rows)
+
+
+def _long(long: Mapping[str, Any]) -> str:
+    rows = long["drift"]
+    head = ["", *(f"to minute {row['minute']:g}" if row["minute"] else "beginning" for row in rows)]
+    cells = [[label, *(f"{row[name]:.2f}" for row in rows)] for name, label in {**NAMES, **DRIFT}.items()]
+    caption = f"{len(long['pieces'])} pieces: the first segment, and the last minute before each mark"
+    speed = min(piece["times_real_time"] for piece in long["pieces"])
+    return (
+        f"<section><h2>Does it stay what it was?</h2><p>Shares of segments that are as asked, as the minutes pass; "
+        f"the slowest piece was made at {speed:.1f}x real time.</p>"
+        f'<div class="card">{table(caption, head, cells)}</div></section>'
+    )
 
 
 def _reconstructions(entries: Sequence[Mapping[str, str]]) -> str:
@@ -173,8 +198,10 @@ style, not a finished record: the model is as small as the time it had.</p></hea
 <p>Held-out prompts, one per genre as far as they go. What was measured comes from probes trained on real clips (genre,
 lead instrument, drums) and from signal analysis (tempo, and the tonic given the mode).</p>{_shown(shown)}</section>
 <section><h2>Does it follow the prompt?</h2><p>{count} held-out prompts. The ceilings are what the same measurement says
-of the real pieces and of the codec's reconstruction of them; the floor scores each generated clip against another
-clip's prompt.</p><div class="card">{_adherence(summary["adherence"])}</div></section>
+of the real pieces, of the codec's reconstruction of them, and of their true first codebook completed by stage 2, which
+is the most that stage 1 could reach; the floor scores each generated clip against another clip's prompt.</p>
+<div class="card">{_adherence(summary["adherence"])}</div></section>
+{_long(evaluation["long"]) if "long" in evaluation else ""}
 <section><h2>Prompts that no template wrote</h2><p>{len(free)} prompts in people's own words; the probe hears the genre
 that was meant in {genre_rate:.0%} of them (chance: one in eight).</p>{_free_form(free)}</section>
 <section><h2>What the codec keeps</h2>{_reconstructions(evaluation["reconstructions"][:3])}</section>

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from ssmttm.evaluation import adherence
+from ssmttm.evaluation.drift import drift_table
 from ssmttm.evaluation.frechet import LogMelSpace
-from ssmttm.evaluation.worker import HeldOut, Listened, Made, RealClip, Reconstructed, Request
+from ssmttm.evaluation.worker import HeldOut, Listened, Made, MadeLong, RealClip, Reconstructed, Request
 
 
 @dataclass(frozen=True)
 class Measurements:
     """All that was heard, in parts as the workers sent it. Clips lie beside each other: those of `listened` beside
     `training`, of `reconstructed` and `made` beside `held_out` and its `requests`, `made_free` beside `free_form`
-    (requests) and `free_genres` (the genre each prompt means). The first `shown` were made one by one."""
+    (requests) and `free_genres` (the genre each prompt means). The first `shown` were made one by one. `made_long` are
+    pieces to the first held-out prompts, to be measured at `long_minutes` in segments of `segment_seconds`."""
 
     training: Sequence[RealClip]
     listened: Sequence[Listened]
@@ -31,6 +33,23 @@ class Measurements:
     free_genres: Sequence[str]
     made_free: Sequence[Made]
     shown: int
+    made_long: Sequence[MadeLong]
+    long_minutes: Sequence[float]
+    segment_seconds: float
+
+
+def _long(probes: adherence.Probes, m: Measurements) -> dict[str, Any]:
+    prompts = [held.prompt for held in m.held_out]
+    pieces = [
+        {
+            "prompt": prompt,
+            "path": made.path,
+            "times_real_time": round(len(made.segments) * m.segment_seconds / made.wall_s, 2),
+        }
+        for prompt, made in zip(prompts, m.made_long, strict=False)
+    ]
+    asked = [held.clip.tags for held in m.held_out[: len(m.made_long)]]
+    return {"pieces": pieces, "drift": drift_table(probes, asked, m.made_long, m.long_minutes, m.segment_seconds)}
 
 
 def _clip_entry(kind: str, request: Request, made: Made) -> dict[str, Any]:
@@ -92,7 +111,10 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
         "clips_compared": len(m.held_out),
         "adherence": {
             **adherence.table(
-                probes, asked, [one.real for one in ceilings], [one.codec for one in ceilings], generated
+                probes,
+                asked,
+                *([getattr(one, name) for one in ceilings] for name in ("real", "codec", "completed")),
+                generated,
             ),
             "free_form": {"genre": round(float(np.mean(hits)), 4), "n": len(hits)},
         },
@@ -106,6 +128,7 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
         "reconstructions": [
             {"caption": held.prompt, **one.paths} for held, one in zip(m.held_out, ceilings, strict=True) if one.paths
         ],
+        **({"long": _long(probes, m)} if m.made_long else {}),
         "clips": clips,
         "not_music": [clip["path"] for clip in clips if clip["sound"] != "music"],
     }

@@ -63,6 +63,15 @@ class Made:
 
 
 @dataclass(frozen=True)
+class MadeLong:
+    """A long piece: its file, the wall-clock seconds it took, and what each segment of it holds."""
+
+    path: str
+    wall_s: float
+    segments: list[ClipAnalysis]
+
+
+@dataclass(frozen=True)
 class Listened:
     """Real clips: the statistics of each (what probes read), the log-mel moments of all."""
 
@@ -76,12 +85,14 @@ class Ceiling:
 
     Attributes:
         real, codec: the recording, and its true codes (all codebooks) decoded.
+        completed: its true codebook 0, completed by stage 2: what stage 1 could reach at best.
         logmel_l1: of the two, see `codec.metrics.logmel_l1`.
         paths: files of `real`, `codec` and `coarse` (codebook 0 alone), if they were asked for.
     """
 
     real: ClipAnalysis
     codec: ClipAnalysis
+    completed: ClipAnalysis
     logmel_l1: float
     paths: dict[str, str]
 
@@ -161,14 +172,13 @@ class Worker:
             decoded = {
                 "codec": self._codec.decode_codes(codes_BKT)[:, 0],
                 "coarse": self._codec.decode(coarse_BDT, nothing_BDT)[:, 0],
-                "stage2": self._complete(codes_BKT[:, 0], [held.prompt], [held.index]),
+                "completed": self._complete(codes_BKT[:, 0], [held.prompt], [held.index]),
             }
-            real = read_clip(held.clip, rate)
-            waves = {"real": real} | {name: wav_BN[0, : len(real)].cpu().numpy() for name, wav_BN in decoded.items()}
-            (real_heard, real_moments), (codec_heard, _) = (analyse(waves[name], rate) for name in ("real", "codec"))
-            coarse_moments, stage2_moments = (
-                Moments.of_clip(log_mel(waves[name], rate)) for name in ("coarse", "stage2")
-            )
+            recording = read_clip(held.clip, rate)
+            length = len(recording)
+            waves = {"real": recording} | {name: wav_BN[0, :length].cpu().numpy() for name, wav_BN in decoded.items()}
+            real, codec, completed = (analyse(waves[name], rate) for name in ("real", "codec", "completed"))
+            coarse_moments = Moments.of_clip(log_mel(waves["coarse"], rate))
             paths = {}
             if held.index in keep:
                 for name in ("real", "codec", "coarse"):
@@ -176,8 +186,8 @@ class Worker:
                     audio.write(paths[name], Audio(waves[name][None], rate))
             decoded_1N, original_1N = (torch.from_numpy(waves[name])[None] for name in ("codec", "real"))
             difference = logmel_l1(decoded_1N, original_1N, rate)
-            ceilings.append(Ceiling(real_heard, codec_heard, difference, paths))
-            moments.append((real_moments, coarse_moments, stage2_moments))
+            ceilings.append(Ceiling(real[0], codec[0], completed[0], difference, paths))
+            moments.append((real[1], coarse_moments, completed[1]))
         names = ("real", "coarse_only", "generated")
         sums = {name: reduce(add, (clip[i] for clip in moments)) for i, name in enumerate(names)}
         return Reconstructed(ceilings, sums)
@@ -199,6 +209,18 @@ class Worker:
             clip = self._generator.generate(request.prompt, self._seconds, request.seed)
             results.append(self._keep(request, clip, time.perf_counter() - start))
         return results
+
+    def generate_long(self, request: Request, seconds: float) -> MadeLong:
+        """Make one piece of `seconds` and measure it in segments as long as a generated clip; a rest is left out."""
+        start = time.perf_counter()
+        piece = self._generator.generate(request.prompt, seconds, request.seed)
+        wall_s = time.perf_counter() - start
+        path = storage.join(self._out, f"{request.name}.flac")
+        self._generator.save(path, piece, request.prompt, request.seed)
+        length = round(self._seconds * piece.sample_rate)
+        starts = range(0, piece.samples.shape[1] - length + 1, length)
+        segments = [analyse(piece.samples[:, first : first + length], piece.sample_rate)[0] for first in starts]
+        return MadeLong(path, wall_s, segments)
 
     def _keep(self, request: Request, clip: Audio, wall_s: float) -> Made:
         path = storage.join(self._out, f"{request.name}.flac")

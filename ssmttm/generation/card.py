@@ -11,6 +11,7 @@ import yaml
 import ssmttm
 from ssmttm.config import Config
 
+OBJECTIVES = {"flow": "flow matching", "v": "v-prediction", "regression": "regression"}
 ENCODER_LICENCES = {"minilm": "all-MiniLM-L6-v2 (sentence-transformers), Apache-2.0"}
 
 
@@ -123,11 +124,12 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         "## How it works",
         f"- Stage 1, `{config.stage1.backbone}` ({config.stage1.layers} layers, width {config.stage1.width}): reads "
         "the prompt's text states as a prefix and writes codebook 0 of the codec, frame by frame.\n"
-        f"- Stage 2, flow matching with a `{config.stage2.denoiser}` denoiser: completes the fine latents.\n"
+        f"- Stage 2, {OBJECTIVES[config.stage2.objective]} with a `{config.stage2.denoiser}` denoiser: completes the "
+        "fine latents.\n"
         f"- Codec `{config.codec.name}` at {config.codec.sample_rate} Hz turns latents into sound.\n"
         f"- Text encoder, frozen and not in this bundle: {encoder}.",
         "## Use",
-        '```sh\nssmttm generate "calm piano in a minor key, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
+        '```sh\nssmttm generate "calm solo piano, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
         "## Training data",
         *_training_data(card.data),
         "## Training cost",

@@ -17,7 +17,7 @@ from ssmttm import storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
 from ssmttm.generation import files
-from ssmttm.generation.bundle import Bundle, load_bundle
+from ssmttm.generation.bundle import Bundle, load_bundle, shipped_bundle
 from ssmttm.generation.continuation import Continuation
 from ssmttm.generation.engine import Decoder
 from ssmttm.generation.limiter import finish
@@ -40,10 +40,11 @@ class Generator:
         self._tokenizer_lock = threading.Lock()  # tokenizers refuse calls from two threads at once
 
     @classmethod
-    def load(cls, uri: str, device: str | None = None, precision: str = "fp32") -> Generator:
-        """Load a bundle from a folder or URI.
+    def load(cls, uri: str | None = None, device: str | None = None, precision: str = "fp32") -> Generator:
+        """Load a bundle.
 
         Args:
+            uri: its folder or URI; the one that comes with the package when left out.
             device: CUDA by default where there is one.
             precision: of the language model's large matrices: fp32, bf16, or int8 with one scale per output. Decoding
                 one clip takes as long as reading them, so fewer bits are faster; clips of one seed differ.
@@ -53,7 +54,7 @@ class Generator:
         """
         if precision not in PRECISIONS:
             raise UserError(f"precision is {precision!r}; give one of: {', '.join(PRECISIONS)}")
-        bundle = load_bundle(uri, device)
+        bundle = load_bundle(uri or shipped_bundle(), device)
         if precision != "fp32":
             bundle.lm.narrow(precision)
         return cls(bundle)

@@ -1,10 +1,10 @@
 """Stage 2 and the codec at inference, in windows: coarse codes come in, audio goes out, memory stays constant.
 
 A window owns some frames of a piece. It is completed together with up to `context_frames` finished frames on its left,
-which stay as they are, and up to `lookahead_frames` coarse frames on its right, whose fine latents are thrown away. The
-first window owns few frames, so that sound begins early, and each one after it twice as many, up to the hop, so that
-the next is there when the last has been heard. Windows and noise depend on the place in the piece only, so a piece has
-one result however its audio is taken out.
+which stay as they are and are met again as they were at every sampling step, and up to `lookahead_frames` coarse frames
+on its right, whose fine latents are thrown away. The first window owns few frames, so that sound begins early, and each
+one after it twice as many, up to the hop, so that the next is there when the last has been heard. Windows and noise
+depend on the place in the piece only, so a piece has one result however its audio is taken out.
 
 Shapes: B clips, T frames, Dc coarse and Df fine dimensions, N samples.
 """
@@ -23,16 +23,18 @@ from ssmttm.codec.base import Codec
 from ssmttm.config import GenerationConfig
 from ssmttm.errors import UserError
 from ssmttm.generation.sampling import frame_noise
-from ssmttm.model.diffusion import LatentCompleter
+from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.text import TextBatch
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Frames that are already there: codebook 0 int64 [B, T] and fine latents float32 [B, Df, T]."""
+    """Frames that are already there: codebook 0 int64 [B, T] and fine latents float32 [B, Df, T]; for frames that
+    stage 2 made also the trail they took, see `LatentCompleter.sample`."""
 
     codes_BT: Tensor
     fine_BDT: Tensor
+    trail: tuple[Tensor, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -41,7 +43,8 @@ class Finished:
     def last(self, frames: int) -> Finished:
         """The last `frames` frames, or all there are."""
         first = max(self.frames - frames, 0)
-        return Finished(self.codes_BT[:, first:], self.fine_BDT[:, :, first:])
+        trail = tuple(look_BDT[:, :, first:] for look_BDT in self.trail)
+        return Finished(self.codes_BT[:, first:], self.fine_BDT[:, :, first:], trail)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Window:
     @property
     def shape(self) -> tuple[float, ...]:
         """Windows of one shape can be completed together."""
-        return self.context.frames, self.codes_BT.shape[1], self.owned, self.piece.steps, self.piece.guidance
+        context, piece = self.context, self.piece
+        return context.frames, len(context.trail), self.codes_BT.shape[1], self.owned, piece.steps, piece.guidance
 
 
 class Renderer:
@@ -82,7 +86,7 @@ class Renderer:
     Args:
         completer: in evaluation mode.
         codec: on the same device.
-        config: window, context and look-ahead in code frames.
+        config: window, context and look-ahead in code frames; solver and the rest of stage 2's sampling.
 
     Raises:
         UserError: if context and look-ahead leave no room in the window.
@@ -98,7 +102,7 @@ class Renderer:
             )
         self.first_hop = min(config.first_frames, self.hop)
         self.fine_dim = codec.fine_dim
-        self._completer, self._codec = completer, codec
+        self._completer, self._codec, self._config = completer, codec, config
         self.device = next(completer.parameters()).device
 
     def render(
@@ -129,30 +133,34 @@ class Renderer:
     @torch.inference_mode()
     def complete(self, windows: Sequence[Window]) -> list[Finished]:
         """Context and owned frames of each window, all finished. The windows must be of one shape."""
+        known, owned, piece = windows[0].context.frames, windows[0].owned, windows[0].piece
         context_BDT = torch.cat([window.context.fine_BDT for window in windows])
         window_BT = torch.cat([torch.cat([window.context.codes_BT, window.codes_BT], dim=1) for window in windows])
-        noise_BDT = torch.cat(
-            [
-                frame_noise(
-                    window.piece.seeds, window.first_frame - window.context.frames, window_BT.shape[1], self.fine_dim
-                )
+
+        def noise(draw: int) -> Tensor:
+            drawn = [
+                frame_noise(window.piece.seeds, window.first_frame - known, window_BT.shape[1], self.fine_dim, draw)
                 for window in windows
             ]
-        )
-        known, owned, piece = windows[0].context.frames, windows[0].owned, windows[0].piece
+            return torch.cat(drawn).to(self.device)
+
+        trail: list[Tensor] = []
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
             TextBatch.cat(*(window.piece.text for window in windows)),
-            noise_BDT.to(self.device),
-            piece.steps,
-            piece.guidance,
+            noise(0),
+            Sampler.of(self._config, piece.steps, piece.guidance),
             known_BDT=context_BDT,
             known_frames=known,
+            fresh=lambda step: noise(step + 1),
+            known_trail=[torch.cat(looks) for looks in zip(*(window.context.trail for window in windows), strict=True)],
+            trail=trail,
         )
         fine_BDT = torch.cat([context_BDT, fine_BDT[:, :, known : known + owned]], dim=2)
         clips = [len(window.piece.seeds) for window in windows]
+        trails = zip(*(look_BDT[:, :, : known + owned].split(clips) for look_BDT in trail), strict=True)
         codes = window_BT[:, : known + owned].split(clips)
-        return [Finished(*pair) for pair in zip(codes, fine_BDT.split(clips), strict=True)]
+        return [Finished(*parts) for parts in zip(codes, fine_BDT.split(clips), trails, strict=True)]
 
     @torch.inference_mode()
     def decode(self, frames: Finished, state: Any, final: bool) -> tuple[Tensor, Any]:

@@ -27,7 +27,7 @@ class Settings:
 def check_prompt(prompt: str, config: GenerationConfig) -> None:
     """Raises UserError if a prompt is empty, over-long or not valid Unicode text."""
     if not prompt.strip():
-        raise UserError("the prompt is empty; describe the music, e.g. 'calm piano in a minor key, slow'")
+        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
     if len(prompt) > config.max_prompt_chars:
         raise UserError(f"the prompt has {len(prompt)} characters; shorten it to {config.max_prompt_chars}")
     try:

@@ -42,10 +42,10 @@ def draw_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-def _generator(seed: int, purpose: int, frame: int) -> np.random.Generator:
-    # Philox is a counter-based generator (Salmon et al., SC 2011): the frame is the high part of its counter, so
-    # each frame owns 2^128 numbers and none of them depends on what was drawn before.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, frame, 0]))
+def _generator(seed: int, purpose: int, frame: int, draw: int = 0) -> np.random.Generator:
+    # Philox is a counter-based generator (Salmon et al., SC 2011): frame and draw are the high part of its counter, so
+    # each of them owns 2^128 numbers and none of them depends on what was drawn before.
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, frame, draw]))
 
 
 def frame_uniforms(seed: int, frame: int, codebooks: int) -> np.ndarray:
@@ -65,8 +65,9 @@ def uniform_table(seed: int, first_frame: int, frames: int, codebooks: int) -> n
     return table
 
 
-def frame_noise(seeds: Sequence[int], first_frame: int, frames: int, dim: int) -> Tensor:
-    """Standard normal noise of stage 2 for absolute frames first_frame ... first_frame + frames - 1.
+def frame_noise(seeds: Sequence[int], first_frame: int, frames: int, dim: int, draw: int = 0) -> Tensor:
+    """Standard normal noise of stage 2 for absolute frames first_frame ... first_frame + frames - 1; `draw` numbers
+    independent ones.
 
     Returns float32 [B, D, T], row b from `seeds[b]`.
     """
@@ -74,7 +75,7 @@ def frame_noise(seeds: Sequence[int], first_frame: int, frames: int, dim: int) -
         [
             np.stack(
                 [
-                    _generator(seed, _LATENTS, frame).standard_normal(dim, dtype=np.float32)
+                    _generator(seed, _LATENTS, frame, draw).standard_normal(dim, dtype=np.float32)
                     for frame in range(first_frame, first_frame + frames)
                 ]
             )

@@ -93,8 +93,15 @@ class SlotBatch:
         return len(self._free)
 
     def warm_up(self, compiled: bool) -> bool:
-        """See `StateRows.warm_up`."""
-        return self._rows.warm_up(compiled)
+        """See `StateRows.warm_up`.
+
+        Raises:
+            ArithmeticError: if it cannot be deterministic on this machine.
+        """
+        is_fast = self._rows.warm_up(compiled)
+        if self._deterministic:
+            self._rows.check_rows_agree()
+        return is_fast
 
     def check(self, request: CodeRequest) -> None:
         """Raises UserError if a request has more text or frames than a slot can take."""

@@ -114,6 +114,18 @@ class StateRows:
             return False
         return True
 
+    @torch.inference_mode()
+    def check_rows_agree(self) -> None:
+        """Raises ArithmeticError if the same stream has other bits in another row: matrix products may sum in another
+        order at their edges. Only while no row is in use."""
+        for row in range(self.rows):
+            self.put_null(row)
+        for step in range(4):
+            tokens_RK = torch.full((self.rows, self._lm.config.num_codebooks), step, device=self.device)
+            logits_RKV = self.step(tokens_RK)
+            if not torch.equal(logits_RKV, logits_RKV[:1].expand_as(logits_RKV)):
+                raise ArithmeticError(f"here, a stream's bits depend on which of {self.rows} rows it is in")
+
     def _no_codes(self, count: int) -> Tensor:
         return torch.full((count, self._lm.config.num_codebooks), self._lm.special, device=self.device)
 

@@ -196,8 +196,7 @@ def _local_folder(uri: str) -> str:
     fs, path = storage.filesystem(uri)
     stamps = [str(fs.ukey(storage.join(path, name))) for name in names]  # changes with a file's content
     key = hashlib.sha256(json.dumps([uri, names, stamps]).encode()).hexdigest()[:16]
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parent = os.path.join(cache, "ssmttm", "text-encoders")
+    parent = storage.cache_folder("text-encoders")
     folder = os.path.join(parent, key)
     if not os.path.isdir(folder):
         os.makedirs(parent, exist_ok=True)

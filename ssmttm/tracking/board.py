@@ -57,12 +57,9 @@ class Board:
 
     def item(self, kind: str, content: Any) -> None:
         if kind == "artifact" and content.endswith(".wav"):
-            try:
-                clip = audio.read(content)
-            except UserError as error:
-                raise RefusedError(str(error)) from error
-            name = content.rsplit("/", 1)[-1].removesuffix(".wav")
-            self._open().add_audio(f"samples/{name}", clip.samples[0], self._step, clip.sample_rate)
+            self._sound(content, self._step)
+        elif kind == "sample":
+            self._sound(*content)
         elif kind == "checkpoint":
             self._copy()
         elif kind == "status":
@@ -71,6 +68,14 @@ class Board:
             self._copy()
             if self._remote:
                 shutil.rmtree(self._local)
+
+    def _sound(self, uri: str, step: int) -> None:
+        try:
+            clip = audio.read(uri)
+        except UserError as error:
+            raise RefusedError(str(error)) from error
+        name = uri.rsplit("/", 1)[-1].removesuffix(".wav")
+        self._open().add_audio(f"samples/{name}", clip.samples[0], step, clip.sample_rate)
 
     def _copy(self) -> None:
         if self._remote:

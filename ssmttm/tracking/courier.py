@@ -22,6 +22,7 @@ Point = tuple[str, float, int, int]
 """Name, value, milliseconds since 1970, step."""
 Item = tuple[str, Any]
 """Kind and content of anything that is no point."""
+FILES = ("artifact", "sample")  # kinds of items that are files
 
 
 class RefusedError(Exception):
@@ -144,7 +145,7 @@ class Courier:
         with self._changed:
             self._points.extendleft(reversed(self._sending[0]))
             for item in self._sending[1]:
-                if item[0] == "artifact":
+                if item[0] in FILES:
                     self._items.append(item)
                 else:
                     self._items.appendleft(item)

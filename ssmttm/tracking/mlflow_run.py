@@ -151,7 +151,10 @@ class MlflowRun:
                 before = self._client.get_run(self._run_id).data.tags.get("starts")
                 self._tags({"starts": f"{before}, {content}" if before else str(content)})
             elif kind == "artifact":
-                self._artifact(content)
+                self._artifact(content, "samples" if content.endswith(".wav") else None)
+            elif kind == "sample":
+                uri, step = content
+                self._artifact(uri, f"samples/step-{step:06d}")
             elif kind == "status":
                 self._client.set_terminated(self._run_id, content)
 
@@ -169,10 +172,9 @@ class MlflowRun:
         tags = [RunTag(key, value) for key, value in values.items()]
         self._client.log_batch(self._run_id, tags=tags, synchronous=True)
 
-    def _artifact(self, uri: str) -> None:
+    def _artifact(self, uri: str, folder: str | None) -> None:
         if not storage.exists(uri):
             raise RefusedError(f"{uri} does not exist")
-        folder = "samples" if uri.endswith(".wav") else None
         if not storage.is_remote(uri):
             self._client.log_artifact(self._run_id, storage.local_path(uri), folder)
             return

@@ -61,6 +61,10 @@ class Tracker:
         """Attach files; those that end in .wav can be heard in both."""
         self._give([], [("artifact", uri) for uri in uris])
 
+    def samples(self, uris: list[str], step: int) -> None:
+        """Attach what the model of a step sounds like (WAV)."""
+        self._give([], [("sample", (uri, step)) for uri in uris])
+
     def checkpoint(self, uri: str, step: int) -> None:
         """Record the newest checkpoint."""
         self._give([], [("tags", {"checkpoint": uri, "checkpoint_step": str(step)}), ("checkpoint", uri)])

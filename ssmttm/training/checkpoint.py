@@ -21,7 +21,6 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.training.engine import State
-from ssmttm.training.run import Run
 
 COMMIT = "checkpoint.json"
 
@@ -110,10 +109,10 @@ def _step_of(name: str) -> int | None:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, of which the newest `keep` stay, and the best."""
+    """The checkpoints of one run, of which the newest `keep` stay, the best, and that of the step `landmark`."""
 
-    def __init__(self, uri: str, keep: int):
-        self.uri, self._keep = uri, max(1, keep)
+    def __init__(self, uri: str, keep: int, landmark: int | None = None):
+        self.uri, self._keep, self._landmark = uri, max(1, keep), landmark
 
     def _folder(self, step: int) -> str:
         return folder_of(self.uri, step)
@@ -180,10 +179,10 @@ class CheckpointStore:
         storage.write_json(storage.join(folder, COMMIT), {"files": files})
 
     def _prune(self, newest: int, best: int | None) -> None:
-        """Remove all but the newest `keep` and the best: also what was never finished, and what lies ahead of the
-        newest, which was damaged, or it would have been resumed from."""
+        """Remove all but the newest `keep`, the best and the landmark: also what was never finished, and what lies
+        ahead of the newest, which was damaged, or it would have been resumed from."""
         kept = {step for step in self.committed() if step <= newest}
-        kept = {*sorted(kept)[-self._keep :], *({best} & kept)}
+        kept = {*sorted(kept)[-self._keep :], *({best, self._landmark} & kept)}
         for step in self._steps():
             if step not in kept:
                 self._remove(step)
@@ -194,11 +193,11 @@ class CheckpointStore:
         storage.remove_tree(self._folder(step))
 
 
-def restore(config: Config, run: Run) -> Checkpoint | None:
-    """The run's newest intact checkpoint, else the one that `train.resume` names, else None."""
+def restore(config: Config, checkpoints: str) -> Checkpoint | None:
+    """The newest intact one of the run's own checkpoints, else the one that `train.resume` names, else None."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     first = not distributed or torch.distributed.get_rank() == 0
-    own = CheckpointStore(run.checkpoints, config.train.keep_checkpoints).load_newest(warn=first)
+    own = CheckpointStore(checkpoints, config.train.keep_checkpoints).load_newest(warn=first)
     if own is None and config.train.resume not in ("auto", "never"):
         other = load_checkpoint(config.train.resume)
         other.progress = replace(other.progress, best_loss=None, best_step=None)

@@ -1,6 +1,6 @@
-"""Token shards in memory: rows, codes and latents of one split, and the text states that belong to them.
+"""Token shards: rows and codes of one split and the text states that belong to them in memory, fine latents on disk.
 
-Values stay in the buffers that Arrow read (int16 codes, float16 latents and states) and are handed out as views.
+Values in memory stay in the buffers that Arrow read (int16 codes, float16 states) and are handed out as views.
 Shapes: K codebooks, T frames, D latent dimensions (or text width), S text tokens.
 """
 
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ssmttm import storage
+from ssmttm.corpus.parts import read_columns
 from ssmttm.errors import UserError
+from ssmttm.training.latents import FineLatents
 
 COMMIT = "dataset.json"
 METADATA = ["id", "source_id", "split", "start_s", "duration_s", "frames", "text_keys", "licence", "artist", "tags"]
@@ -30,13 +31,6 @@ def read_dataset_info(uri: str) -> dict[str, Any]:
     if not storage.exists(storage.join(uri, COMMIT)):
         raise UserError(f"{uri} holds no finished token shards (no {COMMIT}); run jobs/preprocess.py first")
     return storage.read_commit(uri, COMMIT, verify=False)
-
-
-def _read_parquet(uri: str, columns: list[str], split: str | None = None) -> pa.Table:
-    fs, path = storage.filesystem(uri)
-    filters = None if split is None else [("split", "=", split)]
-    with fs.open(path, "rb") as file:
-        return pq.read_table(file, columns=columns, filters=filters, partitioning=None)
 
 
 def _buffers(tables: list[pa.Table], column: str) -> list[pa.Buffer]:
@@ -54,7 +48,7 @@ class TextTable:
         self._lengths: list[int] = []
         self._captions: list[str] = []
         for name in storage.list_names(folder):
-            table = _read_parquet(storage.join(folder, name), ["key", "caption", "length", "states"])
+            table = read_columns(storage.join(folder, name), ["key", "caption", "length", "states"])
             if keys is not None:
                 table = table.filter(pc.is_in(table.column("key"), pa.array(sorted(keys), pa.string())))
             for key in table.column("key").to_pylist():
@@ -82,29 +76,34 @@ class TextTable:
 class TokenDataset:
     """The rows of one split, in shard order."""
 
-    def __init__(self, uri: str, info: dict[str, Any], split: str, tables: list[pa.Table], with_fine: bool):
+    def __init__(self, uri: str, info: dict[str, Any], split: str, tables: list[pa.Table], fine: FineLatents | None):
         self.uri, self.info, self.split = uri, info, split
         self.rows: list[dict[str, Any]] = [row for table in tables for row in table.select(METADATA).to_pylist()]
         self._codes = _buffers(tables, "codes")
-        self._fine = _buffers(tables, "fine") if with_fine else None
+        self._fine = fine
         self.text = TextTable(uri, {key for row in self.rows for key in row["text_keys"]})
 
     @classmethod
     def open(cls, uri: str, split: str, with_fine: bool = True) -> TokenDataset:
-        """Read a split; `with_fine=False` leaves the continuous latents on disk.
+        """Read a split; with `with_fine`, its continuous latents can be read too, from this machine's copy of them.
 
         Raises:
-            UserError: if there is no finished dataset or the split is empty.
+            UserError: if there is no finished dataset, the split is empty or the latents cannot be copied.
         """
         info = read_dataset_info(uri)
         folder = storage.join(uri, "shards")
-        columns = [*METADATA, "codes", *(["fine"] if with_fine else [])]
-        names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
-        tables = [_read_parquet(storage.join(folder, name), columns, split) for name in names]
-        dataset = cls(uri, info, split, tables, with_fine)
-        if not dataset.rows:
+        shards = [storage.join(folder, name) for name in storage.list_names(folder) if name.endswith(".parquet")]
+        tables, frames, chosen = [], [], []
+        for shard in shards:
+            table = read_columns(shard, [*METADATA, "codes"])
+            mine = pc.equal(table.column("split"), split)
+            tables.append(table.filter(mine))
+            frames.append(table.column("frames").to_numpy())
+            chosen.append(mine.to_numpy())
+        if not any(len(table) for table in tables):
             raise UserError(f"{uri} has no rows in split '{split}'; compose or collect more music")
-        return dataset
+        fine = FineLatents(uri, COMMIT, shards, np.concatenate(frames), np.concatenate(chosen)) if with_fine else None
+        return cls(uri, info, split, tables, fine)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,7 +118,7 @@ class TokenDataset:
     def fine(self, i: int) -> np.ndarray:
         """Fine latents float16 [D, T]."""
         assert self._fine is not None, "opened without fine latents"
-        return np.frombuffer(self._fine[i], np.float16).reshape(-1, self.frames(i))
+        return self._fine[i]
 
     def text_keys(self, i: int) -> list[str]:
         return self.rows[i]["text_keys"]

@@ -16,43 +16,15 @@ import warnings
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ssmttm.config import TrainConfig
-from ssmttm.training.engine import MOMENTS, Engine, LossModule, State, make_optimizer, set_learning_rate, use_bf16
+from ssmttm.errors import UserError
+from ssmttm.training.deepspeed_config import deepspeed_config
+from ssmttm.training.engine import MOMENTS, Engine, LossModule, State, make_optimizer, set_learning_rate
 from ssmttm.training.schedule import BatchShape
 from ssmttm.training.task import Batch
-
-
-def zero_config(stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for a ZeRO stage, before batch sizes, clipping and precision are filled in.
-    `cluster/deepspeed/zero{0..3}.json` hold the same, for other tools."""
-    zero: dict[str, Any] = {"stage": stage}
-    if stage > 0:
-        zero |= {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000}
-    if stage == 3:
-        # Every parameter stays partitioned, so that the averaged weights can be kept per partition.
-        zero |= {"stage3_param_persistence_threshold": 0}
-    return {
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-    }
-
-
-def deepspeed_config(config: TrainConfig, shape: BatchShape) -> dict[str, Any]:
-    """The complete DeepSpeed configuration of a run."""
-    filled = zero_config(config.zero)
-    filled["train_micro_batch_size_per_gpu"] = shape.micro
-    filled["gradient_accumulation_steps"] = shape.accumulation
-    # Stage 0 leaves plain gradients, which the engine below clips and checks itself.
-    filled["gradient_clipping"] = config.clip if config.zero else 0.0
-    if use_bf16(config):
-        # No module is named as safe for reduced-precision communication: gradients are reduced in fp32.
-        filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return filled
 
 
 def _initialise(module: LossModule, optimizer: torch.optim.Optimizer, filled: dict[str, Any], use_gpu: bool) -> Any:
@@ -67,7 +39,14 @@ def _initialise(module: LossModule, optimizer: torch.optim.Optimizer, filled: di
         # processes doing so at once can fail. gloo alone does not need it.
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
     deepspeed.init_distributed("nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
-    return deepspeed.initialize(model=module, optimizer=optimizer, config=filled, dist_init_required=False)[0]
+    try:
+        return deepspeed.initialize(model=module, optimizer=optimizer, config=filled, dist_init_required=False)[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"DeepSpeed refuses {key} in train.deepspeed: {first['msg']} (got {first['input']!r})"
+        ) from None
 
 
 def _own_part(parameter: nn.Parameter) -> Tensor:
@@ -163,11 +142,11 @@ class DeepSpeedEngine(Engine):
             average.copy_(kept)
 
     def _partition(self, parameter: nn.Parameter, full: Tensor) -> Tensor:
-        """This worker's part of a full tensor, laid out as `_own_part`."""
+        """This worker's part of a full tensor, laid out as `_own_part`, where that is."""
         if not hasattr(parameter, "ds_tensor"):
             return full.to(self.device, copy=True)
         size = parameter.ds_tensor.numel()
-        padded = torch.zeros(size * self.world_size, device=self.device)
+        padded = torch.zeros(size * self.world_size, device=parameter.ds_tensor.device)
         padded[: full.numel()] = full.flatten()
         return padded[size * self.rank : size * (self.rank + 1)].clone()
 
@@ -218,7 +197,7 @@ class DeepSpeedEngine(Engine):
         group and would miss the others. So it is made here, for all of them."""
         for flat in self._flat_parameters():
             moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-            self._inner_optimizer.state[flat] = {"step": torch.zeros((), device=self.device), **moments}
+            self._inner_optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
         if self._stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 

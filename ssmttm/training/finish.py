@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
-import torch
 
-from ssmttm import audio, storage
-from ssmttm.model.weights import load_completer, load_lm, save_model
+from ssmttm import storage
+from ssmttm.model.weights import save_model
 from ssmttm.training.checkpoint import Progress, folder_of
 from ssmttm.training.engine import Engine
 from ssmttm.training.flops import task_flops
 from ssmttm.training.listener import Listener
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, git_commit
+from ssmttm.training.samples import draw_samples, write_samples
 from ssmttm.training.task import Task
 from ssmttm.training.writer import persistently
 
@@ -59,18 +58,6 @@ def _describe(task: Task, engine: Engine, summary: dict[str, Any]) -> dict[str, 
     }
 
 
-def _write_samples(task: Task, run: Run) -> list[str]:
-    load = load_lm if task.name == "stage1" else load_completer
-    module, _ = load(run.weights)
-    uris = []
-    with torch.random.fork_rng():
-        for number, (prompt, clip) in enumerate(task.sample(module, task.config.train.samples)):
-            name = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-")
-            uris.append(run.path("samples", f"{number}-{name}.wav"))
-            audio.write(uris[-1], clip, {"ai_generated": True, "prompt": prompt, "model": run.uri})
-    return uris
-
-
 def finish(
     task: Task,
     run: Run,
@@ -90,7 +77,7 @@ def finish(
 
     def write() -> list[str]:
         save_model(run.weights, task.name, state, _describe(task, engine, summary))
-        samples = _write_samples(task, run)
+        samples = write_samples(draw_samples(task, engine, state), run.path("samples"), run)
         storage.write_json(run.summary, summary)
         return samples
 
@@ -98,7 +85,8 @@ def finish(
     if listener is not None:
         figures = {name: summary[name] for name in ("parameters", "tokens", "seconds", "flops")}
         listener.metrics({f"summary/{name}": value for name, value in figures.items()}, progress.step)
-        listener.artifacts([run.summary, *samples])
+        listener.artifacts([run.summary])
+        listener.samples(samples, progress.step)
     print(
         f"{task.name} finished: {progress.step} steps, {summary['tokens_per_s']:,.0f} {task.unit.split('/')[1]}s/s, "
         f"weights in {run.weights}",

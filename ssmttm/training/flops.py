@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.codec.base import load_codec
 from ssmttm.config import Config, Stage2Config
@@ -51,7 +50,7 @@ def _stage2_flops(config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim
         fine_BDT, coarse_BDT = torch.empty(1, fine_dim, frames), torch.empty(1, coarse_dim, frames)
         text = costs.sample_text(costs.Shape(0, text_dim, coarse_dim), costs.TEXT_TOKENS)
         mask_BT = torch.ones(1, frames, dtype=torch.bool)
-        with FlopCounterMode(display=False) as counter:
+        with costs.counting() as counter:
             loss, _ = completer.loss(fine_BDT, coarse_BDT, text, torch.empty(1), torch.empty_like(fine_BDT), mask_BT)
             loss.backward()
     return counter.get_total_flops()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
-from ssmttm.config import Config
+from ssmttm.config import Config, TrainConfig
+from ssmttm.errors import UserError
+from ssmttm.training.deepspeed_config import base_config
 from ssmttm.training.engine import TorchEngine, tune_allocator
 from ssmttm.training.run import Run, prepare, run_of
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
 from ssmttm.training.signals import TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.startup import StartUp
 from ssmttm.training.trainer import Trainer
 
 EXIT_STOPPED = 143  # 128 + SIGTERM, as a shell reports it
@@ -24,34 +29,52 @@ def train(config: Config, stage: StageName) -> Run:
         UserError: for settings, data or a run name that cannot be used.
         SystemExit: with code 143 after SIGTERM, once a checkpoint is written.
     """
-    batch_shape(config.train, config.train.workers)
+    startup = StartUp(time.time())
+    check_launch(config.train)
     run = prepare(config, stage)
     if run is None:
         done = run_of(config, stage)
         print(f"{stage} is already finished: {done.summary}", flush=True)
         return done
+    startup.over("checks")
     try:
         if config.train.launch == "local":
-            train_locally(config, stage, run)
+            train_locally(config, stage, run, startup)
         else:
             from ssmttm.training.ray_launch import train_on_ray
 
-            train_on_ray(config, stage, run)
+            train_on_ray(config, stage, run, startup)
     except TrainingStoppedError as stopped:
         print(str(stopped), flush=True)
         raise SystemExit(EXIT_STOPPED) from None
     return run
 
 
-def train_locally(config: Config, stage: StageName, run: Run) -> None:
+def check_launch(config: TrainConfig) -> None:
+    """Refuse what would otherwise fail only on the workers.
+
+    Raises:
+        UserError: for a batch that cannot be divided, or for settings that DeepSpeed would not get or take.
+    """
+    batch_shape(config, config.workers)
+    if config.launch == "local" and (config.offload != "none" or config.deepspeed is not None):
+        key = "deepspeed" if config.offload == "none" else "offload"
+        raise UserError(f"train.{key}={getattr(config, key)} is for DeepSpeed, and train.launch=local is plain torch")
+    base_config(config)
+
+
+def train_locally(config: Config, stage: StageName, run: Run, startup: StartUp) -> None:
     """One process of plain torch, with as many threads as the configured workers have CPUs together."""
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
     with sigterm_flag() as stop, tracking(config, stage, run) as tracker:
+        task = make_task(stage, config)
+        startup.over("data")
         Trainer(
-            make_task(stage, config),
+            task,
             run,
             lambda module, groups, average: TorchEngine(module, groups, config.train, average),
             listener=tracker,
             stop_requested=stop.is_set,
+            startup=startup,
         ).fit()

@@ -14,6 +14,8 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training.cluster import check_cluster
+from ssmttm.training.deepspeed_config import deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
 from ssmttm.training.preemption import notice_callback, noticing
 from ssmttm.training.run import Run
@@ -21,6 +23,7 @@ from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
 from ssmttm.training.signals import DivergedError, PreemptedError, TrainingStoppedError
 from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.startup import StartUp
 from ssmttm.training.trainer import Trainer
 
 STOP_CHECK_SECONDS = 2.0
@@ -36,36 +39,6 @@ def connect() -> None:
         address = os.environ.get("RAY_ADDRESS", "")
         # An http address is that of the job server, which `ray job submit` reads from the same variable.
         ray.init(address="local" if not address or address.startswith("http") else address)
-
-
-def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> None:
-    """Refuse what would fail only later, on the workers.
-
-    Args:
-        nodes: as `ray.nodes()` lists them.
-
-    Raises:
-        UserError: if the only node is too small, or several nodes would not share what is read and written.
-    """
-    train = config.train
-    alive = [node for node in nodes if node["Alive"]]
-    needed, present = train.workers * train.cpus_per_worker, sum(node["Resources"].get("CPU", 0) for node in alive)
-    if len(alive) == 1 and needed > present:
-        raise UserError(
-            f"train.workers={train.workers} x train.cpus_per_worker={train.cpus_per_worker:g} needs {needed:g} CPUs, "
-            f"Ray has {present:g} here; use fewer workers"
-        )
-    if len(alive) < 2:
-        return
-    for key in ("data", "out"):
-        uri = getattr(train, key)
-        if "://" not in uri:
-            raise UserError(
-                f"train.{key}={uri} is on one node's disk and the cluster has {len(alive)} nodes; use s3://..., or "
-                f"file://{uri} for a mount that all nodes share"
-            )
-    if config.tracking.enabled and config.tracking.uri is None:
-        raise UserError("a cluster of several nodes needs tracking.uri, an MLflow server (or tracking.enabled=false)")
 
 
 class StopFile:
@@ -114,24 +87,32 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     import ray.train
 
     config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
+    startup = StartUp(**arguments["startup"])
+    startup.over("workers")
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0
     try:
+        if first:
+            shape = batch_shape(config.train, config.train.workers)
+            storage.write_json(run.path("deepspeed.json"), deepspeed_config(config.train, shape))
         with (
             noticing() as preempted,
             StopFile(run).watched() if first else nullcontext(threading.Event()) as stop,
             tracking(config, stage, run) if first else nullcontext() as tracker,
         ):
+            task = make_task(stage, config)
+            startup.over("data")
             Trainer(
-                make_task(stage, config),
+                task,
                 run,
                 _engine_factory(config),
                 listener=tracker,
                 report=ray.train.report,
                 stop_requested=stop.is_set,
                 preempted=preempted.is_set,
+                startup=startup,
             ).fit()
     except TrainingStoppedError as stopped:
         return "stopped", str(stopped)
@@ -146,7 +127,7 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     return "finished", ""
 
 
-def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
+def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -> None:
     """Train on `train.workers` Ray workers, which are restarted from the newest checkpoint up to
     `train.max_failures` times.
 
@@ -160,16 +141,24 @@ def train_on_ray(config: Config, stage: StageName, run: Run) -> None:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    check_cluster(config, ray.nodes())
+    lacking = check_cluster(config, ray.nodes())
+    if lacking:
+        print(f"waiting for machines: {lacking} so far", flush=True)
     train = config.train
     stop = StopFile(run)
     stop.clear()
     # Ray's own notes about a run must not outlive a fit: what to resume from is our checkpoints' business.
     storage.remove_tree(run.path("ray"))
+    startup.over("cluster")
     resources = {"CPU": train.cpus_per_worker, **({"GPU": 1.0} if train.use_gpu else {})}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "stage": stage, "run": run.uri},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "stage": stage,
+            "run": run.uri,
+            "startup": vars(startup),
+        },
         scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="ray",

@@ -1,6 +1,7 @@
 """A run's folder: what it was asked to do, what it learnt from, and whether it is done.
 
-OUT/NAME/  config.json  dataset.json  metrics.jsonl  validation.jsonl  checkpoints/  weights/  summary.json
+OUT/NAME/  config.json  dataset.json  deepspeed.json  metrics.jsonl  validation.jsonl  checkpoints/  samples/  weights/
+           summary.json
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from typing import Any
 
 from ssmttm import storage
 from ssmttm.codec.base import load_codec
-from ssmttm.config import CodecConfig, Config
+from ssmttm.config import CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training.checkpoint import CheckpointStore, folder_of
 from ssmttm.training.data import read_dataset_info
+from ssmttm.training.schedule import learning_rate
 
 # What may change between two starts of one run without changing what it computes.
 FREE_TRAIN_KEYS = {
-    *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "precision"),
-    *("resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
-    *("validate_every", "validation_rows", "samples", "log_every", "max_failures", "max_skipped"),
+    *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "offload"),
+    *("deepspeed", "precision", "resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
+    *("validate_every", "validation_rows", "samples", "samples_every", "log_every", "max_failures", "max_skipped"),
 }
+# What the learning rate of a step follows from. These may change as long as the steps already done keep theirs.
+SCHEDULE_KEYS = ("steps", "schedule", "warmup_steps", "decay_share", "min_lr_ratio")
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,42 @@ def run_of(config: Config, stage: str) -> Run:
 
 
 def _identity(config: dict[str, Any], stage: str) -> dict[str, Any]:
-    train = {f"train.{key}": value for key, value in config["train"].items() if key not in FREE_TRAIN_KEYS}
+    free = {*FREE_TRAIN_KEYS, *SCHEDULE_KEYS}
+    train = {f"train.{key}": value for key, value in config["train"].items() if key not in free}
     return train | {f"{stage}.{key}": value for key, value in config[stage].items()}
 
 
+def _saved_steps(run: Run) -> list[int]:
+    return CheckpointStore(run.checkpoints, keep=1).committed()
+
+
+def _check_schedule(run: Run, before: TrainConfig, now: TrainConfig) -> None:
+    """Refuse a schedule that would have given a step already done another rate: the run would be neither's."""
+    changed = [key for key in SCHEDULE_KEYS if getattr(before, key) != getattr(now, key)]
+    if not changed:
+        return
+    key, saved = changed[0], _saved_steps(run)
+    done = storage.read_json(run.summary)["steps"] if storage.exists(run.summary) else max(saved, default=0)
+    for step in range(done):
+        if learning_rate(step, before) != learning_rate(step, now):
+            usable = max((other for other in saved if other <= step), default=None)
+            remedy = "" if usable is None else f" and train.resume={folder_of(run.checkpoints, usable)}"
+            raise UserError(
+                f"run {run.uri} was started with train.{key}={getattr(before, key)}, now {getattr(now, key)}, which "
+                f"changes the learning rate of step {step + 1}, of {done} done; choose another train.name{remedy}"
+            )
+
+
 def _check_same(run: Run, config: Config, stage: str, dataset: dict[str, Any]) -> None:
-    before = _identity(storage.read_json(run.path("config.json")), stage)
+    stored = storage.read_json(run.path("config.json"))
+    before = _identity(stored, stage)
     now = _identity(config.model_dump(mode="json"), stage)
     for key, value in now.items():
         if key in before and before[key] != value:
             raise UserError(
                 f"run {run.uri} was started with {key}={before[key]}, now {value}; choose another train.name"
             )
+    _check_schedule(run, from_dict(stored).train, config.train)
     old = storage.read_json(run.path("dataset.json"))
     for part in ("codec", "text"):
         if old[part]["fingerprint"] != dataset[part]["fingerprint"]:
@@ -102,7 +131,8 @@ def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
 
 
 def prepare(config: Config, stage: str) -> Run | None:
-    """Create the run's folder or check that it is this run's. None if the run is already finished.
+    """Create the run's folder or check that it is this run's. None if the run is already finished; if more steps are
+    asked of it than it has done, it is not.
 
     Raises:
         UserError: if the name is taken (`resume=never`), belongs to a run of other settings or data, or the
@@ -117,7 +147,11 @@ def prepare(config: Config, stage: str) -> Run | None:
             raise UserError(f"run {run.uri} exists and train.resume=never; choose another train.name")
         _check_same(run, config, stage, dataset)
         if storage.exists(run.summary):
-            return None
+            if storage.read_json(run.summary)["steps"] >= config.train.steps:
+                return None
+            if not _saved_steps(run):
+                raise UserError(f"run {run.uri} has no checkpoint left to go on from; choose another train.name")
+            storage.remove_tree(run.summary)
     if resume not in ("auto", "never") and not storage.exists(resume):
         raise UserError(f"train.resume={resume} does not exist; give auto, never or the folder of a checkpoint")
     known = {key: value for key, value in dataset.items() if key != "files"}

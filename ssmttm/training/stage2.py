@@ -1,4 +1,4 @@
-"""Stage 2: flow matching from coarse to fine latents.
+"""Stage 2: learning to complete coarse latents by fine ones.
 
 Shapes: B batch, T frames, Dc / Df coarse / fine latent dimensions, V codebook size.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, T frames, Dc / Df coarse / fine latent dimensions, V codebook s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.config import Config
-from ssmttm.model.diffusion import LatentCompleter
+from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.text import TextBatch, collate_text
 from ssmttm.training.data import TokenDataset
 from ssmttm.training.order import Draw, keyed_generator
@@ -29,7 +29,8 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Fine and coarse latents float32 [B, D, T] with text, time, noise, and which frames are real."""
+    """Fine and coarse latents float32 [B, D, T] with text, time, noise, which frames are real and which rows are to do
+    without coarse latents. In validation `t_B` is the level, the share of data, whatever the objective's time."""
 
     fine_BDT: Tensor
     coarse_BDT: Tensor
@@ -37,24 +38,27 @@ class LatentBatch:
     t_B: Tensor
     noise_BDT: Tensor
     mask_BT: Tensor
+    coarse_null_B: Tensor
     count: int
+    is_validation: bool
 
     def to(self, device: torch.device) -> LatentBatch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if name != "count"}
+        moved = {name: value.to(device) for name, value in vars(self).items() if not isinstance(value, (int, bool))}
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class LatentSample:
-    """One row's latents [D, T] with its time and noise."""
+    """One row's latents [D, T] with its time and noise, and whether its coarse latents are dropped."""
 
     fine: np.ndarray
     coarse: np.ndarray
     t: float
     noise: np.ndarray
+    coarse_null: bool = False
 
 
-def collate_latents(samples: list[LatentSample], text: TextBatch) -> LatentBatch:
+def collate_latents(samples: list[LatentSample], text: TextBatch, is_validation: bool = False) -> LatentBatch:
     """Pad at the end to the longest row."""
     longest = max(sample.fine.shape[1] for sample in samples)
 
@@ -73,17 +77,24 @@ def collate_latents(samples: list[LatentSample], text: TextBatch) -> LatentBatch
         torch.tensor([sample.t for sample in samples], dtype=torch.float32),
         stack("noise"),
         torch.arange(longest)[None] < lengths[:, None],
+        torch.tensor([sample.coarse_null for sample in samples]),
         int(lengths.sum()),
+        is_validation,
     )
 
 
-class Stage2Task:
-    """Velocity prediction at a random time of the path from noise to the fine latents."""
+def _noise(shape: tuple[int, ...], *key: object) -> Tensor:
+    return torch.from_numpy(keyed_generator(*key).standard_normal(shape, np.float32))
 
-    name, unit = "stage2", "squared error/frame"
+
+class Stage2Task:
+    """Prediction at a random time of the path from noise to the fine latents."""
+
+    name = "stage2"
 
     def __init__(self, config: Config):
         self.config = config
+        self.unit = {"l2": "squared error/frame", "l1": "absolute error/frame"}[config.stage2.loss]
         self.data = TokenDataset.open(config.train.data, "train")
         self.validation = ValidationSet.open(config.train, with_fine=True)
 
@@ -128,16 +139,20 @@ class Stage2Task:
             start = int(generator.integers(self.data.frames(draw.row) - length + 1))
             fine = self.data.fine(draw.row)[:, start : start + length]
             coarse = self._coarse(self.data.codes(draw.row)[:, start : start + length])
-            samples.append(LatentSample(fine, coarse, t, generator.standard_normal(fine.shape, np.float32)))
+            noise = generator.standard_normal(fine.shape, np.float32)
+            coarse_null = bool(generator.random() < self.config.stage2.coarse_null_probability)
+            samples.append(LatentSample(fine, coarse, t, noise, coarse_null))
         return collate_latents(samples, collate_text(states, null))
 
     def loss(self, module: nn.Module, batch: LatentBatch) -> Tensor:
         assert isinstance(module, LatentCompleter)
-        total, _ = module.loss(batch.fine_BDT, batch.coarse_BDT, batch.text, batch.t_B, batch.noise_BDT, batch.mask_BT)
+        given = (batch.fine_BDT, batch.coarse_BDT, batch.text, batch.t_B, batch.noise_BDT, batch.mask_BT)
+        total, _ = module.validation_loss(*given) if batch.is_validation else module.loss(*given, batch.coarse_null_B)
         return total
 
     def validation_variants(self, final: bool) -> list[str]:
-        """Each row's own text or none, at each of the fixed times."""
+        """Each row's own text or none, at each of the fixed levels (for flow matching, times); see
+        `LatentCompleter.validation_loss` for why objectives compare."""
         return [f"{text}@{t}" for text in ("own", "null") for t in VALIDATION_TIMES]
 
     @property
@@ -151,7 +166,7 @@ class Stage2Task:
             fine = self.validation.fine(i)
             noise = keyed_generator("validation", self.validation.id(i), t).standard_normal(fine.shape, np.float32)
             samples.append(LatentSample(fine, self._coarse(self.validation.codes(i)), float(t), noise))
-        return collate_latents(samples, self.validation.text(rows, text))
+        return collate_latents(samples, self.validation.text(rows, text), is_validation=True)
 
     def summarise_validation(self, losses: dict[str, float]) -> dict[str, float]:
         """The mean over the fixed times with own and without text, and the loss at each time."""
@@ -174,15 +189,14 @@ class Stage2Task:
         samples = []
         for i in range(min(count, len(self.validation))):
             codes0_1T = torch.from_numpy(self.validation.codes(i)[:1].astype(np.int64))
-            shape = (1, module.fine_dim, codes0_1T.shape[1])
-            noise = keyed_generator("sample", self.validation.id(i)).standard_normal(shape, np.float32)
-            settings = self.config.generation
+            shape, settings = (1, module.fine_dim, codes0_1T.shape[1]), self.config.generation
+            noise = partial(_noise, shape, "sample", self.validation.id(i))
             fine_BDT = module.sample(
                 self.codec.coarse(codes0_1T),
                 self.validation.text([i]),
-                torch.from_numpy(noise),
-                settings.steps,
-                settings.stage2_guidance,
+                noise(),
+                Sampler.of(settings, settings.steps, settings.stage2_guidance),
+                fresh=noise,
             )
             samples += decode_samples(self.codec, codes0_1T, fine_BDT, [self.validation.prompt(i)])
         return samples

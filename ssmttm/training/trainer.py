@@ -22,8 +22,10 @@ from ssmttm.training.listener import Listener
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
 from ssmttm.training.run import Run
-from ssmttm.training.schedule import batch_shape, learning_rate
+from ssmttm.training.samples import draw_samples, write_samples
+from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
 from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
+from ssmttm.training.startup import StartUp
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
 from ssmttm.training.writer import RunWriter
@@ -40,6 +42,7 @@ class Trainer:
         report: called on every worker, equally often, after each checkpoint.
         stop_requested: asked at each step, on every worker.
         preempted: likewise; says that this worker is about to be taken away.
+        startup: times until now; the first worker says, after the first step of a run, what they were.
     """
 
     def __init__(
@@ -51,11 +54,12 @@ class Trainer:
         report: Callable[[dict[str, float]], None] = lambda _: None,
         stop_requested: Callable[[], bool] = lambda: False,
         preempted: Callable[[], bool] = lambda: False,
+        startup: StartUp | None = None,
     ):
         self.task, self.run_folder, self.config = task, run, task.config.train
         self._listener, self._report = listener, report
-        self._stop_requested, self._preempted = stop_requested, preempted
-        checkpoint = restore(task.config, run)
+        self._stop_requested, self._preempted, self._startup = stop_requested, preempted, startup
+        checkpoint = restore(task.config, run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
         model = task.build()
@@ -75,12 +79,15 @@ class Trainer:
         self._writer: RunWriter | None = None
         if self.engine.rank == 0:
             saved = None if listener is None else listener.checkpoint
-            self._writer = RunWriter(run, self.config.keep_checkpoints, self.progress.step, saved)
+            keep, landmark = self.config.keep_checkpoints, decay_start(self.config)
+            self._writer = RunWriter(run, keep, self.progress.step, saved, landmark)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
             if listener is not None:
                 listener.begin(self.progress.step)
             self._line = ProgressLine(task, self.engine, self.progress)
+        if startup is not None:
+            startup.over("model")
 
     # The loop
 
@@ -110,6 +117,8 @@ class Trainer:
                 row = self.train_step(batches, count)
                 if row is None:
                     continue
+                if progress.step == 1:
+                    self._say_start_up()
                 row["loader_wait"] = loader.wait_seconds
                 self._log(row)
                 agreed, last, best = self._agreed, progress.step == config.steps, False
@@ -118,8 +127,11 @@ class Trainer:
                 if last or progress.step % config.validate_every == 0:
                     figures = self._validate(last)
                     best = self._note_best(figures)
+                if config.samples_every and progress.step % config.samples_every == 0 and not last:
+                    self._sample()
                 leaving = agreed.stop or agreed.preempted
-                if last or leaving or best or agreed.save or progress.step % config.checkpoint_every == 0:
+                due = progress.step % config.checkpoint_every == 0 or progress.step == decay_start(config)
+                if last or leaving or best or agreed.save or due:
                     self.save_checkpoint()
                 if leaving and not last:
                     self._finish_writing()
@@ -200,6 +212,11 @@ class Trainer:
         if self._writer is not None:
             print(f"step {self.progress.step}: loss or gradient is not finite, batch skipped", flush=True)
 
+    def _say_start_up(self) -> None:
+        if self._startup is not None and self._writer is not None:
+            self._startup.over("step")
+            print(self._startup, flush=True)
+
     def _log(self, row: dict[str, float]) -> None:
         if self._writer is None:
             return
@@ -224,6 +241,22 @@ class Trainer:
             if self._listener is not None:
                 self._listener.metrics({f"val/{key}": value for key, value in figures.items()}, self.progress.step)
         return figures
+
+    def _sample(self) -> None:
+        """Make audio with the averaged weights on the first worker; every worker takes part in gathering them."""
+        with self.engine.averaged():
+            state = self.engine.model_state()
+        if self._writer is None:
+            return
+        clips, step, listener = draw_samples(self.task, self.engine, state), self.progress.step, self._listener
+        folder = self.run_folder.path("samples", f"step-{step:06d}")
+
+        def write() -> None:
+            uris = write_samples(clips, folder, self.run_folder)
+            if listener is not None:
+                listener.samples(uris, step)
+
+        self._writer.begin(write, folder)
 
     def _note_best(self, figures: dict[str, float]) -> bool:
         """Whether this is the lowest validation loss so far; only with `train.keep_best`."""

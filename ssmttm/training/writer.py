@@ -48,15 +48,27 @@ def persistently(action: Callable[[], Value], uri: str) -> Value:
 
 class RunWriter:
     """Rows and checkpoints of one run. At most one write is in flight; `wait_seconds` is how long training has waited
-    for it. After a failure nothing more is written, and `error` says why. saved: told URI and step of each checkpoint
-    once it is complete, in the background."""
+    for it. After a failure nothing more is written, and `error` says why.
 
-    def __init__(self, run: Run, keep_checkpoints: int, step: int, saved: Callable[[str, int], None] | None = None):
+    Args:
+        step: after which training goes on; rows past it are dropped.
+        saved: told URI and step of each checkpoint once it is complete, in the background.
+        landmark: the step whose checkpoint stays, however old.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        keep_checkpoints: int,
+        step: int,
+        saved: Callable[[str, int], None] | None = None,
+        landmark: int | None = None,
+    ):
         self.metrics, self.validation = RowLog(run.metrics, step), RowLog(run.validation, step)
         self.wait_seconds = 0.0
         self.error: BaseException | None = None
         self._run, self._saved = run, saved
-        self._store = CheckpointStore(run.checkpoints, keep_checkpoints)
+        self._store = CheckpointStore(run.checkpoints, keep_checkpoints, landmark)
         self._thread: threading.Thread | None = None
         self.flush()
 
@@ -64,7 +76,7 @@ class RunWriter:
         """Begin to write the rows appended so far; while something else is being written they wait for the next
         call."""
         if self._thread is None or not self._thread.is_alive():
-            self._begin(self._flush, self._run.metrics)
+            self.begin(self._flush, self._run.metrics)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Begin to write a checkpoint, after all rows up to it. Waits for the one before."""
@@ -75,7 +87,14 @@ class RunWriter:
             if self._saved is not None:
                 self._saved(uri, checkpoint.progress.step)
 
-        self._begin(write, self._run.checkpoints)
+        self.begin(write, self._run.checkpoints)
+
+    def begin(self, job: Callable[[], Any], uri: str) -> None:
+        """Begin to write anything else, by a job that may be repeated. Waits for the one before."""
+        self.join()
+        if self.error is None:
+            self._thread = threading.Thread(target=self._work, args=(job, uri), name="writer", daemon=True)
+            self._thread.start()
 
     def join(self) -> None:
         """Wait until nothing is being written."""
@@ -87,12 +106,6 @@ class RunWriter:
     def _flush(self) -> None:
         self.metrics.flush()
         self.validation.flush()
-
-    def _begin(self, job: Callable[[], Any], uri: str) -> None:
-        self.join()
-        if self.error is None:
-            self._thread = threading.Thread(target=self._work, args=(job, uri), name="writer", daemon=True)
-            self._thread.start()
 
     def _work(self, job: Callable[[], Any], uri: str) -> None:
         try:

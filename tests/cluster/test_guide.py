@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from cluster_files import CLUSTER, MANIFESTS, README
@@ -47,13 +48,27 @@ def test_the_readmes_figures_are_the_models() -> None:
         assert f"{hours / 8:.1f} h" in README
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_deepspeed_files_are_what_training_uses(stage: int) -> None:
-    from ssmttm.training.deepspeed_engine import zero_config
+# (train.zero, train.offload) by file name.
+DEEPSPEED = {f"zero{stage}.json": (stage, "none") for stage in range(4)}
+DEEPSPEED |= {f"zero{stage}-offload-optimizer.json": (stage, "optimizer") for stage in (1, 2, 3)}
+DEEPSPEED |= {"zero3-offload-parameters.json": (3, "parameters")}
 
-    assert json.loads((CLUSTER / "deepspeed" / f"zero{stage}.json").read_text()) == zero_config(stage)
+
+@pytest.mark.parametrize("name", DEEPSPEED)
+def test_deepspeed_files_are_what_training_uses(name: str) -> None:
+    from ssmttm.training.deepspeed_config import zero_config
+
+    assert json.loads((CLUSTER / "deepspeed" / name).read_text()) == zero_config(*DEEPSPEED[name])
 
 
-def test_there_is_a_deepspeed_file_for_each_stage_and_no_other() -> None:
-    names = sorted(path.name for path in (CLUSTER / "deepspeed").iterdir())
-    assert names == [f"zero{stage}.json" for stage in range(4)]
+def test_there_is_a_deepspeed_file_for_each_stage_and_offload_and_no_other() -> None:
+    assert {path.name for path in (CLUSTER / "deepspeed").iterdir()} == set(DEEPSPEED)
+
+
+def test_the_example_of_deepspeed_settings_may_be_given(tmp_path: Path) -> None:
+    from ssmttm.training.deepspeed_config import base_config
+
+    (example,) = re.findall(r"^```json\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "settings.json"
+    file.write_text(example)
+    base_config(configuration.TrainConfig(zero=3, offload="optimizer", deepspeed=str(file)))

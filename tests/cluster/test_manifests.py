@@ -145,7 +145,7 @@ def nodes_at_start(cluster: RayClusterSpec) -> list[dict[str, Any]]:
 
 
 def test_training_fits_its_cluster() -> None:
-    from ssmttm.training.ray_launch import check_cluster
+    from ssmttm.training.cluster import check_cluster
     from ssmttm.training.schedule import batch_shape
 
     path = CLUSTER / "kuberay" / "rayjob-train.yaml"
@@ -162,12 +162,16 @@ def test_training_fits_its_cluster() -> None:
     assert settings.train.max_failures > 2
 
 
-@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-train.yaml"])
-def test_a_cluster_that_trains_is_never_a_head_alone(name: str) -> None:
-    """Training refuses a lone node that is too small, not knowing that others would be added."""
-    cluster = ray_spec(CLUSTER / "kuberay" / name)
+def test_training_waits_at_a_head_alone_for_the_machines_of_the_standing_cluster() -> None:
+    """KubeRay puts the name of a pod's group into RAY_NODE_TYPE_NAME, which Ray makes a label of."""
+    from ssmttm.training.cluster import NODE_GROUP, check_cluster
+
+    cluster = ray_spec(CLUSTER / "kuberay" / "raycluster.yaml")
     assert cluster is not None
-    assert sum(group.minReplicas for group in cluster.workerGroupSpecs) >= 1
+    (head,) = nodes_at_start(cluster)
+    settings = settings_of(CLUSTER / "kuberay" / "rayjob-train.yaml")
+    assert check_cluster(settings, [head | {"Labels": {NODE_GROUP: "headgroup"}}]).endswith("needs 64 CPUs, Ray has 0")
+    assert cluster.enableInTreeAutoscaling, "nobody would add any"
 
 
 def test_preprocessing_uses_the_cluster_it_asks_for() -> None:

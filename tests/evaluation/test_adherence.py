@@ -47,7 +47,7 @@ def probes() -> adherence.Probes:
 
 def test_what_is_as_asked_scores_one_and_shuffled_prompts_score_chance(probes: adherence.Probes) -> None:
     clips, tags = pieces(range(100, 196))
-    table = adherence.table(probes, tags, clips, clips, clips)
+    table = adherence.table(probes, tags, clips, clips, clips, clips)
     for name in adherence.ATTRIBUTES:
         assert table[name]["real"] == table[name]["generated"] == 1.0
     assert table["key_rank"]["real"] == 0
@@ -56,7 +56,7 @@ def test_what_is_as_asked_scores_one_and_shuffled_prompts_score_chance(probes: a
     assert table["tempo"]["shuffled"] < 0.5
     assert table["key"]["shuffled"] < 0.25
     assert table["key_rank"]["shuffled"] > 2
-    assert set(table["genre"]) == {"real", "codec", "generated", "shuffled"}
+    assert set(table["genre"]) == {"real", "codec", "completed", "generated", "shuffled"}
 
 
 def test_drums_are_the_mean_over_both_classes(probes: adherence.Probes) -> None:

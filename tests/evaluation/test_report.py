@@ -14,7 +14,8 @@ from ssmttm.evaluation import pictures
 from ssmttm.evaluation.report import render
 
 RATE = 24_000
-SETS = {"real": 0.9, "codec": 0.85, "generated": 0.6, "shuffled": 0.1}
+NAMES = ("genre", "lead", "drums", "tempo", "key")
+SETS = {"real": 0.9, "codec": 0.85, "completed": 0.8, "generated": 0.6, "shuffled": 0.1}
 
 
 class Elements(HTMLParser):
@@ -64,16 +65,22 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     evaluation = {
         "clips": clips,
         "clips_compared": 96,
+        "long": {
+            "pieces": [{"prompt": "a & b", "path": path, "times_real_time": 7.5}] * 2,
+            "drift": [
+                {"minute": minute, **dict.fromkeys((*NAMES, "genre_kept", "music", "rms"), 0.25)}
+                for minute in (0, 1, 10)
+            ],
+        },
         "reconstructions": [{"caption": "a & b", "real": path, "codec": path, "coarse": path}] * 3,
     }
-    names = ("genre", "lead", "drums", "tempo", "key")
     summary = {
         "preset": "mini",
         "wall_s": {"compose": 60.0, "train_stage1": 400.0},
         "stage1": {"val_nats": {"own": 1.3, "shuffled": 1.8, "null": 1.4}},
         "stage2": {"frechet": {"real": 0.8, "coarse_only": 6.0, "generated": 2.0}},
         "codec": {"logmel_l1": 0.44},
-        "adherence": {**{name: dict(SETS) for name in names}, "free_form": {"genre": 0.5, "n": 32}},
+        "adherence": {**{name: dict(SETS) for name in NAMES}, "free_form": {"genre": 0.5, "n": 32}},
         "generation": {"times_real_time": 6.5},
         "bundle": "/tmp/bundle",
         "shards": "/tmp/tokens",
@@ -93,7 +100,7 @@ def test_players_pictures_and_tables_are_there(html: str) -> None:
     assert sum(image["src"].startswith("data:image/png") for image in images) == 16
     assert sum(image["src"].startswith("data:image/svg+xml") for image in images) == 2
     assert all(image["alt"] for image in images)
-    assert len(elements.all("table")) == 8 + 4
+    assert len(elements.all("table")) == 8 + 5
     assert len(elements.all("caption")) == len(elements.all("table"))
 
 
@@ -112,6 +119,17 @@ def test_prompts_are_text_and_verdicts_right(html: str) -> None:
     assert html.count("✓ half or double") == 8  # 61 bpm for 120
     assert html.count("✗ differs") == 8  # the genre; A# is Bb
     assert html.count("heard as rock") == 3
+
+
+def test_figures_are_read_against_the_own_ceiling(html: str) -> None:
+    assert html.count("<td>71%</td>") == 5  # (.6 - .1) / (.8 - .1)
+    assert "between a floor of 0.10 and a ceiling of 0.80" in html
+
+
+def test_long_pieces_are_shown_by_the_minute(html: str) -> None:
+    assert "to minute 10</th>" in html
+    assert html.count("<td>0.25</td>") == 3 * 8
+    assert "at 7.5x real time" in html
 
 
 def test_it_says_that_the_music_is_generated(html: str) -> None:

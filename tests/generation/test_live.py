@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from ssmttm.errors import UserError
 from ssmttm.generation.generator import Generator
 from ssmttm.generation.live import LiveGenerator
-from ssmttm.generation.render import Track
+from ssmttm.generation.render import Finished, Track, Window
 from ssmttm.generation.slot_engine import CancelledError, EngineClosedError, QueueFullError
 
 PROMPTS = ("calm piano", "techno", "a slow waltz for strings and harp, in D major", "jazz")
@@ -98,11 +99,17 @@ def test_ends_and_limits(generator: Generator) -> None:
 
 
 def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
+    sizes: list[int] = []
     complete = generator.renderer.complete
-    monkeypatch.setattr(
-        generator.renderer, "complete", lambda windows: (sizes.append(len(windows)), complete(windows))[1]
-    )
+
+    def record(windows: Sequence[Window]) -> list[Finished]:
+        deadline = time.monotonic() + 60
+        while not sizes and len(live._pool._jobs) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the first call lasts until the other clips' windows wait
+        sizes.append(len(windows))
+        return complete(windows)
+
+    monkeypatch.setattr(generator.renderer, "complete", record)
     ready = threading.Barrier(4)
 
     def make(live: LiveGenerator, seed: int) -> np.ndarray:

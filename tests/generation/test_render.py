@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -91,6 +91,35 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
     assert len(taken) == 2 * renderer.hop + renderer.lookahead
 
 
+def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = WINDOWS.model_copy(update={"first_frames": 3})
+    renderer = Renderer(generator.bundle.completer, generator.bundle.codec, config)
+    codes, owned = make_codes(generator, 1, 40), []
+    complete, taken = renderer.complete, iter(codes.unbind(dim=1))
+    monkeypatch.setattr(renderer, "complete", lambda windows: (owned.append(windows[0].owned), complete(windows))[1])
+    pieces = renderer.render(taken, 40, make_piece(generator, (1,)))
+    next(pieces)
+    assert len(list(taken)) == 40 - 3 - renderer.lookahead
+    list(renderer.render(frame_by_frame(codes), 40, make_piece(generator, (1,))))
+    assert owned[1:] == [3, 6, 12, 12, 7]
+
+
+def test_windows_of_several_pieces_are_completed_together(generator: Generator, renderer: Renderer) -> None:
+    """At other places, with other texts and seeds; up to rounding."""
+    codes, fine = make_codes(generator, 3, 24), torch.randn(3, generator.bundle.codec.fine_dim, 8)
+    windows = []
+    for row, prompt in enumerate(("calm piano", "techno", "a slow waltz for strings and harp, in D major")):
+        text = collate_text(generator.bundle.text_encoder.encode([prompt]))
+        context = Finished(codes[row : row + 1, :8], fine[row : row + 1])
+        piece = Piece(text, [row], steps=3, guidance=1.5)
+        windows.append(Window(context, codes[row : row + 1, 8:], piece, first_frame=100 * row, owned=12))
+    assert len({window.shape for window in windows}) == 1
+    for window, together in zip(windows, renderer.complete(windows), strict=True):
+        (alone,) = renderer.complete([window])
+        assert torch.equal(together.codes_BT, alone.codes_BT)
+        torch.testing.assert_close(together.fine_BDT, alone.fine_BDT, rtol=1e-4, atol=1e-4)
+
+
 def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Renderer) -> None:
     codes, piece = make_codes(generator, 1, 20), make_piece(generator, (1,))
     context = Finished(codes[:, :8], torch.randn(1, generator.bundle.codec.fine_dim, 8))
@@ -100,6 +129,25 @@ def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Render
     other = Finished(context.codes_BT, context.fine_BDT + 1)
     (changed,) = renderer.complete([Window(other, codes[:, 8:], piece, first_frame=8, owned=9)])
     assert not torch.equal(done.fine_BDT[..., 8], changed.fine_BDT[..., 8])  # and the new ones listen to them
+
+
+def test_fresh_noise_belongs_to_its_absolute_frame(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ancestral solver's noise for a frame is the same in every window that the frame is in."""
+    config = WINDOWS.model_copy(update={"solver": "ancestral"})
+    renderer, drawn = Renderer(generator.bundle.completer, generator.bundle.codec, config), []
+    sample = generator.bundle.completer.sample
+
+    def record(*args: object, fresh: Callable[[int], torch.Tensor], **rest: object) -> torch.Tensor:
+        drawn.append((fresh(0), fresh(1)))
+        return sample(*args, fresh=fresh, **rest)
+
+    monkeypatch.setattr(generator.bundle.completer, "sample", record)
+    codes, piece = make_codes(generator, 1, 36), make_piece(generator, (1,))
+    pieces = list(renderer.render(frame_by_frame(codes), 36, piece))
+    assert all(torch.isfinite(piece_B1N).all() for piece_B1N in pieces)
+    first, second = drawn[:2]  # absolute frames 0-15 and, with 8 of context, 4-27
+    assert torch.equal(first[0][..., 4:], second[0][..., :12])
+    assert not torch.equal(first[0], first[1])
 
 
 def test_seams_are_like_any_other_place(

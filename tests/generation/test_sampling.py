@@ -30,6 +30,13 @@ def test_noise_is_keyed_by_seed_and_absolute_frame() -> None:
     assert not torch.equal(whole[..., 0], whole[..., 1])
 
 
+def test_draws_of_noise_are_independent_and_the_first_is_the_default() -> None:
+    first, second = (frame_noise([3], first_frame=0, frames=400, dim=20, draw=draw) for draw in (0, 1))
+    assert torch.equal(first, frame_noise([3], first_frame=0, frames=400, dim=20))
+    assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.04
+    assert torch.equal(second[..., 7:9], frame_noise([3], first_frame=7, frames=2, dim=20, draw=1))
+
+
 def test_noise_is_standard_normal() -> None:
     noise = frame_noise([0], first_frame=0, frames=400, dim=100)
     assert abs(float(noise.mean())) < 0.02

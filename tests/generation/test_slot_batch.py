@@ -181,3 +181,44 @@ def test_rows_hold_what_was_put_and_moved() -> None:
     assert logits.shape == (2, 1, V)
     following = rows.step(tokens)[1:]
     torch.testing.assert_close(following, lm.step(tokens, state)[0][1:], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make_lm()
+    batch, step = SlotBatch(lm, 2, TOKENS, deterministic=True), lm.step
+    batch.warm_up(compiled=False)
+
+    def uneven(tokens: torch.Tensor, state: object) -> tuple:
+        logits, state = step(tokens, state)
+        return torch.cat([logits[:-1], logits[-1:] * (1 + 1e-6)]), state
+
+    monkeypatch.setattr(lm, "step", uneven)
+    with pytest.raises(ArithmeticError, match="which of 4 rows"):
+        batch.warm_up(compiled=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba"])
+def test_graphs_of_rows_give_what_single_steps_give(backbone: str) -> None:
+    lm, arrivals = make_lm(backbone=backbone).cuda(), random_arrivals(2, 8)
+    batch = Recorder(lm, 5)
+    assert batch.warm_up(compiled=False)
+    codes = run(batch, arrivals)
+    plain = Recorder(lm, 5)
+    for (_, request), mine, expected in zip(arrivals, codes, run(plain, arrivals), strict=True):
+        assert np.array_equal(mine, expected)
+        torch.testing.assert_close(batch.logits_of(request), plain.logits_of(request), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_compiled_rows_give_what_eager_ones_give(deterministic: bool) -> None:
+    lm, arrivals = make_lm(), random_arrivals(3, 8)
+    plain = Recorder(lm, 2)
+    expected = run(plain, arrivals)
+    batch = Recorder(lm, 2, deterministic)
+    assert batch.warm_up(compiled=True)
+    for (_, request), mine, other in zip(arrivals, run(batch, arrivals), expected, strict=True):
+        assert np.array_equal(mine, other)
+        torch.testing.assert_close(batch.logits_of(request), plain.logits_of(request), rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from jobs import evaluate
 from ssmttm import audio, config, storage
 from ssmttm.errors import UserError
 
-SETS = {"real", "codec", "generated", "shuffled"}
+SETS = {"real", "codec", "completed", "generated", "shuffled"}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,8 @@ def settings(tiny_config: config.Config, tiny_tokens: str, tmp_path_factory: pyt
         "shown": 1,
         "free_form": 3,
         "batch": 8,
+        "long_minutes": [0.1],
+        "long_pieces": 2,
     }
     values = tiny_config.model_dump()
     return config.from_dict({**values, "evaluate": {**values["evaluate"], **changes}})
@@ -52,6 +54,25 @@ def test_every_figure_is_there(settings: config.Config, content: dict[str, Any])
     assert all(np.isfinite(value) and value > 0 for value in frechet.values())
     assert 0 < content["codec"]["logmel_l1"] < 5
     assert content["generation"]["times_real_time"] > 0
+
+
+def test_long_pieces_are_measured_by_the_minute(settings: config.Config, content: dict[str, Any]) -> None:
+    beginning, mark = content["long"]["drift"]
+    assert (beginning["minute"], beginning["segments"]) == (0, 2)  # the first segment of each of two pieces
+    assert (mark["minute"], mark["segments"]) == (0.1, 4)
+    assert beginning["genre_kept"] == 1
+    for row in (beginning, mark):
+        assert all(0 <= row[name] <= 1 for name in ("genre", "lead", "drums", "tempo", "key", "genre_kept", "music"))
+    for piece in content["long"]["pieces"]:
+        assert audio.read(piece["path"]).seconds == 6
+        assert piece["times_real_time"] > 0
+
+
+def test_a_mark_within_the_first_segment_is_refused(settings: config.Config) -> None:
+    values = settings.model_dump()
+    values["evaluate"]["long_minutes"] = [0.01]
+    with pytest.raises(UserError, match=r"evaluate.long_minutes=\[0.01\] has a mark before"):
+        evaluate.evaluate(config.from_dict(values))
 
 
 def test_clips_are_files_of_the_asked_length(settings: config.Config, content: dict[str, Any]) -> None:

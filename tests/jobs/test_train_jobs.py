@@ -15,7 +15,6 @@ import pytest
 
 from ssmttm import config, storage
 from ssmttm.training.launch import train
-from ssmttm.training.ray_launch import check_cluster
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run
 
@@ -53,31 +52,27 @@ def test_bad_input_ends_in_one_line_and_code_2(tmp_path: Path) -> None:
     assert "holds no finished token shards" in result.stderr
 
 
-@pytest.mark.parametrize("zero", [1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 2, 3))])
+SLOW = [(0, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")]
+
+
+@pytest.mark.parametrize(
+    ("zero", "offload"), [(1, "none"), *(pytest.param(*settings, marks=pytest.mark.slow) for settings in SLOW)]
+)
 def test_two_ray_workers_give_the_numbers_of_one_process(
-    ray_cluster: dict[str, Any], tiny_tokens: str, tmp_path: Path, zero: int
+    ray_cluster: dict[str, Any], tiny_tokens: str, tmp_path: Path, zero: int, offload: str
 ) -> None:
     expected = run_local(tiny_tokens, tmp_path, *COMPARABLE)
-    overrides = [f"train.data={tiny_tokens}", f"train.out={tmp_path}", f"train.zero={zero}", *ON_RAY, *COMPARABLE]
+    paths = [f"train.data={tiny_tokens}", f"train.out={tmp_path}"]
+    overrides = [*paths, f"train.zero={zero}", f"train.offload={offload}", *ON_RAY, *COMPARABLE]
     run = train(config.load("tiny", overrides, job="stage1"), "stage1")
     assert_same_numbers(run, expected)
     summary = storage.read_json(run.summary)
     assert (summary["workers"], summary["zero"]) == (2, zero)
     reference = storage.read_json(expected.summary)["validation"]
+    assert {"own", "shuffled", "null"} <= reference.keys()
     assert summary["validation"] == pytest.approx(reference, rel=1e-4)
-
-
-def test_cluster_that_cannot_work_is_refused() -> None:
-    settings = config.load("tiny", ["train.workers=2", "train.data=/d", "train.out=/o"])
-    node = {"Alive": True, "Resources": {"CPU": 1.0}}
-    with pytest.raises(ValueError, match=r"train\.workers=2 x .* needs 2 CPUs, Ray has 1"):
-        check_cluster(settings, [node])
-    check_cluster(settings, [node | {"Resources": {"CPU": 2.0}}, node | {"Alive": False}])
-    with pytest.raises(ValueError, match=r"train\.data=/d is on one node's disk and the cluster has 2 nodes"):
-        check_cluster(settings, [node, node])
-    shared = config.load("tiny", ["train.workers=2", "train.data=s3://b/d", "train.out=file:///shared"])
-    with pytest.raises(ValueError, match=r"tracking\.uri"):
-        check_cluster(shared, [node, node])
+    told = storage.read_json(run.path("deepspeed.json"))["zero_optimization"]
+    assert (told["stage"], "offload_param" in told) == (zero, offload == "parameters")
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:

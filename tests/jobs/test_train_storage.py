@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import s3fs
 from test_preprocess_kills import Server, server  # noqa: F401  the fixture
-from test_train_jobs import COMPARABLE, assert_same_numbers, run_local
+from test_train_jobs import COMPARABLE, ON_RAY, assert_same_numbers, command, run_local, start
 
 from ssmttm import config, storage
 from ssmttm.errors import UserError
@@ -59,6 +59,30 @@ def test_thirty_seconds_without_storage_cost_nothing(server: Server, tiny_tokens
     run = train_there(tiny_tokens)
     thread.join()
     assert_same_numbers(run, run_local(tiny_tokens, tmp_path, *LONG), tolerance=0)
+    assert CheckpointStore(run.checkpoints, 2).committed() == [35, 40]
+    assert storage.exists(run.summary)
+
+
+def test_thirty_seconds_without_storage_cost_nothing_on_ray(server: Server, tiny_tokens: str, tmp_path: Path) -> None:  # noqa: F811
+    """Two workers, one of which writes; Ray keeps its own notes on the same storage."""
+
+    def outage() -> None:
+        server.kill()
+        time.sleep(30)
+        server.start()
+
+    thread = once_saved(server, 10, outage)
+    job = start(command("stage1", tiny_tokens, Path("-"), *LONG, *ON_RAY, f"train.out={OUT}"))
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output[-4000:]
+    thread.join()
+    assert "trying again" in output, "the outage was not noticed"
+    assert "continuing from step" not in output, "training was begun again"
+    run = Run(f"{OUT}/stage1")
+    undisturbed = start(command("stage1", tiny_tokens, tmp_path, *LONG, *ON_RAY))
+    text, _ = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, text[-4000:]
+    assert_same_numbers(run, Run(str(tmp_path / "stage1")), tolerance=0)
     assert CheckpointStore(run.checkpoints, 2).committed() == [35, 40]
     assert storage.exists(run.summary)
 

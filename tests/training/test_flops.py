@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.config import Config
 from ssmttm.model import costs
+from ssmttm.model.denoiser import DENOISERS
 from ssmttm.training import flops, progress
 from ssmttm.training.flops import peak_flops, task_flops
 from ssmttm.training.order import Draw
@@ -42,12 +43,19 @@ def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, teraflops: fl
     assert peak_flops(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("stage1", []),
+        ("stage2", []),
+        *(("stage2", [f"stage2.denoiser={name}", "stage2.cross_attention=true"]) for name in DENOISERS),
+    ],
+)
 def test_a_token_costs_what_one_sample_is_counted_at(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, stage: str
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, stage: str, changes: list[str]
 ) -> None:
     """The estimate takes rows of mean length, so one sample agrees nearly."""
-    task = make_task(stage, make_config(stage))
+    task = make_task(stage, make_config(stage, *changes))
     module, batch = task.build(), task.collate([Draw(0, 0)])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         task.loss(module, batch).backward()

@@ -74,6 +74,61 @@ def test_validation_is_the_same_each_time_and_reports_every_time(make_config: Ma
     assert set(figures) == {"own", "null", *(f"t{t}" for t in VALIDATION_TIMES)}
 
 
+def test_validation_is_squared_error_whatever_is_trained(make_config: MakeConfig) -> None:
+    """At equal levels, so that runs of different losses compare."""
+    squared, absolute = (Stage2Task(make_config("stage2", f"stage2.loss={loss}")) for loss in ("l2", "l1"))
+    module = squared.build().eval()
+    assert isinstance(module, LatentCompleter)
+    torch.nn.init.normal_(module.denoiser.output.weight)
+    other = absolute.build().eval()
+    other.load_state_dict(module.state_dict())
+    draws = [Draw(row, 0) for row in range(3)]
+    with torch.no_grad():
+        losses = [float(task.loss(m, task.collate(draws))) for task, m in ((squared, module), (absolute, other))]
+        measured = [
+            float(task.loss(m, task.collate_validation([0, 1], "own@0.3")))
+            for task, m in ((squared, module), (absolute, other))
+        ]
+    assert losses[0] != pytest.approx(losses[1], rel=0.01)
+    assert measured[0] == pytest.approx(measured[1])
+    assert (squared.unit, absolute.unit) == ("squared error/frame", "absolute error/frame")
+
+
+def test_coarse_latents_are_dropped_by_a_draw_of_their_own(make_config: MakeConfig) -> None:
+    """Of each sample and epoch; and it changes none of the other draws."""
+    draws = [Draw(row, epoch) for row in range(30) for epoch in range(3)]
+    never, often = (
+        Stage2Task(make_config("stage2", f"stage2.coarse_null_probability={p}")).collate(draws) for p in (0, 0.3)
+    )
+    assert not never.coarse_null_B.any()
+    assert 0.15 < float(often.coarse_null_B.float().mean()) < 0.45
+    assert torch.equal(never.t_B, often.t_B)
+    assert torch.equal(never.noise_BDT, often.noise_BDT)
+    assert torch.equal(never.text.null_B, often.text.null_B)
+    assert not torch.equal(often.coarse_null_B, often.text.null_B)
+
+
+@pytest.mark.parametrize("denoiser", ["unet", "transformer", "ssm"])
+@pytest.mark.parametrize("objective", ["flow", "v", "regression"])
+def test_every_kind_of_model_trains_and_sounds(make_config: MakeConfig, denoiser: str, objective: str) -> None:
+    changes = [f"stage2.denoiser={denoiser}", f"stage2.objective={objective}", "stage2.loss=l1"]
+    more = ["stage2.cross_attention=true", "stage2.coarse_null_probability=0.1", "generation.solver=ancestral"]
+    task = Stage2Task(make_config("stage2", *changes, *more))
+    module = task.build()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        batch = task.collate([Draw(row, 0) for row in range(6)])
+        loss = task.loss(module, batch) / batch.count
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.97 * losses[0]
+    ((_, clip),) = task.sample(module.eval(), 1)
+    assert np.isfinite(clip.samples).all()
+
+
 def test_samples_are_audio_of_the_rows_length(make_config: MakeConfig) -> None:
     task = Stage2Task(make_config("stage2"))
     ((prompt, clip),) = task.sample(task.build().eval(), 1)

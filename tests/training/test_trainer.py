@@ -184,6 +184,7 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
         def __init__(self) -> None:
             self.keys: set[str] = set()
             self.files: list[str] = []
+            self.sounds: list[tuple[str, int]] = []
             self.steps: list[int] = []
 
         def begin(self, step: int) -> None:
@@ -199,14 +200,25 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
         def artifacts(self, uris: list[str]) -> None:
             self.files += uris
 
-    config = make_config("stage1")
+        def samples(self, uris: list[str], step: int) -> None:
+            self.sounds += [(uri, step) for uri in uris]
+
+    config = make_config("stage1", "train.samples_every=3")
     run = prepare(config, "stage1")
     assert run is not None
     recorder, reports = Recorder(), []
     trainer(config, run, listener=recorder, report=reports.append).fit()
     train_keys = ("loss", "lr", "grad_norm", "tokens_per_s", "skipped", "peak_memory_gb")
-    assert {"val/own", "val/null", "summary/flops", *(f"train/{key}" for key in train_keys)} <= recorder.keys
-    assert any(uri.endswith(".wav") for uri in recorder.files)
+    assert {
+        "val/own",
+        "val/shuffled",
+        "val/null",
+        "summary/flops",
+        *(f"train/{key}" for key in train_keys),
+    } <= recorder.keys
+    assert recorder.files == [run.summary]
+    name = "0-sound-number-0-version-0.wav"
+    assert recorder.sounds == [(run.path("samples", "step-000003", name), 3), (run.path("samples", name), 4)]
     assert recorder.steps == [0, 2, 4]
     assert reports == [{"step": 2}, {"step": 4}]
 

@@ -84,6 +84,9 @@ def test_a_checkpoint_holds_its_step_though_training_goes_on(
         def artifacts(self, uris: list[str]) -> None:
             pass
 
+        def samples(self, uris: list[str], step: int) -> None:
+            pass
+
     monkeypatch.setattr(CheckpointStore, "save", late)
     config = make_config("stage1", *settings, "train.name=late", "train.validate_every=8")
     run = started(config)
