@@ -164,13 +164,18 @@ def orders_of(form: MusicRequest, given: Audio | None = None) -> list[Order]:
 
 
 def make_api(
-    service: Service, limits: Limits | None = None, keys: Keys | None = None, jobs: JobRunner | None = None
+    service: Service,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    jobs: JobRunner | None = None,
+    tell_id: bool = True,
 ) -> FastAPI:
     """The routes and their OpenAPI document.
 
     Args:
         keys: none leaves it open to this machine.
         jobs: without it there are no jobs.
+        tell_id: see `Guard`.
     """
     limits, keys, metrics = limits or Limits(), keys or Keys(), Metrics()
 
@@ -197,7 +202,7 @@ def make_api(
             GoneError: _say_nothing,
         },
     )
-    api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics)
+    api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, tell_id=tell_id)
     answers = Answers(service, limits, metrics)
 
     @api.post("/v1/music/generations", response_class=Response, responses=MUSIC)

@@ -6,12 +6,17 @@ Start them with: serve run serve.app:build
 
 # Not `from __future__ import annotations`: Ray needs the class itself in the annotation of `build`, not its name.
 
+import json
+import logging
+from typing import Any
+
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from serve.api import make_api
+from serve.guard import logger
 from serve.job_runner import JobRunner
 from serve.jobs import JobStore
 from serve.language_model import LanguageModel
@@ -44,13 +49,16 @@ class MusicAPI:
         keys_uri: str | None,
         jobs: str,
     ):
+        # Serve writes its own logger's lines, and those below it, to the replica's log.
+        logger.setLevel(logging.INFO)
+        logger.parent = logging.getLogger("ray.serve")
         self._keys = Keys.read(keys_uri)
         check_exposure(listening_host(), self._keys)
         self._service, self._limits = RemoteService(language_model, renderer), limits
         self._jobs = JobRunner(JobStore(jobs, limits.jobs_keep_s), self._service, limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_api(self._service, self._limits, self._keys, self._jobs)
+        return make_api(self._service, self._limits, self._keys, self._jobs, tell_id=False)
 
 
 def listening_host() -> str:
@@ -75,7 +83,12 @@ class Arguments(BaseModel):
     compiled: bool = Field(False, description="compile the language model's step; needs a C++ compiler")
     keys: str | None = Field(None, description="file of API keys, one per line; else SSMTTM_API_KEYS")
     jobs: str = Field("runs/serve", description="local folder of jobs and their files")
-    limits: Limits = Limits()
+    limits: Limits = Field(Limits(), description="on the command line: as JSON")
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits_of_the_command_line(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 def build(args: Arguments) -> ray_serve.Application:

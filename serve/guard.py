@@ -26,6 +26,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
@@ -36,17 +37,21 @@ class Guard:
 
     A service without keys answers those alone who call this machine by a name of its own: a page on the web could
     otherwise reach it under a name that it made point here.
+
+    Args:
+        tell_id: send the request's id back; Ray Serve's proxy does so itself.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys, metrics: Metrics):
+    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys, metrics: Metrics, tell_id: bool = True):
         self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
+        self._tell_id = tell_id
         self._buckets = TokenBuckets(limits.per_minute, limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = _Call(scope, send)
+        call = _Call(scope, send, self._tell_id)
         problem = self._problem(call)
         try:
             if problem is not None:
@@ -91,7 +96,7 @@ class Guard:
 class _Call:
     """One request on its way, and what was answered."""
 
-    def __init__(self, scope: Scope, send: Send):
+    def __init__(self, scope: Scope, send: Send, tell_id: bool):
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self.method, self.path = scope["method"], scope["path"]
         self.client = (scope.get("client") or ("local", 0))[0]
@@ -101,15 +106,15 @@ class _Call:
         wished = self.headers.get("x-request-id", "")
         self.request_id = wished if REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
         self._send = send
+        self._added = {**HEADERS, "X-Request-Id": self.request_id} if tell_id else HEADERS
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
-            added = {**HEADERS, "X-Request-Id": self.request_id, "Cache-Control": "no-store"}
             message["headers"] = [
                 *message["headers"],
-                *((n.encode(), v.encode()) for n, v in added.items() if n.lower().encode() not in present),
+                *((n.encode(), v.encode()) for n, v in self._added.items() if n.lower().encode() not in present),
             ]
         await self._send(message)
 

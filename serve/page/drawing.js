@@ -12,11 +12,12 @@ class Drawing {
     this.drawn = 0; // columns
   }
 
-  // Draw the columns whose samples are all here.
+  // Draw the columns whose samples, those of their spectrum too, are all here.
   update() {
     const { samples, known } = this.player;
     const columns = this.wave.width;
-    while (this.drawn < columns && ((this.drawn + 1) * samples.length) / columns <= known) this.column(this.drawn++);
+    const end = (x) => Math.min(((x + 1) * samples.length) / columns + WINDOW / 2, samples.length);
+    while (this.drawn < columns && end(this.drawn) <= known) this.column(this.drawn++);
   }
 
   column(x) {

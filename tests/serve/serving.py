@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -78,6 +79,12 @@ def tone(order: Order) -> np.ndarray:
     """The samples of an order; other seeds sound different."""
     time = np.arange(round(order.seconds * RATE)) / RATE
     return (0.3 * np.sin(2 * np.pi * (200 + order.seed % 100) * time)).astype(np.float32)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def client_of(api: FastAPI, **arguments: Any) -> httpx.AsyncClient:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import soundfile
 import yaml
 from ray import serve as ray_serve
 from ray.serve.schema import ServeDeploySchema
+from serving import free_port
 
 from serve.app import Arguments, build
+from serve.remote import RemoteService
+from serve.wire import Began, Order
 from ssmttm import audio, storage
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import shipped_bundle
+from ssmttm.generation.generator import Generator
 
 ROOT = Path(__file__).parents[2]
 REQUEST = {"prompt": "calm piano in a minor key, slow", "seconds": 1.0, "seed": 1}
@@ -33,6 +39,10 @@ def test_arguments_are_checked(tmp_path: Path, bundle_uri: str) -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         Arguments(replicas=0)
     assert Arguments().bundle == shipped_bundle()
+    told = Arguments.model_validate({"limits": '{"burst": 3}'})  # as the command line gives it
+    assert told.limits.burst == 3
+    with pytest.raises(ValueError, match="Extra inputs"):
+        Arguments.model_validate({"limits": '{"brust": 3}'})
 
 
 def test_ray_parses_the_arguments_of_build() -> None:
@@ -64,9 +74,31 @@ def test_the_application_is_made_of_three_parts(bundle_uri: str, tmp_path: Path)
     assert models.max_ongoing_requests > 5
 
 
+def test_the_parts_speak_over_handles(bundle_uri: str, tmp_path: Path) -> None:
+    """The deployments in this process, behind Serve's own handles."""
+    application = build(Arguments(bundle=bundle_uri, jobs=str(tmp_path)))
+    renderer = ray_serve.run(application._bound_deployment.init_args[1], _local_testing_mode=True)
+    models = ray_serve.run(application._bound_deployment.init_args[0], name="models", _local_testing_mode=True)
+    service = RemoteService(models, renderer)
+
+    async def go() -> None:
+        events = [event async for event in service.stream(Order("calm piano", 2.0, 1))]
+        assert events[0] == Began(48_000, 24_000)
+        samples = np.concatenate(events[1:])
+        expected = Generator.load(bundle_uri).generate("calm piano", 2.0, seed=1).samples[0]
+        assert np.abs(samples - expected).max() < 1e-3
+        (refusal,) = [event async for event in service.stream(Order(" ", 1.0, 1))]
+        assert refusal == await service.check(Order(" ", 1.0, 1))
+        assert (await service.describe()).sample_rate == 24_000
+        (counters,) = await service.counters()
+        assert counters["slots"] == 8
+
+    asyncio.run(go())
+
+
 @pytest.mark.slow
 def test_over_http(ray_cluster: dict[str, Any], bundle_uri: str, tmp_path: Path) -> None:
-    port = 18_231
+    port = free_port()
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         arguments = Arguments(bundle=bundle_uri, cpus=0.3, jobs=str(tmp_path / "jobs"))
@@ -76,6 +108,7 @@ def test_over_http(ray_cluster: dict[str, Any], bundle_uri: str, tmp_path: Path)
             answer = client.post("/v1/music/generations", json=REQUEST)
             assert answer.status_code == 200
             assert answer.headers["x-seed"] == "1"
+            assert len(answer.headers.get_list("x-request-id")) == 1
             samples, rate = soundfile.read(io.BytesIO(answer.content))
             assert (len(samples), rate) == (24_000, 24_000)
             storage.write_bytes(str(tmp_path / "a.wav"), answer.content)
