@@ -40,7 +40,8 @@ COMMON: dict[int | str, dict[str, Any]] = {
     503: {"model": Error, "description": "interrupted, or not ready yet"},
     504: {"model": Error, "description": "no audio was made in time"},
 }
-AUDIO = {
+AUDIO: dict[str, Any] = {
+    "model": ClipList,
     "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()},
     "description": "the clip, an audio file; with answer=json or several variations, JSON",
 }

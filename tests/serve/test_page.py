@@ -84,7 +84,7 @@ def test_music_plays_while_it_is_made(width: int, dark: bool, tmp_path: Path) ->
         page.get_by_text("ssmttm-fake-1").wait_for()
         page.get_by_role("button", name="Funk").click()
         assert "slap bass" in page.get_by_label("Describe the music").input_value()
-        page.get_by_label("Length, seconds").fill("8")
+        page.get_by_label("Seconds").fill("8")
         page.get_by_label("Seed").fill("7")
         page.get_by_role("button", name="Make music").press("Enter")
 
