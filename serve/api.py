@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 import ssmttm
-from serve.schema import MEDIA_TYPES, Error, Health, Model, ModelList, MusicRequest
+from serve import page
+from serve.delivery import Delivery, GoneError, RefusedError, as_json, as_wav_stream, encoded
+from serve.guard import Guard
+from serve.job_routes import add_job_routes
+from serve.job_runner import JobRunner
+from serve.limits import Keys, Limits
+from serve.metrics import MEDIA_TYPE, Metrics
+from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicRequest, Upload
+from serve.uploads import read_upload
+from serve.wire import LostError, Order, Refusal, Service
+from ssmttm.audio import Audio
+from ssmttm.errors import UserError
+from ssmttm.generation.request import check_seed
+from ssmttm.generation.sampling import MAX_SEED
+
+BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
+READY_S = 5.0
+COMMON: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "the model cannot make this"},
+    401: {"model": Error, "description": "no or unknown API key"},
+    413: {"model": Error, "description": "the body is too large"},
+    422: {"model": Error, "description": "a field is missing, unknown or out of bounds"},
+    429: {"model": Error, "description": "too much at a time; Retry-After says when to come back"},
+    503: {"model": Error, "description": "interrupted, or not ready yet"},
+    504: {"model": Error, "description": "no audio was made in time"},
+}
+AUDIO: dict[str, Any] = {
+    "model": ClipList,
+    "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()},
+    "description": "the clip, an audio file; with answer=json or several variations, JSON",
+}
+
+MUSIC = {200: AUDIO, **{status: COMMON[status] for status in (400, 422, 503, 504)}}
 
 
-@dataclass(frozen=True)
-class Clip:
-    """What the generator answers: an encoded file with its seed, length and making time, or why there is none."""
-
-    data: bytes = b""
-    seed: int = 0
-    seconds: float = 0.0
-    wall_s: float = 0.0
-    error: str | None = None
+def refused(refusal: Refusal) -> JSONResponse:
+    headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
+    return JSONResponse({"error": refusal.message}, refusal.status, headers)
 
 
-class Service(Protocol):
-    """The generator as the routes see it."""
-
-    async def describe(self) -> Model: ...
-
-    async def create(self, request: MusicRequest) -> Clip: ...
-
-
-async def _refuse(_: Request, error: Exception) -> JSONResponse:
+async def _refuse_input(_: Request, error: Exception) -> JSONResponse:
     # The framework's own answer repeats the input, and fails where that cannot be JSON (NaN).
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
@@ -40,34 +62,164 @@ async def _refuse(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"{where}: {first['msg']}" if where else first["msg"]}, 422)
 
 
-def make_api(service: Service) -> FastAPI:
-    """The routes and their OpenAPI document."""
+async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _refuse_order(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    return refused(error.refusal)
+
+
+async def _say_nothing(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody is there to read it; the log has it
+
+
+class Answers:
+    """What the routes share: a bound on requests in flight, and the forms an answer has.
+
+    Args:
+        limits: `in_flight` of them.
+    """
+
+    def __init__(self, service: Service, limits: Limits, metrics: Metrics):
+        self._service, self._limits, self._metrics = service, limits, metrics
+        self._delivery = Delivery(service, metrics, limits.deadline_s)
+        self._in_flight = 0
+
+    @asynccontextmanager
+    async def _place(self, count: int = 1) -> AsyncIterator[None]:
+        if self._in_flight + count > self._limits.in_flight:
+            raise RefusedError(BUSY)
+        self._count(count)
+        try:
+            yield
+        finally:
+            self._count(-count)
+
+    def _count(self, change: int) -> None:
+        self._in_flight += change
+        self._metrics.in_flight.set(self._in_flight)
+
+    async def answer(self, orders: list[Order], request: Request, form: MusicRequest) -> Response:
+        model = await self._service.describe()
+        if form.stream:
+            return await self._stream(orders[0], request, model)
+        async with self._place(len(orders)):
+            made = [asyncio.ensure_future(self._delivery.whole(order, request.is_disconnected)) for order in orders]
+            try:
+                clips = await asyncio.gather(*made)
+            finally:
+                for task in made:
+                    task.cancel()
+                await asyncio.wait(made)
+        if form.answer == "json" or len(orders) > 1:
+            pairs = zip(clips, orders, strict=True)
+            data = [await as_json(clip, form.format, model.id, order) for clip, order in pairs]
+            return Response(ClipList(data=data).model_dump_json(), media_type="application/json")
+        data = await encoded(clips[0], form.format, model.id, orders[0])
+        headers = headers_of(model, orders[0], form.format)
+        return Response(data, media_type=MEDIA_TYPES[form.format], headers=headers)
+
+    async def _stream(self, order: Order, request: Request, model: Model) -> Response:
+        place = AsyncExitStack()
+        await place.enter_async_context(self._place())
+        async with place:
+            clip = await self._delivery.begin(order, request.is_disconnected)
+            kept = place.pop_all()
+        return _Stream(as_wav_stream(clip, model.id, order), kept, headers_of(model, order, "wav"))
+
+
+class _Stream(StreamingResponse):
+    """Audio as it is made. Its place is given back however the answer ends, even before its first byte."""
+
+    def __init__(self, body: AsyncGenerator[bytes], place: AsyncExitStack, headers: dict[str, str]):
+        super().__init__(body, media_type=MEDIA_TYPES["wav"], headers=headers)
+        self._body, self._place = body, place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._body.aclose()
+            await self._place.aclose()
+
+
+def headers_of(model: Model, order: Order, extension: str) -> dict[str, str]:
+    return {
+        "X-Seed": str(order.seed),
+        "X-Model": model.id,
+        "X-AI-Generated": "true",
+        "Content-Disposition": f'inline; filename="{model.id}-{order.seed}.{extension}"',
+    }
+
+
+def orders_of(form: MusicRequest, given: Audio | None = None) -> list[Order]:
+    """One order per variation, of consecutive seeds."""
+    seed = check_seed(form.seed)
+    return [
+        Order(form.prompt, form.seconds, (seed + number) % (MAX_SEED + 1), form.settings, given)
+        for number in range(form.variations)
+    ]
+
+
+def make_api(
+    service: Service,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    jobs: JobRunner | None = None,
+    tell_id: bool = True,
+) -> FastAPI:
+    """The routes and their OpenAPI document.
+
+    Args:
+        keys: none leaves it open to this machine.
+        jobs: without it there are no jobs.
+        tell_id: see `Guard`.
+    """
+    limits, keys, metrics = limits or Limits(), keys or Keys(), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if jobs is not None:
+            jobs.start(Delivery(service, metrics, limits.deadline_s))
+        yield
+        if jobs is not None:
+            await jobs.stop()
+
     api = FastAPI(
         title="ssmttm",
         version=ssmttm.__version__,
         description="Music from text. Every file says in its metadata that it is AI-generated, and from what.",
-        exception_handlers={RequestValidationError: _refuse},
+        docs_url=None,  # both load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={status: COMMON[status] for status in (401, 413, 429)},
+        exception_handlers={
+            RequestValidationError: _refuse_input,
+            HTTPException: _refuse_http,
+            RefusedError: _refuse_order,
+            GoneError: _say_nothing,
+        },
     )
-    audio = {"content": {media: {} for media in MEDIA_TYPES.values()}, "description": "the clip, an audio file"}
+    api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, tell_id=tell_id)
+    answers = Answers(service, limits, metrics)
 
-    @api.post(
-        "/v1/music/generations",
-        response_class=Response,
-        responses={200: audio, 400: {"model": Error}, 422: {"model": Error}},
-    )
-    async def create(request: MusicRequest) -> Response:
+    @api.post("/v1/music/generations", response_class=Response, responses=MUSIC)
+    async def generate(form: MusicRequest, request: Request) -> Response:
         """Make a clip. The headers X-Seed and X-Model name what reproduces it."""
-        model, clip = await service.describe(), await service.create(request)
-        if clip.error is not None:
-            return JSONResponse({"error": clip.error}, 400)
-        headers = {
-            "X-Seed": str(clip.seed),
-            "X-Model": model.id,
-            "X-AI-Generated": "true",
-            "X-Real-Time-Factor": f"{clip.seconds / clip.wall_s:.2f}",
-            "Content-Disposition": f'inline; filename="{model.id}-{clip.seed}.{request.format}"',
-        }
-        return Response(clip.data, media_type=MEDIA_TYPES[request.format], headers=headers)
+        return await answers.answer(orders_of(form), request, form)
+
+    @api.post("/v1/music/extensions", response_class=Response, responses=MUSIC)
+    async def extend(request: Request, form: Annotated[Upload, Form(media_type="multipart/form-data")]) -> Response:
+        """Continue audio that you send (WAV, FLAC, OGG or MP3): it comes back with `seconds` of music after it."""
+        longest = (await service.describe()).max_seconds
+        try:
+            given = await asyncio.to_thread(read_upload, form.audio.file, longest)
+        except UserError as error:
+            return refused(Refusal(400, str(error)))
+        return await answers.answer(orders_of(form, given), request, form)
 
     @api.get("/v1/models")
     async def models() -> ModelList:
@@ -76,8 +228,33 @@ def make_api(service: Service) -> FastAPI:
 
     @api.get("/healthz")
     async def healthz() -> Health:
-        """Answers once the model is loaded, and stays quick while clips are being made."""
-        await service.describe()
+        """Whether this ingress is alive."""
         return Health(status="ok")
 
+    @api.get("/readyz", responses={503: COMMON[503]})
+    async def readyz() -> Health:
+        """Whether clips can be made: answers once the models are loaded, and stays quick while clips are made."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await service.describe()
+                ready = await service.counters()
+        except (TimeoutError, LostError):
+            ready = []
+        if not ready:
+            raise HTTPException(503, "no language model is ready; try again later", {"Retry-After": "5"})
+        return Health(status="ok")
+
+    @api.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def read_metrics() -> Response:
+        """Counters in Prometheus' text format: of this ingress, and of all language models."""
+        states = {} if jobs is None else await jobs.counts()
+        return Response(metrics.text(await service.counters(), states), media_type=MEDIA_TYPE)
+
+    @api.get("/", include_in_schema=False)
+    async def index() -> Response:
+        """The page."""
+        return HTMLResponse(page.HTML, headers={"Content-Security-Policy": page.POLICY})
+
+    if jobs is not None:
+        add_job_routes(api, service, jobs)
     return api

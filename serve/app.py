@@ -1,86 +1,71 @@
-"""Two Ray Serve deployments, an HTTP ingress and the generator it calls; each scales by itself.
+"""Three Ray Serve deployments: an HTTP ingress, the renderer it calls, and the language model that the renderer calls.
+Each scales by itself.
 
-Start them with: serve run serve.app:build bundle=runs/demo/bundle
+Start them with: serve run serve.app:build
 """
 
 # Not `from __future__ import annotations`: Ray needs the class itself in the annotation of `build`, not its name.
 
-import asyncio
-import time
+import json
+import logging
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.api import Clip, make_api
-from serve.schema import Model, MusicRequest
+from serve.api import make_api
+from serve.guard import logger
+from serve.job_runner import JobRunner
+from serve.jobs import JobStore
+from serve.language_model import LanguageModel
+from serve.limits import Keys, Limits, check_exposure
+from serve.remote import RemoteLanguageModel, RemoteService
+from serve.renderer import Renderer
 from ssmttm import storage
-from ssmttm.errors import UserError
-from ssmttm.generation.bundle import check_bundle
-from ssmttm.generation.generator import Generator
-from ssmttm.generation.request import check_seed
+from ssmttm.generation.bundle import check_bundle, shipped_bundle
 
 
-@ray_serve.deployment
-class MusicGenerator:
-    """Holds a bundle. Clips are made one after another, off the event loop, so health checks are always answered."""
+class RemoteRenderer(Renderer):
+    """A renderer that takes codes from the language models' deployment."""
 
-    def __init__(self, bundle: str):
-        self._generator = Generator.load(bundle)
-        self._turn = asyncio.Semaphore(1)
-
-    async def describe(self) -> Model:
-        config = self._generator.config
-        return Model(
-            id=self._generator.model_id,
-            sample_rate=self._generator.sample_rate,
-            max_seconds=config.max_seconds,
-            max_prompt_chars=config.max_prompt_chars,
-            defaults=config.model_dump(include={"guidance", "temperature", "top_k", "steps"}),
-        )
-
-    async def create(self, request: MusicRequest) -> Clip:
-        async with self._turn:
-            return await asyncio.to_thread(self._create, request)
-
-    def _create(self, request: MusicRequest) -> Clip:
-        start = time.perf_counter()
-        try:
-            seed = check_seed(request.seed)
-            audio = self._generator.generate(**request.model_dump(exclude={"format", "seed"}), seed=seed)
-        except UserError as error:  # answered as a value: exceptions lose their type between processes
-            return Clip(error=str(error))
-        data = self._generator.to_bytes(audio, request.format, request.prompt, seed)
-        return Clip(data, seed, audio.seconds, time.perf_counter() - start)
+    def __init__(self, bundle: str, language_model: DeploymentHandle, clips: int):
+        super().__init__(bundle, RemoteLanguageModel(language_model), clips)
 
 
-class RemoteService:
-    """`Service` over the generator's deployment. The model is asked for once: replicas of one bundle agree."""
-
-    def __init__(self, generator: DeploymentHandle):
-        self._generator = generator
-        self._model: Model | None = None
-
-    async def describe(self) -> Model:
-        if self._model is None:
-            self._model = await self._generator.describe.remote()
-        return self._model
-
-    async def create(self, request: MusicRequest) -> Clip:
-        return await self._generator.create.remote(request)
-
-
-@ray_serve.deployment
-@ray_serve.ingress()
 class MusicAPI:
-    """Checks requests, forwards them, and answers with audio."""
+    """Checks requests, forwards them, and answers with audio.
 
-    def __init__(self, generator: DeploymentHandle):
-        self._service = RemoteService(generator)
+    Raises:
+        UserError: if it would be open on a network.
+    """
+
+    def __init__(
+        self,
+        language_model: DeploymentHandle,
+        renderer: DeploymentHandle,
+        limits: Limits,
+        keys_uri: str | None,
+        jobs: str,
+    ):
+        # Serve writes its own logger's lines, and those below it, to the replica's log.
+        logger.setLevel(logging.INFO)
+        logger.parent = logging.getLogger("ray.serve")
+        self._keys = Keys.read(keys_uri)
+        check_exposure(listening_host(), self._keys)
+        self._service, self._limits = RemoteService(language_model, renderer), limits
+        self._jobs = JobRunner(JobStore(jobs, limits.jobs_keep_s), self._service, limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_api(self._service)
+        return make_api(self._service, self._limits, self._keys, self._jobs, tell_id=False)
+
+
+def listening_host() -> str:
+    """The address that Serve's HTTP proxies listen on."""
+    from ray.serve.context import _get_global_client
+
+    return str(_get_global_client().http_config.host)
 
 
 class Arguments(BaseModel):
@@ -88,27 +73,48 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    bundle: str = Field("runs/demo/bundle", description="folder or URI of a bundle")
-    replicas: int = Field(1, ge=1, description="generators, each with a copy of the model")
-    cpus: float = Field(1, gt=0, description="CPU cores reserved for each generator")
-    gpus: float = Field(0, ge=0, description="GPUs reserved for each generator")
-    max_queued: int = Field(32, ge=1, description="requests that may be in flight; more are refused with 503")
+    bundle: str = Field(default_factory=shipped_bundle, description="folder or URI of a bundle")
+    replicas: int = Field(1, ge=1, description="language models, each with a copy of the first stage")
+    renderers: int = Field(1, ge=1, description="renderers, each with a copy of the second stage")
+    cpus: float = Field(1, gt=0, description="CPU cores reserved for each language model and each renderer")
+    gpus: float = Field(0, ge=0, description="GPUs reserved for each language model and each renderer")
+    slots: int = Field(8, ge=1, description="clips that a language model writes at a time")
+    waiting: int = Field(32, ge=0, description="clips that may wait for it; more are refused with 429")
+    compiled: bool = Field(False, description="compile the language model's step; needs a C++ compiler")
+    keys: str | None = Field(None, description="file of API keys, one per line; else SSMTTM_API_KEYS")
+    jobs: str = Field("runs/serve", description="local folder of jobs and their files")
+    limits: Limits = Field(Limits(), description="on the command line: as JSON")
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits_of_the_command_line(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 def build(args: Arguments) -> ray_serve.Application:
-    """The application graph. A relative bundle path is taken from the folder that this runs in.
+    """The application graph. Relative paths are taken from the folder that this runs in.
 
     Raises:
-        UserError: if there is no bundle.
+        UserError: if there is no bundle, or the keys are unfit.
     """
     bundle = storage.absolute(args.bundle)
     check_bundle(bundle)
-    generator = MusicGenerator.options(
+    keys = None if args.keys is None else storage.absolute(args.keys)
+    Keys.read(keys)  # a mistake in them is told here, before anything is started
+    clips = args.slots + args.waiting
+    resources = {"num_cpus": args.cpus, "num_gpus": args.gpus}
+    language_model = ray_serve.deployment(LanguageModel, name="LanguageModel").options(
         num_replicas=args.replicas,
-        max_ongoing_requests=args.max_queued,
-        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
-    ).bind(bundle)
-    # The ingress only waits for the generator, so a fraction of a core does for many requests.
-    return MusicAPI.options(
-        max_ongoing_requests=args.max_queued, max_queued_requests=args.max_queued, ray_actor_options={"num_cpus": 0.1}
-    ).bind(generator)
+        # One more than it takes, so that it refuses by itself what is too much.
+        max_ongoing_requests=clips + 16,
+        ray_actor_options=resources,
+    )
+    renderer = ray_serve.deployment(RemoteRenderer, name="Renderer").options(
+        num_replicas=args.renderers, max_ongoing_requests=clips + 16, ray_actor_options=resources
+    )
+    api = ray_serve.deployment(ray_serve.ingress()(MusicAPI)).options(
+        max_ongoing_requests=1000,  # its own limits answer better than Serve's
+        ray_actor_options={"num_cpus": 0.1},  # it only waits for the others, so a part of a core does
+    )
+    models = language_model.bind(bundle, args.slots, args.waiting, args.compiled)
+    return api.bind(models, renderer.bind(bundle, models, clips), args.limits, keys, storage.absolute(args.jobs))

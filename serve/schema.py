@@ -2,33 +2,123 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ssmttm.generation.request import MAX_GUIDANCE, MAX_STEPS, MAX_TEMPERATURE, MAX_TOP_K
 from ssmttm.generation.sampling import MAX_SEED
 
-MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg"}
+MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
+MAX_VARIATIONS = 8
+MAX_PROMPT_CHARS = 10_000  # the model's own limit, which is lower, is told by /v1/models
+PROMPT = "calm piano in a minor key, slow"
+SETTINGS = {"guidance", "temperature", "top_k", "top_p", "steps"}
+
+Format = Literal["wav", "flac", "ogg", "mp3"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
-class MusicRequest(BaseModel):
+class ClipRequest(BaseModel):
     """One clip. Fields left out take the model's defaults; unknown fields are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
-        json_schema_extra={"examples": [{"prompt": "calm piano in a minor key, slow", "seconds": 10, "seed": 1}]},
+        json_schema_extra={"examples": [{"prompt": PROMPT, "seconds": 120, "seed": 1, "format": "ogg"}]},
     )
 
-    prompt: str = Field(description="what the music should be like", min_length=1)
-    seconds: float = Field(10.0, gt=0, description="length of the clip; the model sets the upper limit")
+    prompt: str = Field(
+        description="what the music should be like", min_length=1, max_length=MAX_PROMPT_CHARS, examples=[PROMPT]
+    )
+    seconds: float = Field(10.0, gt=0, le=86_400, description="length of the clip; the model sets the upper limit")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same seed, same audio; drawn when left out")
     guidance: float | None = Field(None, ge=0, le=MAX_GUIDANCE, description="how closely to follow the prompt")
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, description="0: always the likeliest code")
     top_k: int | None = Field(None, ge=0, le=MAX_TOP_K, description="draw among the k likeliest codes; 0: all")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="draw among the likeliest codes that together reach this probability"
+    )
     steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="sampling steps of the second stage")
-    format: Literal["wav", "flac", "ogg"] = "wav"
+    format: Format = "wav"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.model_dump(include=SETTINGS)
+
+
+class MusicRequest(ClipRequest):
+    """One clip, or several variations of it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": PROMPT, "seconds": 10, "seed": 1},
+                {"prompt": PROMPT, "seconds": 10, "variations": 3, "format": "flac"},
+                {"prompt": PROMPT, "seconds": 60, "stream": True},
+            ]
+        }
+    )
+
+    variations: int = Field(
+        1, ge=1, le=MAX_VARIATIONS, description="clips of consecutive seeds; more than one are answered as JSON"
+    )
+    stream: bool = Field(False, description="send the audio while it is being made (one clip, as a WAV file)")
+    answer: Literal["file", "json"] = Field("file", description="json: the file in base64 beside what made it")
+
+    @model_validator(mode="after")
+    def _streams_are_files(self) -> MusicRequest:
+        if self.stream and (self.format, self.variations, self.answer) != ("wav", 1, "file"):
+            raise ValueError("stream gives one WAV file; leave out format, variations and answer")
+        return self
+
+
+class Upload(MusicRequest):
+    """Audio to be continued, as a form; `seconds` are those that follow it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []}, arbitrary_types_allowed=True)
+
+    audio: UploadFile = Field(description="a WAV, FLAC, OGG or MP3 file")
+
+
+class Provenance(BaseModel):
+    """What made a file; the file says the same in its comment."""
+
+    ai_generated: Literal[True]
+    notice: str
+    model: str
+    prompt: str
+    prompt_sha256: str
+    seed: int
+    software: str
+
+
+class Clip(BaseModel):
+    """A file and what made it."""
+
+    media_type: str
+    seconds: float
+    provenance: Provenance
+    data: str = Field(description="the file in base64")
+
+
+class ClipList(BaseModel):
+    data: list[Clip]
+
+
+class Job(BaseModel):
+    """A clip that is made in the background."""
+
+    id: str = Field(examples=["3f0c4e5b7d984c1e8a6b2d10c7f4e9aa"])
+    state: JobState
+    progress: float = Field(ge=0, le=1, description="share of the audio that is made")
+    seed: int
+    request: ClipRequest
+    error: str | None = Field(None, description="why it failed")
+    attempts: int = Field(description="how often it was begun; more than once after an interruption")
+    created: float = Field(description="seconds since 1970")
+    expires: float = Field(description="when job and file are forgotten, in seconds since 1970")
 
 
 class Model(BaseModel):
@@ -36,6 +126,8 @@ class Model(BaseModel):
     sample_rate: int
     max_seconds: float
     max_prompt_chars: int
+    max_prompt_tokens: int
+    formats: list[str]
     defaults: dict[str, int | float]
 
 

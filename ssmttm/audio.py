@@ -70,11 +70,16 @@ def normalise_loudness(audio: Audio, lufs: float = -16.0, peak: float = 0.95) ->
     return Audio(audio.samples * np.float32(gain), audio.sample_rate)
 
 
-FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
 
 
 def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | None = None) -> bytes:
-    """Encode as WAV, FLAC or OGG; `metadata` goes into the file's comment field as JSON.
+    """Encode as WAV, FLAC, OGG or MP3; `metadata` goes into the file's comment field as JSON.
 
     Raises:
         UserError: for an unknown extension.

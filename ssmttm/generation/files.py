@@ -8,6 +8,9 @@ import struct
 import zlib
 from typing import Any
 
+import numpy as np
+
+import ssmttm
 from ssmttm import audio
 from ssmttm.audio import Audio
 
@@ -15,8 +18,21 @@ _REVERSED_BYTES = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _SERIAL_AT, _CRC_AT, _SEGMENTS_AT, _HEADER = 14, 22, 26, 27
 
 
+def provenance(model_id: str, prompt: str, seed: int) -> dict[str, Any]:
+    """What every file says of itself: that it is AI-generated, by which model, and from what."""
+    return {
+        "ai_generated": True,
+        "notice": "AI-generated",
+        "model": model_id,
+        "prompt": prompt,
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "seed": seed,
+        "software": f"ssmttm {ssmttm.__version__}",
+    }
+
+
 def encode(clip: Audio, extension: str, metadata: dict[str, Any]) -> bytes:
-    """Encode a clip as WAV, FLAC or OGG with its metadata; equal input gives equal bytes.
+    """Encode a clip as WAV, FLAC, OGG or MP3 with its metadata; equal input gives equal bytes.
 
     Raises:
         UserError: for an unknown extension.
@@ -26,6 +42,24 @@ def encode(clip: Audio, extension: str, metadata: dict[str, Any]) -> bytes:
         return data
     described = json.dumps(metadata, sort_keys=True).encode()
     return _with_ogg_serial(data, int.from_bytes(hashlib.sha256(described).digest()[:4], "little"))
+
+
+def wav_header(samples: int, sample_rate: int, metadata: dict[str, Any]) -> bytes:
+    """The beginning of a mono 16-bit WAV file whose samples follow as they are made (RIFF, with the comment first)."""
+    comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True).encode()
+    comment += bytes(2 - len(comment) % 2)  # ends with a zero, at an even length
+    told = b"INFO" + struct.pack("<4sI", b"ICMT", len(comment)) + comment
+    layout = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    chunks = struct.pack("<4sI", b"fmt ", len(layout)) + layout + struct.pack("<4sI", b"LIST", len(told)) + told
+    data = struct.pack("<4sI", b"data", 2 * samples)
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + len(data) + 2 * samples, b"WAVE") + chunks + data
+
+
+def pcm16(samples: np.ndarray) -> bytes:
+    """Float samples as the 16-bit ones that `encode` writes into a WAV file: libsndfile rounds to 32 bits, clips, and
+    keeps the upper half."""
+    wide = np.rint(samples.astype(np.float64) * 2**31).clip(-(2**31), 2**31 - 1)
+    return (wide.astype(np.int64) >> 16).astype("<i2").tobytes()
 
 
 def _with_ogg_serial(data: bytes, serial: int) -> bytes:

@@ -6,7 +6,6 @@ Shapes: B clips, K codebooks, T frames, N samples.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -14,43 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ssmttm
-from ssmttm import audio as audio_io
 from ssmttm import storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
 from ssmttm.generation import files
 from ssmttm.generation.bundle import Bundle, load_bundle, shipped_bundle
+from ssmttm.generation.continuation import Continuation
 from ssmttm.generation.engine import Decoder
+from ssmttm.generation.limiter import finish
 from ssmttm.generation.render import Finished, Piece, Renderer
 from ssmttm.generation.request import Settings, check_prompt, check_seed, resolve
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.text import TextBatch, collate_text
 
 logger = logging.getLogger(__name__)
-
-KNEE, CEILING = 0.85, 0.98
-JOIN_SECONDS = 0.1
-
-
-def soft_limit(samples: Tensor) -> Tensor:
-    """Bend samples beyond ±0.85 towards ±0.98 (tanh): continuous in value and slope, never clipped.
-
-    It looks at one sample at a time, so streams need no second pass over the piece.
-    """
-    room = CEILING - KNEE
-    beyond = samples.abs() - KNEE
-    bent = samples.sign() * (KNEE + room * torch.tanh(beyond.clamp(min=0) / room))
-    return torch.where(beyond > 0, bent, samples)
-
-
-def finish(audio: Iterator[Tensor], samples: int) -> Iterator[Tensor]:
-    """Limit rendered audio [B, 1, N], cut it to `samples` in all, and yield what is not empty as [B, N] on the CPU."""
-    for audio_B1N in audio:
-        piece_BN = soft_limit(audio_B1N[:, 0, :samples].float()).cpu()
-        samples -= piece_BN.shape[1]
-        if piece_BN.shape[1]:
-            yield piece_BN
 
 
 class Generator:
@@ -199,38 +175,15 @@ class Generator:
             UserError: as `stream`, and if the audio is shorter than a code frame, or the whole over the limit.
         """
         settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
-        given = audio_io.to_mono(audio_io.resample(audio, self.sample_rate)).samples
-        hop = self.bundle.codec.hop_length
-        known = given.shape[1] // hop * hop  # a last, partial frame is made anew
-        if known == 0:
-            raise UserError(f"audio of {audio.seconds:.2f} s is too short to be continued; give at least a second")
-        if audio.seconds + seconds > self.config.max_seconds:
-            raise UserError(f"the continued piece would be over the limit of {self.config.max_seconds:g} seconds")
         text = self._read([prompt])
-        primer_BKT, history = self._encode(given[:, :known])
-        fresh = given.shape[1] - known + self.samples_in(seconds)
-        pieces = self._render(text, [check_seed(seed)], settings, fresh, primer_BKT, history)
-        rendered = torch.cat(list(pieces), dim=1)
-
-        overlap = rendered.shape[1] - fresh
-        join = min(round(JOIN_SECONDS * self.sample_rate), overlap)
-        # The two sides of the join differ in phase, so their powers are what must add up to one.
-        angle = torch.linspace(0, math.pi / 2, join)
-        ending = torch.from_numpy(given[:, known - join : known])
-        crossed = soft_limit(ending * angle.cos() + rendered[:, overlap - join : overlap] * angle.sin())
-        parts = [given[:, : known - join], crossed.numpy(), rendered[:, overlap:].numpy()]
-        return Audio(np.concatenate(parts, axis=1), self.sample_rate)
+        codebooks, limit = self.bundle.lm.config.num_codebooks, self.config.max_seconds
+        given = Continuation(self.bundle.codec, codebooks, self.renderer, audio, seconds, limit)
+        rendered = self._render(text, [check_seed(seed)], settings, given.fresh, given.primer_BKT, given.history)
+        return Audio(np.concatenate(list(given.join(rendered)), axis=1), self.sample_rate)
 
     def to_bytes(self, audio: Audio, extension: str, prompt: str, seed: int) -> bytes:
-        """An audio file (wav, flac or ogg) that says what it is: AI-generated, by which model, from what."""
-        metadata = {
-            "ai_generated": True,
-            "model": self.model_id,
-            "prompt": prompt,
-            "seed": seed,
-            "software": f"ssmttm {ssmttm.__version__}",
-        }
-        return files.encode(audio, extension, metadata)
+        """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what."""
+        return files.encode(audio, extension, files.provenance(self.model_id, prompt, seed))
 
     def save(self, uri: str, audio: Audio, prompt: str, seed: int) -> None:
         """Write `to_bytes` to a file whose format follows from its extension.
@@ -256,14 +209,6 @@ class Generator:
 
     def _read(self, prompts: Sequence[str]) -> TextBatch:
         return collate_text(self.read(prompts))
-
-    @torch.inference_mode()
-    def _encode(self, samples: np.ndarray) -> tuple[Tensor, Finished]:
-        """Codes of stage 1's codebooks [1, K, T], and the finished frames that stage 2 may see."""
-        wav_B1N = torch.from_numpy(samples)[None].to(self._device)
-        codes_BKT, fine_BDT = self.bundle.codec.encode_with_latents(wav_B1N)
-        primer_BKT = codes_BKT[:, : self.bundle.lm.config.num_codebooks]
-        return primer_BKT, Finished(codes_BKT[:, 0], fine_BDT).last(self.renderer.context)
 
     def _render(
         self,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ssmttm.audio import Audio
-from ssmttm.generation.generator import Generator, finish
+from ssmttm.generation.generator import Generator
+from ssmttm.generation.limiter import finish
 from ssmttm.generation.render import Piece, Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import check_seed, resolve

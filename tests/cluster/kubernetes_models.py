@@ -61,12 +61,29 @@ class ResourceRequirements(Strict):
     limits: Resources
 
 
+class SecretKey(Strict):
+    name: Name
+    key: str
+
+
+class VariableSource(Strict):
+    secretKeyRef: SecretKey
+
+
+class Variable(Strict):
+    """From a Secret only: a value would be in the repository."""
+
+    name: str
+    valueFrom: VariableSource
+
+
 class Container(Strict):
     name: Name
     image: str
     resources: ResourceRequirements
     securityContext: ContainerSecurity
     ports: list[ContainerPort] = []
+    env: list[Variable] = []
 
 
 class Toleration(Strict):

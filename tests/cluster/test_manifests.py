@@ -188,6 +188,7 @@ def test_serving_is_what_serve_accepts() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from serve.app import Arguments
+    from serve.limits import KEYS_VARIABLE
 
     path = CLUSTER / "kuberay" / "rayservice.yaml"
     content = yaml.safe_load(documents(path)[0]["spec"]["serveConfigV2"])
@@ -195,13 +196,20 @@ def test_serving_is_what_serve_accepts() -> None:
     arguments = Arguments.model_validate(application.args)
     assert application.import_path == "serve.app:build"
     assert arguments.bundle.startswith("s3://")
-    generator = next(one for one in application.deployments if one.name == "MusicGenerator")
     cluster = ray_spec(path)
     assert cluster is not None
     (group,) = cluster.workerGroupSpecs
     (container,) = group.template.spec.containers
-    assert generator.ray_actor_options.num_cpus < int(container.resources.limits["cpu"])
-    assert generator.autoscaling_config["max_replicas"] == group.maxReplicas
+    deployments = {one.name: one for one in application.deployments}
+    assert set(deployments) == {"LanguageModel", "Renderer"}
+    both = [one.ray_actor_options for one in deployments.values()]
+    assert sum(one.num_cpus for one in both) < int(container.resources.limits["cpu"])
+    assert sum(one.num_gpus for one in both) == 1, "a language model and a renderer share each GPU"
+    for one in deployments.values():
+        assert one.autoscaling_config["max_replicas"] == group.maxReplicas
+    # It listens beyond loopback, where it refuses to start without keys, wherever Ray puts the ingress.
+    for one in (cluster.headGroupSpec.template.spec.containers[0], container):
+        assert [variable.name for variable in one.env] == [KEYS_VARIABLE]
     assert [port.containerPort for port in container.ports] == [content["http_options"]["port"]]
 
 

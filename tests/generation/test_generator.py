@@ -11,7 +11,8 @@ import torch
 from ssmttm import audio
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.generation.generator import CEILING, KNEE, Generator, soft_limit
+from ssmttm.generation.generator import Generator
+from ssmttm.generation.limiter import CEILING, KNEE, soft_limit
 
 PROMPT = "calm piano in a minor key, slow"
 

@@ -1,0 +1,107 @@
+"""Routes of jobs: clips that are made in the background, for pieces longer than a caller wants to wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from serve.job_runner import JobRunner
+from serve.schema import MEDIA_TYPES, ClipRequest, Error, Job, Provenance
+from serve.wire import Order, Service
+from ssmttm.generation import files
+from ssmttm.generation.request import check_seed
+
+LOOK_S = 0.5  # between looks for progress
+ENDS = {"done", "failed", "cancelled"}
+JobId = Annotated[str, Path(alias="id", min_length=32, max_length=32, pattern="^[0-9a-f]{32}$")]
+MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "no such job, or it has expired"}}
+UNDONE: dict[int | str, dict[str, Any]] = {409: {"model": Error, "description": "the job is not done"}}
+
+
+def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
+    """Add them to an API; callers see their own jobs only."""
+
+    async def own(job_id: str, request: Request) -> Job:
+        job = await jobs.get(job_id, request.state.caller)
+        if job is None:
+            raise HTTPException(404, "there is no such job, or it has expired")
+        return job
+
+    async def done(job_id: str, request: Request) -> Job:
+        job = await own(job_id, request)
+        if job.state != "done":
+            raise HTTPException(409, f"the job is {job.state}; there is no file")
+        return job
+
+    @api.post("/v1/music/jobs", status_code=202, responses={400: {"model": Error}, 422: {"model": Error}})
+    async def begin(form: ClipRequest, request: Request, response: Response) -> Job:
+        """Begin a job."""
+        seed = check_seed(form.seed)
+        refusal = await service.check(Order(form.prompt, form.seconds, seed, form.settings))
+        if refusal is not None:
+            raise HTTPException(refusal.status, refusal.message)
+        job = await jobs.add(request.state.caller, form, seed)
+        if job is None:
+            raise HTTPException(429, "too many jobs are waiting; try again later", {"Retry-After": "60"})
+        response.headers["Location"] = f"/v1/music/jobs/{job.id}"
+        return job
+
+    @api.get("/v1/music/jobs/{id}", responses=MISSING)
+    async def read(job_id: JobId, request: Request) -> Job:
+        """How far it is."""
+        return await own(job_id, request)
+
+    @api.get(
+        "/v1/music/jobs/{id}/events",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"text/event-stream": {}}, "description": "jobs"},
+            **MISSING,
+        },
+    )
+    async def events(job_id: JobId, request: Request) -> Response:
+        """How far it is, as server-sent events: the job, whenever it changes, until it ends."""
+        job = await own(job_id, request)
+
+        async def told(job: Job | None) -> AsyncGenerator[str]:
+            last = None
+            while job is not None and not await request.is_disconnected():
+                if job != last:
+                    yield f"event: job\ndata: {job.model_dump_json()}\n\n"
+                if job.state in ENDS:
+                    return
+                last = job
+                await asyncio.sleep(LOOK_S)
+                job = await jobs.get(job_id, request.state.caller)
+
+        return StreamingResponse(told(job), media_type="text/event-stream")
+
+    @api.get(
+        "/v1/music/jobs/{id}/result",
+        response_class=FileResponse,
+        responses={200: {"content": {media: {} for media in MEDIA_TYPES.values()}}, **MISSING, **UNDONE},
+    )
+    async def result(job_id: JobId, request: Request) -> Response:
+        """The file."""
+        job = await done(job_id, request)
+        name = f"{(await service.describe()).id}-{job.seed}.{job.request.format}"
+        return FileResponse(jobs.path(job), media_type=MEDIA_TYPES[job.request.format], filename=name)
+
+    @api.get("/v1/music/jobs/{id}/provenance", responses={**MISSING, **UNDONE})
+    async def provenance(job_id: JobId, request: Request) -> Provenance:
+        """What made the file, as the file says it too."""
+        job = await done(job_id, request)
+        return Provenance(**files.provenance((await service.describe()).id, job.request.prompt, job.seed))
+
+    @api.delete("/v1/music/jobs/{id}", responses=MISSING)
+    async def cancel(job_id: JobId, request: Request) -> Job:
+        """End it, or delete its file."""
+        job = await jobs.cancel(job_id, request.state.caller)
+        if job is None:
+            raise HTTPException(404, "there is no such job, or it has expired")
+        return job

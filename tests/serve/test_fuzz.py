@@ -1,0 +1,75 @@
+"""Thousands of requests that the OpenAPI document suggests, good and bad: every answer is one that it foresees."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serving import BASE, FakeService
+
+from serve.api import make_api
+from serve.job_runner import JobRunner
+from serve.jobs import JobStore
+from serve.limits import Limits
+from serve.wire import Event, Order
+
+pytestmark = pytest.mark.slow
+
+CASES = 300  # per operation and kind; 5,000 and more in all
+
+
+class Brief(FakeService):
+    """Whatever length is asked for, it makes little."""
+
+    async def stream(self, order: Order) -> AsyncGenerator[Event]:
+        async for event in super().stream(replace(order, seconds=0.01) if order.seconds <= 60 else order):
+            yield event
+
+
+@pytest.mark.timeout(1800)
+def test_every_answer_is_foreseen(tmp_path: Path) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (extra: dev)")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis import checks
+
+    limits = Limits(per_minute=1e9, burst=10**9, jobs_queued=10**6)
+    service = Brief()
+    store = JobStore(str(tmp_path), limits.jobs_keep_s)
+    api = make_api(service, limits, jobs=JobRunner(store, service, limits))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", api, headers={"Host": "127.0.0.1"})
+    # Bad input must be refused; good input may be, as only the model knows all of its limits.
+    kept = [
+        checks.not_a_server_error,
+        schemathesis.specs.openapi.checks.status_code_conformance,
+        schemathesis.specs.openapi.checks.content_type_conformance,
+        schemathesis.specs.openapi.checks.response_schema_conformance,
+        schemathesis.specs.openapi.checks.negative_data_rejection,
+    ]
+    count, seen = 0, set()
+    quiet = settings(
+        max_examples=CASES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    for operation in (result.ok() for result in schema.get_all_operations()):
+        modes = schemathesis.GenerationMode
+        for mode in (modes.POSITIVE, modes.NEGATIVE):
+
+            @quiet
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def one(case) -> None:  # type: ignore[no-untyped-def]
+                nonlocal count
+                answer = case.call(base_url=BASE)
+                case.validate_response(answer, checks=kept)
+                count += 1
+                seen.add((case.method, case.path, answer.status_code))
+
+            one()
+    store.close()
+    assert count >= 5000
+    assert {status for *_, status in seen} >= {200, 202, 400, 404, 422}
