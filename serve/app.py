@@ -114,7 +114,7 @@ def build(args: Arguments) -> ray_serve.Application:
     )
     api = ray_serve.deployment(ray_serve.ingress()(MusicAPI)).options(
         max_ongoing_requests=1000,  # its own limits answer better than Serve's
-        ray_actor_options={"num_cpus": 0.1},  # it only waits for the others, so a part of a core does
+        ray_actor_options={"num_cpus": 0},  # it only waits for the others: two cores must do for all three
     )
     models = language_model.bind(bundle, args.slots, args.waiting, args.compiled)
     return api.bind(models, renderer.bind(bundle, models, clips), args.limits, keys, storage.absolute(args.jobs))
