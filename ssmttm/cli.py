@@ -99,9 +99,14 @@ def export(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow of that registry; where stage 1 was tracked when left out.")
     ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="evaluation.json whose figures of prompt following go on the model card.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the models' matrices in float16: half the size.")] = False,
 ) -> None:
     """Gather two trained stages, their codec and the attribution of their data into a bundle."""
+    from ssmttm import storage
+    from ssmttm.evaluation.results import card_figures
     from ssmttm.generation.bundle import read_model_id
     from ssmttm.training.export import export_bundle
 
@@ -109,6 +114,7 @@ def export(
         stage1_run,
         stage2_run,
         out,
+        None if evaluation is None else card_figures(storage.read_json(evaluation)),
         stage1_checkpoint=stage1_checkpoint,
         stage2_checkpoint=stage2_checkpoint,
         register=register,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmttm.errors import UserError
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.drift import drift_table
 from ssmttm.evaluation.frechet import LogMelSpace
@@ -132,3 +133,26 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
         "clips": clips,
         "not_music": [clip["path"] for clip in clips if clip["sound"] != "music"],
     }
+
+
+def card_figures(content: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of an evaluation.json that belong on a model card, each named with what to read it against.
+
+    Raises:
+        UserError: if the content is not that of an evaluation.json.
+    """
+    try:
+        rows, free = content["adherence"], content["adherence"]["free_form"]
+        figures = {
+            f"{name}, {content['clips_compared']} clips (real {rows[name]['real']:.2f}, through true codes "
+            f"{rows[name]['completed']:.2f}, shuffled prompts {rows[name]['shuffled']:.2f})": rows[name]["generated"]
+            for name in adherence.ATTRIBUTES
+        }
+        frechet = content["stage2"]["frechet"]
+        return figures | {
+            f"genre, {free['n']} free-form prompts": free["genre"],
+            f"stage 2, Fréchet distance of log-mel statistics (real {frechet['real']:.2f}, codebook 0 alone "
+            f"{frechet['coarse_only']:.2f})": frechet["generated"],
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"this is no evaluation.json of jobs/evaluate.py: {error} is missing") from None

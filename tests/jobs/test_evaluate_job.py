@@ -14,6 +14,7 @@ from jobs import evaluate
 from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
+from ssmttm.evaluation.results import card_figures
 
 SETS = {"real", "codec", "completed", "generated", "shuffled"}
 
@@ -56,6 +57,16 @@ def test_every_figure_is_there(settings: config.Config, content: dict[str, Any])
     assert all(np.isfinite(value) and value > 0 for value in frechet.values())
     assert 0 < content["codec"]["logmel_l1"] < 5
     assert content["generation"]["times_real_time"] > 0
+
+
+def test_a_card_gets_each_figure_beside_its_ceilings(content: dict[str, Any]) -> None:
+    figures = card_figures(content)
+    (genre,) = (name for name in figures if name.startswith("genre, 2 clips (real "))
+    assert figures[genre] == content["adherence"]["genre"]["generated"]
+    assert f"shuffled prompts {content['adherence']['genre']['shuffled']:.2f}" in genre
+    assert figures["genre, 3 free-form prompts"] == content["adherence"]["free_form"]["genre"]
+    with pytest.raises(UserError, match="no evaluation.json"):
+        card_figures({"adherence": {}})
 
 
 def test_long_pieces_are_measured_by_the_minute(settings: config.Config, content: dict[str, Any]) -> None:
