@@ -65,7 +65,7 @@ def test_a_card_gets_each_figure_beside_its_ceilings(content: dict[str, Any]) ->
     assert figures[genre] == content["adherence"]["genre"]["generated"]
     assert f"shuffled prompts {content['adherence']['genre']['shuffled']:.2f}" in genre
     assert figures["genre, 3 free-form prompts"] == content["adherence"]["free_form"]["genre"]
-    with pytest.raises(UserError, match="no evaluation.json"):
+    with pytest.raises(UserError, match=r"no evaluation\.json"):
         card_figures({"adherence": {}})
 
 
