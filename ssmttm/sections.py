@@ -71,20 +71,20 @@ class VocoderConfig(Section):
     """The neural vocoder of `mini` (codec.vocoder=neural): its sizes, and how it is trained."""
 
     width: int = Field(320, gt=0, description="channels of the magnitude network")
-    layers: int = Field(5, ge=0, description="its ConvNeXt blocks, over time")
+    layers: int = Field(0, ge=0, description="its ConvNeXt blocks, over time; 0: no such network")
     kernel_size: int = Field(7, gt=0, description="frames each block sees; odd")
     expand: int = Field(2, gt=0)
     refine_width: int = Field(48, gt=0, description="channels of the network that corrects spectra after Griffin-Lim")
     refine_layers: int = Field(2, ge=0, description="its ConvNeXt blocks, over time and frequency; 0: no such network")
-    clips: int = Field(800, gt=0, description="training clips, held in memory")
-    steps: int = Field(5000, gt=0, description="optimizer steps")
-    waveform_from: int = Field(3500, ge=0, description="until this step only magnitudes are learned, at a fifth's cost")
-    batch: int = Field(16, gt=0, description="crops per step, of about a second each")
-    lr: float = Field(1e-3, gt=0)
-    warmup_steps: int = 100
+    clips: int = Field(400, gt=0, description="training clips, held in memory")
+    steps: int = Field(500, gt=0, description="optimizer steps")
+    waveform_from: int = Field(0, ge=0, description="until this step only magnitudes are learned, at a fifth's cost")
+    batch: int = Field(6, gt=0, description="crops per step, of about a second each")
+    lr: float = Field(3e-3, gt=0)
+    warmup_steps: int = 20
     quantised: float = Field(0.5, ge=0, le=1, description="share of crops heard through codes, not continuous latents")
     adversarial: float = Field(0.0, ge=0, description="weight of the discriminators' losses; 0: none")
-    adversarial_from: int = Field(4000, ge=0, description="step from which they take part")
+    adversarial_from: int = Field(250, ge=0, description="step from which they take part")
 
 
 class TextConfig(Section):

@@ -103,14 +103,14 @@ class NeuralVocoder(nn.Module):
         self.register_buffer("shares_ML", shares_ML, persistent=False)
         turns_L = torch.arange(L).double() * griffin_lim.hop / griffin_lim.fft_size % 1.0
         self.register_buffer("advance_L", torch.polar(torch.ones(L), 2 * math.pi * turns_L.float()), persistent=False)
-        self.register_buffer("centre_M", torch.zeros(M))
-        self.register_buffer("whiten_MM", torch.eye(M))
-        self.input = nn.Linear(M, C)
-        self.blocks = nn.Sequential(*(TimeBlock(C, config.kernel_size, config.expand) for _ in range(config.layers)))
-        self.norm = nn.LayerNorm(C)
-        self.output = nn.Linear(C, L)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        if config.layers:
+            blocks = (TimeBlock(C, config.kernel_size, config.expand) for _ in range(config.layers))
+            self.register_buffer("centre_M", torch.zeros(M))
+            self.register_buffer("whiten_MM", torch.eye(M))
+            self.input, self.blocks, self.norm = nn.Linear(M, C), nn.Sequential(*blocks), nn.LayerNorm(C)
+            self.output = nn.Linear(C, L)
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
         if config.refine_layers:
             patches = math.ceil(L / PATCH)
             self.refine_input = nn.Linear(PATCH * FEATURES, R)
@@ -125,14 +125,19 @@ class NeuralVocoder(nn.Module):
     def observe(self, logmel_BFM: Tensor) -> None:
         """Take the statistics of what is to come: the network's input is whitened, as neighbouring bands say nearly
         the same, and learns several times as fast for it."""
+        if not self.config.layers:
+            return
         self.centre_M.copy_(logmel_BFM.flatten(0, 1).mean(0))
         variance_M, vectors_MM = torch.linalg.eigh(torch.cov(logmel_BFM.flatten(0, 1).T).double())
         self.whiten_MM.copy_(vectors_MM / (variance_M + SMALLEST_VARIANCE).sqrt())
 
     def levels(self, logmel_BFM: Tensor) -> Tensor:
         """Natural-log STFT magnitudes [B, F, L] of natural-log mel magnitudes."""
+        level_BFL = self._explanation(logmel_BFM.exp())
+        if not self.config.layers:
+            return level_BFL
         x_BCF = self.input((logmel_BFM - self.centre_M) @ self.whiten_MM).mT
-        return self._explanation(logmel_BFM.exp()) + self.output(self.norm(self.blocks(x_BCF).mT)).float()
+        return level_BFL + self.output(self.norm(self.blocks(x_BCF).mT)).float()
 
     @torch.no_grad()
     def _explanation(self, mel_BFM: Tensor) -> Tensor:

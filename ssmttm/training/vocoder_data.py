@@ -5,6 +5,7 @@ Shapes: B batch, N samples, F mel frames, M mel bands, L frequency bins, D laten
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from ssmttm.training.order import keyed_generator
 GAIN_DB = (-12.0, 3.0)
 MIXED = 0.5  # share of crops with a second one beneath, which makes them denser than a composer does
 MIXED_DB = (-12.0, 0.0)
+IN_A_ROOM = 0.5  # share of stretches with reverberation, which a composer's dry instruments lack
+DECAY_S = (0.3, 3.0)  # time in which it falls by 60 dB
 SPEED_OCTAVES = (-0.5, 0.5)  # so that pitches lie anywhere and instruments vary
 
 
@@ -84,13 +87,25 @@ class CropSource:
         length = self.frames * self._codec.hop_length + 2 * self._codec.vocoder.margin
         taken = min(len(clip), round(length * 2 ** generator.uniform(*SPEED_OCTAVES)))
         start = generator.integers(len(clip) - taken + 1)
-        return _stretched(clip[start : start + taken].astype(np.float32) / 32767, length)
+        cut_N = _stretched(clip[start : start + taken].astype(np.float32) / 32767, length)
+        return _in_a_room(cut_N, self._codec.sample_rate, generator) if generator.random() < IN_A_ROOM else cut_N
 
 
 def _stretched(wav_N: np.ndarray, length: int) -> np.ndarray:
     """Samples played faster or slower, so that there are `length` of them: their Fourier series at another rate."""
     spectrum_K = np.fft.rfft(wav_N)[: length // 2 + 1]
     return np.fft.irfft(spectrum_K, n=length).astype(np.float32) * np.float32(length / len(wav_N))
+
+
+def _in_a_room(wav_N: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Samples and, at a random level beneath, their reverberation by decaying noise, at the samples' own energy."""
+    decay_s, wet = generator.uniform(*DECAY_S), generator.uniform()
+    n = 2 * len(wav_N)
+    t = np.arange(len(wav_N)) / sample_rate
+    noise_N = generator.standard_normal(len(wav_N)) * np.exp(-math.log(1000) * t / decay_s)
+    spectrum_K = np.fft.rfft(wav_N, n) * np.fft.rfft(noise_N / np.linalg.norm(noise_N), n)
+    mixed_N = (1 - wet) * wav_N + wet * np.fft.irfft(spectrum_K, n)[: len(wav_N)]
+    return (mixed_N * (np.linalg.norm(wav_N) / max(1e-9, np.linalg.norm(mixed_N)))).astype(np.float32)
 
 
 @torch.no_grad()

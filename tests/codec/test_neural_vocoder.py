@@ -155,9 +155,10 @@ def test_a_steady_tone_turns_nowhere(codec: MiniCodec) -> None:
     torch.testing.assert_close(at_peak[:, 2::2], torch.zeros(6, 3), atol=2e-2, rtol=0)
 
 
-def test_without_a_second_network_streams_are_exact_too() -> None:
+@pytest.mark.parametrize("left_out", ["layers", "refine_layers"])
+def test_with_one_network_alone_streams_are_exact_too(left_out: str) -> None:
     codec = plain_codec()
-    codec.add_vocoder({**SIZES, "refine_layers": 0})
+    codec.add_vocoder({**SIZES, left_out: 0})
     assert codec.neural_vocoder is not None
     randomise(codec.neural_vocoder)
     latents_BDT = torch.randn(1, 48, 50)

@@ -87,7 +87,7 @@ def test_finished_is_left_alone_and_other_settings_are_refused(
     capsys.readouterr()
     assert train_vocoder(own_config) == first
     assert "vocoder is already finished" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"trained with vocoder.lr=0.001, now 0.5; choose another codec.path"):
+    with pytest.raises(UserError, match=r"trained with vocoder.lr=0.003, now 0.5; choose another codec.path"):
         train_vocoder(changed(own_config, "vocoder", lr=0.5))
 
 
