@@ -3,6 +3,11 @@
     python jobs/evaluate.py --preset mini evaluate.bundle=URI train.data=TOKENS corpus.source=CORPUS evaluate.out=URI
 
 Runs in Ray actors of one CPU each (one GPU with train.use_gpu=true), or in process with train.launch=local.
+
+    python jobs/evaluate.py evaluate.systems.ours=URI evaluate.systems.peer=FOLDER evaluate.reference=FOLDER
+
+compares bundles, MusicGen checkpoints and folders of audio instead, one after the other in process: writes
+comparison.json, comparison.md and comparison.html.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from ssmttm import config, storage
+from ssmttm.comparison import compare
 from ssmttm.config import Config
 from ssmttm.corpus.prompts import FREE_FORM_PROMPTS
 from ssmttm.corpus.readers import read_source
@@ -170,6 +176,10 @@ def evaluate(settings: Config) -> dict[str, Any]:
 def main() -> None:
     with exit_on_user_error():
         settings = config.parse_arguments(__doc__ or "", "evaluate")
+        if settings.evaluate.systems or settings.evaluate.audio:
+            compare(settings)
+            print(storage.read_text(storage.join(settings.evaluate.out, "comparison.md")), end="")
+            return
         content = evaluate(settings)
         for name, row in content["adherence"].items():
             print(f"{name:14s}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))

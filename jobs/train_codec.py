@@ -1,8 +1,9 @@
-"""Fit the codec on clips of a corpus, as a Ray task or in process.
+"""Fit the codec on clips of a corpus, as a Ray task or in process; with codec.vocoder=neural train its vocoder too.
 
     python jobs/train_codec.py --preset mini corpus.source=DIR codec.path=DIR [train.launch=local]
+    python jobs/train_codec.py --preset mini corpus.source=DIR codec.path=DIR codec.vocoder=neural
 
-A finished codec is left as it is.
+What is finished is left as it is; an unfinished vocoder goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -10,13 +11,28 @@ from __future__ import annotations
 from ssmttm.config import Config, parse_arguments
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.training.codec import train_codec
+from ssmttm.training.launch import EXIT_STOPPED
+from ssmttm.training.signals import TrainingStoppedError
+from ssmttm.training.vocoder import train_vocoder
 
 
-def train_codec_on_ray(config: Config) -> None:
-    """Run `train_codec` as one task of the running cluster, or of one started here.
+def train(config: Config) -> None:
+    """Fit the codec, and train its vocoder if asked for.
 
     Raises:
-        UserError: as `train_codec` does.
+        UserError: as `train_codec` and `train_vocoder` do.
+        TrainingStoppedError: as `train_vocoder` does.
+    """
+    train_codec(config)
+    if config.codec.vocoder == "neural":
+        train_vocoder(config)
+
+
+def train_on_ray(config: Config) -> None:
+    """Run `train` as one task of the running cluster, or of one started here.
+
+    Raises:
+        UserError: as `train` does.
     """
     import ray
 
@@ -24,7 +40,7 @@ def train_codec_on_ray(config: Config) -> None:
     # One task runs on one node, whatever number of workers the training jobs have.
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
     cpus = min(config.train.workers * config.train.cpus_per_worker, largest)
-    task = ray.remote(num_cpus=cpus, max_retries=config.train.max_failures)(train_codec)
+    task = ray.remote(num_cpus=cpus, max_retries=config.train.max_failures)(train)
     try:
         ray.get(task.remote(config))
     except ray.exceptions.RayTaskError as error:
@@ -37,9 +53,13 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_user_error():
         config = parse_arguments(__doc__ or "", "codec", argv)
         if config.train.launch == "local":
-            train_codec(config)
+            try:
+                train(config)
+            except TrainingStoppedError as stopped:
+                print(str(stopped), flush=True)
+                raise SystemExit(EXIT_STOPPED) from None
         else:
-            train_codec_on_ray(config)
+            train_on_ray(config)
 
 
 if __name__ == "__main__":

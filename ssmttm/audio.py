@@ -133,4 +133,5 @@ def mel_filters(sample_rate: int, fft_size: int, num_mels: int, low_hz: float = 
     rising = (frequencies[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequencies[None]) / (edges[2:] - edges[1:-1])[:, None]
     weights = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
-    return torch.from_numpy(weights.astype(np.float32))
+    with torch.inference_mode(False):  # the first caller's mode must not stay on what is kept for all
+        return torch.from_numpy(weights.astype(np.float32))

@@ -118,6 +118,38 @@ def export(
     print(f"{out}: {read_model_id(out)}")
 
 
+@app.command(epilog="Example: ssmttm listen runs/compare/ours runs/compare/musicgen --answers answers.sqlite")
+def listen(
+    folders: Annotated[
+        list[str] | None, typer.Argument(help="A folder of clips per system, files of one prompt named alike.")
+    ] = None,
+    answers: Annotated[str, typer.Option(help="File the answers are kept in (sqlite).")] = "answers.sqlite",
+    port: Annotated[int, typer.Option(help="Where the page is served.")] = 8010,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every.")] = "127.0.0.1",
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs that a listener compares.")] = 10,
+    ratings: Annotated[int, typer.Option(min=0, help="Clips that a listener rates from 1 to 5.")] = 10,
+    results: Annotated[
+        str | None, typer.Option(help="Serve nothing; write what was answered as RESULTS.json, .md and .html.")
+    ] = None,
+) -> None:
+    """Serve a blind listening test of several systems, or say what its listeners answered.
+
+    Clips are brought to one loudness; order and sides are drawn for each listener; anchors and checks are among them.
+    Nothing is kept of a listener but the answers.
+    """
+    from ssmttm import listen as test
+    from ssmttm.evaluation.listening import Settings
+
+    if results is not None:
+        content = test.report(answers, results)
+        print(f"{results}.json, .md, .html: {content['sessions']} sessions")
+        return
+    if not folders:
+        raise UserError("nothing to listen to; give a folder of clips for each system")
+    print(f"http://{host}:{port} (answers go to {answers}; stop with Ctrl-C)", flush=True)
+    test.serve(folders, answers, host, port, Settings(pairs=pairs, ratings=ratings))
+
+
 @app.command(epilog="Example: ssmttm doctor --preset mini")
 def doctor(
     preset: Annotated[str, typer.Option(help="Preset whose models are counted.")] = "mini",

@@ -32,6 +32,7 @@ from ssmttm.sections import (
     TextConfig,
     TrackingConfig,
     TrainConfig,
+    VocoderConfig,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "TextConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VocoderConfig",
     "from_dict",
     "inside_ray_job",
     "load",
@@ -57,6 +59,7 @@ __all__ = [
 
 JobName = Literal["corpus", "codec", "preprocess", "stage1", "stage2", "evaluate"]
 
+EVALUATION_INPUTS = ("audio", "reference", "training", "training_codes", "clap", "tagger", "embeddings")
 PATH_FIELDS = (
     ("corpus", "source"),
     ("corpus", "out"),
@@ -67,6 +70,7 @@ PATH_FIELDS = (
     ("train", "deepspeed"),
     ("evaluate", "bundle"),
     ("evaluate", "out"),
+    *(("evaluate", name) for name in EVALUATION_INPUTS),
 )
 # What each job reads and writes; a submitted job must name these by absolute path, and no others.
 PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
@@ -75,7 +79,13 @@ PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
     "preprocess": (("corpus", "source"), ("corpus", "out"), ("codec", "path"), ("text", "path")),
     "stage1": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
     "stage2": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
-    "evaluate": (("corpus", "source"), ("train", "data"), ("evaluate", "bundle"), ("evaluate", "out")),
+    "evaluate": (
+        ("corpus", "source"),
+        ("train", "data"),
+        ("evaluate", "bundle"),
+        ("evaluate", "out"),
+        *(("evaluate", name) for name in EVALUATION_INPUTS),
+    ),
 }
 
 
@@ -179,16 +189,24 @@ def with_absolute_paths(config: Config, job: JobName | None = None) -> Config:
     """
     refused = () if not inside_ray_job() else PATH_FIELDS if job is None else PATHS_OF_JOB[job]
     values = config.model_dump()
-    for section, field in PATH_FIELDS:
-        uri = values[section][field]
-        if uri is None:
-            continue
-        if (section, field) in refused and uri != storage.absolute(uri):
+
+    def absolute(uri: str, key: str, is_refused: bool) -> str:
+        if is_refused and uri != storage.absolute(uri):
             raise UserError(
-                f"{section}.{field}={uri} is relative, and a Ray job runs in a temporary copy of the folder; "
-                f"give an absolute path or URI, e.g. {section}.{field}=s3://bucket/{uri}"
+                f"{key}={uri} is relative, and a Ray job runs in a temporary copy of the folder; "
+                f"give an absolute path or URI, e.g. {key}=s3://bucket/{uri}"
             )
-        values[section][field] = storage.absolute(uri)
+        return storage.absolute(uri)
+
+    for section, field in PATH_FIELDS:
+        if values[section][field] is not None:
+            is_refused = (section, field) in refused
+            values[section][field] = absolute(values[section][field], f"{section}.{field}", is_refused)
+    systems = values["evaluate"]["systems"]
+    values["evaluate"]["systems"] = {
+        name: absolute(uri, f"evaluate.systems.{name}", bool(refused) and job in (None, "evaluate"))
+        for name, uri in systems.items()
+    }
     return from_dict(values)
 
 

@@ -61,7 +61,30 @@ class CodecConfig(Section):
     num_codebooks: int = 8
     codebook_size: int = 1024
     griffin_lim_iterations: int = 8
+    vocoder: Literal["griffin_lim", "neural"] = Field(
+        "griffin_lim", description="neural: train one on top; tokens stay as they are"
+    )
     fit_clips: int = Field(400, description="clips used to fit the codec")
+
+
+class VocoderConfig(Section):
+    """The neural vocoder of `mini` (codec.vocoder=neural): its sizes, and how it is trained."""
+
+    width: int = Field(320, gt=0, description="channels of the magnitude network")
+    layers: int = Field(5, ge=0, description="its ConvNeXt blocks, over time")
+    kernel_size: int = Field(7, gt=0, description="frames each block sees; odd")
+    expand: int = Field(2, gt=0)
+    refine_width: int = Field(48, gt=0, description="channels of the network that corrects spectra after Griffin-Lim")
+    refine_layers: int = Field(2, ge=0, description="its ConvNeXt blocks, over time and frequency; 0: no such network")
+    clips: int = Field(800, gt=0, description="training clips, held in memory")
+    steps: int = Field(5000, gt=0, description="optimizer steps")
+    waveform_from: int = Field(3500, ge=0, description="until this step only magnitudes are learned, at a fifth's cost")
+    batch: int = Field(16, gt=0, description="crops per step, of about a second each")
+    lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = 100
+    quantised: float = Field(0.5, ge=0, le=1, description="share of crops heard through codes, not continuous latents")
+    adversarial: float = Field(0.0, ge=0, description="weight of the discriminators' losses; 0: none")
+    adversarial_from: int = Field(4000, ge=0, description="step from which they take part")
 
 
 class TextConfig(Section):
@@ -207,12 +230,31 @@ class EvaluateConfig(Section):
     long_minutes: tuple[float, ...] = Field((), description="marks, in minutes, at which long pieces are measured too")
     long_pieces: int = Field(8, gt=0, description="how many, to the first held-out prompts, as long as the last mark")
     seed: int = 0
+    systems: dict[str, str] = Field(
+        {}, description="compare these: name to a bundle, a MusicGen checkpoint or a folder of audio"
+    )
+    audio: str | None = Field(None, description="folder of audio to evaluate instead of a bundle")
+    prompts: str = Field(
+        "demo", description="of a comparison: demo, held-out, or a CSV (also MusicCaps, Song Describer), JSONL or .txt"
+    )
+    prompt_subset: bool = Field(False, description="only the subset that MusicCaps or Song Describer results are on")
+    reference: str | None = Field(None, description="folder of real audio that distances are taken to")
+    training: str | None = Field(None, description="corpus to look for copies in: the beginning of each training track")
+    training_codes: str | None = Field(None, description="token shards in which runs of codes are looked for")
+    clap: str | None = Field(None, description="folder of a CLAP checkpoint (transformers, safetensors)")
+    tagger: str | None = Field(None, description="folder of an AST AudioSet checkpoint (transformers, safetensors)")
+    embeddings: str | None = Field(
+        None, description="folder of embeddings made elsewhere: SYSTEM.npy, .npz or .safetensors, and reference.*"
+    )
+    seconds: float = Field(10.0, gt=0, description="of a comparison: length of clips made, and heard of any clip")
+    draws: int = Field(200, gt=1, description="bootstrap draws behind each interval")
 
 
 class Config(Section):
     preset: str = "mini"
     corpus: CorpusConfig = CorpusConfig()
     codec: CodecConfig = CodecConfig()
+    vocoder: VocoderConfig = VocoderConfig()
     text: TextConfig = TextConfig()
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()

@@ -70,7 +70,7 @@ def test_from_nothing_to_a_clip(
 
     run("export", str(demo / "stage1"), str(demo / "stage2"), "--out", str(demo / "bundle"))
     for name in ("first.wav", "second.wav"):
-        run("generate", PROMPT, "--seconds", "1.5", "--seed", "1", "--out", name)
+        run("generate", PROMPT, "--seconds", "1.5", "--seed", "1", "--out", name, "--bundle", str(demo / "bundle"))
     assert Path("first.wav").read_bytes() == Path("second.wav").read_bytes()
     clip = audio.read("first.wav")
     assert clip.samples.shape == (1, 36_000)

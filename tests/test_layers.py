@@ -28,6 +28,8 @@ LAYERS = {
     "ssmttm.training": 3,
     "ssmttm.doctor": 3,
     "ssmttm.census_page": 3,
+    "ssmttm.comparison": 3,
+    "ssmttm.listen": 3,
     "serve": 3,
     "ssmttm.cli_corpus": 4,
     "ssmttm.cli": 5,

@@ -30,10 +30,13 @@ def _tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
 
 
 def write_parts(folder: str, config: Config) -> dict[str, str]:
-    """Fitted codec and randomly initialised stages under `folder`; returns their URIs."""
+    """Fitted codec (with an untrained vocoder if the configuration wants one) and randomly initialised stages under
+    `folder`; returns their URIs."""
     torch.manual_seed(0)
     codec = MiniCodec(config.codec)
     codec.fit(_tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
+    if config.codec.vocoder == "neural":
+        codec.add_vocoder(config.vocoder.model_dump())
     parts = {name: storage.join(folder, name) for name in ("codec", "stage1", "stage2")}
     codec.save(parts["codec"])
     text_dim = load_text_encoder(config.text).dim
@@ -57,9 +60,9 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     return parts
 
 
-def write_tiny_bundle(folder: str, half: bool = False) -> str:
+def write_tiny_bundle(folder: str, *overrides: str, half: bool = False) -> str:
     """The URI of a complete bundle under `folder`."""
-    config = configuration.load("tiny")
+    config = configuration.load("tiny", list(overrides))
     parts = write_parts(folder, config)
     encoder = load_text_encoder(config.text)
     out = storage.join(folder, "bundle")

@@ -21,6 +21,8 @@ from ssmttm.errors import UserError
 CONFIG_NAME = "codec.json"
 WEIGHTS_NAME = "codec.safetensors"
 PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME = "config.json", "model.safetensors"  # of transformers
+VOCODER_NAME = "vocoder.safetensors"
+VOCODER_PREFIX = "neural_vocoder."  # of its weights in the codec's state
 FORMAT = 1
 
 
@@ -93,6 +95,14 @@ class Codec(nn.Module, ABC):
     def describe(self) -> dict[str, Any]:
         """What, with the weights, rebuilds the codec: `name` and `config`, plain JSON values."""
 
+    def describe_vocoder(self) -> dict[str, Any] | None:
+        """What, with its weights, rebuilds a vocoder trained on top, plain JSON values; None without one."""
+        return None
+
+    def add_vocoder(self, config: dict[str, Any]) -> None:
+        """Put an untrained vocoder of this description on top. Raises ValueError for a bad one."""
+        raise ValueError("this codec takes no vocoder")
+
     def encode(self, wav_B1N: Tensor) -> Tensor:
         """Codes [B, K, T] int64 of float32 samples, zero-padded to whole frames."""
         return self.encode_with_latents(wav_B1N)[0]
@@ -106,24 +116,41 @@ class Codec(nn.Module, ABC):
         return self.decode(self.coarse(codes_BKT[:, 0]), self.fine_from_codes(codes_BKT))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) of description and weights: equal if and only if tokens are interchangeable."""
+        """SHA-256 (hexadecimal) of description and weights, a vocoder on top left out: equal if and only if tokens are
+        interchangeable."""
         digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
-        for name, weight in sorted(self.state_dict().items()):
+        for name, weight in sorted(self._weights(vocoder=False).items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(weight.numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, uri: str) -> None:
-        """Write `codec.json` and `codec.safetensors` into a folder."""
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.state_dict().items()}
+        """Write `codec.json` and `codec.safetensors` into a folder, and `vocoder.safetensors` in half precision if
+        there is a vocoder on top."""
         storage.make_dirs(uri)
-        storage.write_bytes(storage.join(uri, WEIGHTS_NAME), safetensors.torch.save(weights))
+        storage.write_bytes(storage.join(uri, WEIGHTS_NAME), safetensors.torch.save(self._weights(vocoder=False)))
         description = {"format": FORMAT, **self.describe(), "fingerprint": self.fingerprint()}
+        vocoder = self.describe_vocoder()
+        if vocoder is None:
+            storage.remove_tree(storage.join(uri, VOCODER_NAME))
+        else:
+            halves = {name: weight.half() for name, weight in self._weights(vocoder=True).items()}
+            packed = safetensors.torch.save(halves)
+            storage.write_bytes(storage.join(uri, VOCODER_NAME), packed)
+            description["vocoder"] = {"config": vocoder, "sha256": hashlib.sha256(packed).hexdigest()}
         storage.write_json(storage.join(uri, CONFIG_NAME), description)
+
+    def _weights(self, vocoder: bool) -> dict[str, Tensor]:
+        """On CPU: the weights that decide what tokens mean, or those of the vocoder on top."""
+        return {
+            name: weight.detach().cpu().contiguous()
+            for name, weight in self.state_dict().items()
+            if name.startswith(VOCODER_PREFIX) == vocoder
+        }
 
 
 def load_codec(uri: str) -> Codec:
-    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same two files), or a published
+    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same files), or a published
     one as transformers lays it out (`config.json`, `model.safetensors`).
 
     Raises:
@@ -145,7 +172,27 @@ def load_codec(uri: str) -> Codec:
     _load_weights(codec, storage.join(uri, WEIGHTS_NAME), "")
     if codec.fingerprint() != description.get("fingerprint"):
         raise UserError(f"the codec at {uri} is damaged: its fingerprint differs from {CONFIG_NAME}; fit it again")
+    if "vocoder" in description:
+        _load_vocoder(codec, uri, description["vocoder"])
     return codec.eval()
+
+
+def _load_vocoder(codec: Codec, uri: str, entry: Any) -> None:
+    """Put the vocoder that a folder holds on top of its codec."""
+    remedy = "train it again with jobs/train_codec.py codec.vocoder=neural"
+    weights_uri = storage.join(uri, VOCODER_NAME)
+    if not storage.exists(weights_uri):
+        raise UserError(f"the codec at {uri} lacks its {VOCODER_NAME}; {remedy}")
+    data = storage.read_bytes(weights_uri)
+    try:
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ValueError(f"it differs from its digest in {CONFIG_NAME}")
+        codec.add_vocoder(entry["config"])
+        weights = safetensors.torch.load(data)
+        codec.load_state_dict({**codec._weights(vocoder=False), **weights})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights_uri} is damaged or of another version ({reason}); {remedy}") from None
 
 
 def _load_published(uri: str) -> Codec:

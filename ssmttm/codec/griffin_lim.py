@@ -60,8 +60,11 @@ class GriffinLim(nn.Module):
 
     def stft(self, wav_BN: Tensor) -> Tensor:
         """Spectra [B, F, K] (complex) of F = N / hop frames; N must be a multiple of hop."""
-        padded = nn.functional.pad(wav_BN, (self.margin, self.margin))
-        return torch.fft.rfft(padded.unfold(-1, self.fft_size, self.hop) * self.window)
+        return self.spectra(nn.functional.pad(wav_BN, (self.margin, self.margin)))
+
+    def spectra(self, surrounded_BN: Tensor) -> Tensor:
+        """Spectra [B, F, K] (complex) of samples that begin and end `margin` outside the hops they stand for."""
+        return torch.fft.rfft(surrounded_BN.unfold(-1, self.fft_size, self.hop) * self.window)
 
     def block(
         self, magnitude_BFK: Tensor, state: GriffinLimState | None, finish: int
@@ -77,38 +80,52 @@ class GriffinLim(nn.Module):
             (wav_BN, state): the samples that no later frame can change. They lag `margin` samples behind the
             finished frames; the last block returns them all.
         """
-        B, F, _ = magnitude_BFK.shape
-        carried = self.fft_size - self.hop
-        first, last = state is None, finish == F
-        if state is None:
-            state = GriffinLimState(
-                magnitude_BFK.new_zeros(B, carried),
-                magnitude_BFK.new_zeros(carried),
-                torch.polar(magnitude_BFK[:, :0], magnitude_BFK[:, :0]),
-            )
-        weight_N = self._add(self.window.square().expand(1, F, -1), state.weight_N[None])[0]
-        scale_N = self.window.sum() * 1e-5  # where next to no window reaches, samples fade instead of blowing up
-        inverse_N = 1 / weight_N.clamp_min(float(scale_N))
+        return self.finish(self.reconstruct(magnitude_BFK, state), state, finish)
 
-        spectrum_BFK = magnitude_BFK * self._initial_phases(magnitude_BFK, state.ahead_BFK)
-        previous_BFK = None
+    def reconstruct(self, magnitude_BFK: Tensor, state: GriffinLimState | None) -> Tensor:
+        """Spectra [B, F, K] (complex) of these magnitudes, after `iterations` projections."""
+        ahead_BFK = torch.polar(magnitude_BFK[:, :0], magnitude_BFK[:, :0]) if state is None else state.ahead_BFK
+        spectrum_BFK = magnitude_BFK * self._initial_phases(magnitude_BFK, ahead_BFK)
+        inverse_N, previous_BFK = self._inverse_weights(magnitude_BFK.shape[1], state), None
         for _ in range(self.iterations):
-            wav_BN = self._add(self._inverse(spectrum_BFK), state.sum_BN) * inverse_N
-            rebuilt_BFK = torch.fft.rfft(wav_BN.unfold(-1, self.fft_size, self.hop) * self.window)
+            rebuilt_BFK = self.spectra(self._sum(self._inverse(spectrum_BFK), state) * inverse_N)
             target_BFK = rebuilt_BFK if previous_BFK is None else rebuilt_BFK.lerp(previous_BFK, -MOMENTUM)
             previous_BFK = rebuilt_BFK
-            spectrum_BFK = magnitude_BFK * _unit(target_BFK)
+            spectrum_BFK = magnitude_BFK * unit(target_BFK)
+        return spectrum_BFK
 
+    def project(self, spectrum_BFK: Tensor, state: GriffinLimState | None) -> Tensor:
+        """Spectra [B, F, K] of the waveform that these make beside the frames finished before."""
+        wav_BN = self._sum(self._inverse(spectrum_BFK), state)
+        return self.spectra(wav_BN * self._inverse_weights(spectrum_BFK.shape[1], state))
+
+    def finish(
+        self, spectrum_BFK: Tensor, state: GriffinLimState | None, finish: int
+    ) -> tuple[Tensor, GriffinLimState]:
+        """Samples and state of a block whose spectra are decided; see `block`."""
+        F = spectrum_BFK.shape[1]
         frames_BFN = self._inverse(spectrum_BFK)
-        wav_BN = self._add(frames_BFN, state.sum_BN) * inverse_N
-        start = self.margin if first else 0
-        stop = F * self.hop + self.margin if last else finish * self.hop
-        done_BN = self._add(frames_BFN[:, :finish], state.sum_BN)
-        done_N = self._add(self.window.square().expand(1, finish, -1), state.weight_N[None])[0]
+        wav_BN = self._sum(frames_BFN, state) * self._inverse_weights(F, state)
+        start = self.margin if state is None else 0
+        stop = F * self.hop + self.margin if finish == F else finish * self.hop
+        done_BN, done_N = self._sum(frames_BFN[:, :finish], state), self._weights(finish, state)
         after = GriffinLimState(
-            done_BN[:, finish * self.hop :], done_N[finish * self.hop :], _unit(spectrum_BFK[:, finish:])
+            done_BN[:, finish * self.hop :], done_N[finish * self.hop :], unit(spectrum_BFK[:, finish:])
         )
         return wav_BN[:, start:stop], after
+
+    def _sum(self, frames_BFN: Tensor, state: GriffinLimState | None) -> Tensor:
+        carried_BN = frames_BFN.new_zeros(len(frames_BFN), self.fft_size - self.hop) if state is None else state.sum_BN
+        return self._add(frames_BFN, carried_BN)
+
+    def _weights(self, frames: int, state: GriffinLimState | None) -> Tensor:
+        """Squared windows [N] behind each sample of so many frames and those before."""
+        carried_N = self.window.new_zeros(self.fft_size - self.hop) if state is None else state.weight_N
+        return self._add(self.window.square().expand(1, frames, -1), carried_N[None])[0]
+
+    def _inverse_weights(self, frames: int, state: GriffinLimState | None) -> Tensor:
+        scale_N = self.window.sum() * 1e-5  # where next to no window reaches, samples fade instead of blowing up
+        return 1 / self._weights(frames, state).clamp_min(float(scale_N))
 
     def _inverse(self, spectrum_BFK: Tensor) -> Tensor:
         return torch.fft.irfft(spectrum_BFK, n=self.fft_size) * self.window
@@ -137,7 +154,7 @@ class GriffinLim(nn.Module):
         return torch.cat([ahead_BFK, guess_BFK], dim=1)
 
 
-def _unit(spectrum_BFK: Tensor) -> Tensor:
+def unit(spectrum_BFK: Tensor) -> Tensor:
     """Divide each bin by its modulus; zero stays zero."""
     pairs = torch.view_as_real(spectrum_BFK)
     inverse_BFK = (pairs.square().sum(-1) + 1e-16).rsqrt()

@@ -1,9 +1,10 @@
-"""The embedded codec: log-mel, PCA, residual k-means, Griffin-Lim. Fits in seconds on a CPU; nothing is learned by
-gradient.
+"""The embedded codec: log-mel, PCA, residual k-means, Griffin-Lim. Fits in seconds on a CPU; nothing of this is learned
+by gradient.
 
 waveform -> log-mel (50 Hz) -> PCA (orthonormal, not whitened: distances stay those of the log-mel) -> `stack` frames
 side by side -> residual k-means at 25 Hz. Coarse latents are the centroids of codebook 0, fine latents the rest of
-the PCA vector, continuous. Back: their sum -> log-mel -> magnitudes -> Griffin-Lim.
+the PCA vector, continuous. Back: their sum -> log-mel -> magnitudes -> Griffin-Lim, or a neural vocoder that was
+trained on top.
 
 Shapes: B batch, N samples, F mel frames, M mel bands, P principal components, T code frames, D = stack * P,
 K codebooks, V entries, L frequency bins.
@@ -25,22 +26,26 @@ from ssmttm.audio import mel_filters
 from ssmttm.codec.base import Codec
 from ssmttm.codec.griffin_lim import GriffinLim, GriffinLimState
 from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
-from ssmttm.config import CodecConfig
+from ssmttm.codec.neural_vocoder import SIZES, NeuralVocoder, VocoderState
+from ssmttm.config import CodecConfig, VocoderConfig
 from ssmttm.errors import UserError
 
 FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
 AHEAD_FRAMES = 4  # code frames of look-ahead in a block
 NONNEGATIVE_STEPS = 2
-NOT_IDENTITY = ("path", "fit_clips")  # keys of CodecConfig that say where the codec lies and how it came about
+# Keys of CodecConfig that say where the codec lies, how it came about and what may be trained on top.
+NOT_IDENTITY = ("path", "fit_clips", "vocoder")
 
 
 @dataclass(frozen=True)
 class MiniDecodeState:
-    """A stream's decoder between two chunks: latents [B, D, T] not yet decoded, and the vocoder's own state."""
+    """A stream's decoder between two chunks: latents [B, D, T], the first `context` of which are decoded and only
+    surround what follows, and the vocoder's own state."""
 
     latents_BDT: Tensor
-    vocoder: GriffinLimState | None
+    context: int
+    vocoder: GriffinLimState | VocoderState | None
 
 
 class MiniCodec(Codec):
@@ -74,6 +79,7 @@ class MiniCodec(Codec):
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.coarse_dim = self.fine_dim = config.stack * config.pca_dim
         self.vocoder = GriffinLim(config.fft_size, config.hop, config.griffin_lim_iterations)
+        self.neural_vocoder: NeuralVocoder | None = None
         self.register_buffer("mean_M", torch.zeros(config.num_mels))
         self.register_buffer("basis_MP", torch.zeros(config.num_mels, config.pca_dim))
         self.register_buffer("codebooks_KVD", torch.zeros(self.num_codebooks, self.codebook_size, self.coarse_dim))
@@ -88,6 +94,13 @@ class MiniCodec(Codec):
 
     def describe(self) -> dict[str, Any]:
         return {"name": "mini", "config": self.config.model_dump(mode="json", exclude=set(NOT_IDENTITY))}
+
+    def describe_vocoder(self) -> dict[str, Any] | None:
+        return None if self.neural_vocoder is None else self.neural_vocoder.config.model_dump(include=set(SIZES))
+
+    def add_vocoder(self, config: dict[str, Any]) -> None:
+        sizes = VocoderConfig.model_validate(config)
+        self.neural_vocoder = NeuralVocoder(sizes, self.filters_LM, self.vocoder).to(self.device)
 
     @torch.no_grad()
     def fit(self, wavs: Iterable[np.ndarray], seed: int, progress: bool = True) -> None:
@@ -129,7 +142,12 @@ class MiniCodec(Codec):
 
     @torch.no_grad()
     def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:
-        latents_BTD = self._latents(wav_B1N)
+        codes_BKT, fine_BTD = self.quantise(self._latents(wav_B1N))
+        return codes_BKT, fine_BTD.mT.contiguous()
+
+    @torch.no_grad()
+    def quantise(self, latents_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, K, T] of PCA vectors, and what codebook 0 leaves of them [B, T, D]."""
         residual_RD = latents_BTD.flatten(0, 1).clone()
         codes, fine_BTD = [], latents_BTD
         for book, centroids_VD in enumerate(self.codebooks_KVD):
@@ -138,7 +156,7 @@ class MiniCodec(Codec):
             codes.append(index_R.view(latents_BTD.shape[:2]))
             if book == 0:
                 fine_BTD = residual_RD.view_as(latents_BTD).clone()
-        return torch.stack(codes, dim=1), fine_BTD.mT.contiguous()
+        return torch.stack(codes, dim=1), fine_BTD
 
     def coarse(self, codes0_BT: Tensor) -> Tensor:
         return self.codebooks_KVD[0, codes0_BT].mT.contiguous()
@@ -157,35 +175,59 @@ class MiniCodec(Codec):
     def decode_chunk(
         self, coarse_BDT: Tensor, fine_BDT: Tensor, state: MiniDecodeState | None = None, final: bool = False
     ) -> tuple[Tensor, MiniDecodeState]:
-        waiting_BDT = coarse_BDT + fine_BDT
-        vocoder = None
-        if state is not None:
-            waiting_BDT = torch.cat([state.latents_BDT, waiting_BDT], dim=-1)
-            vocoder = state.vocoder
+        fresh_BDT = coarse_BDT + fine_BDT
+        if state is None:
+            state = MiniDecodeState(fresh_BDT[..., :0], 0, None)
+        waiting_BDT, context, vocoder = torch.cat([state.latents_BDT, fresh_BDT], dim=-1), state.context, state.vocoder
         # Blocks lie at fixed frames and every product runs inside one block, so that rounding cannot depend on
         # how the stream was cut.
         pieces = [waiting_BDT.new_zeros(len(waiting_BDT), 0)]
-        while waiting_BDT.shape[-1] >= BLOCK_FRAMES + AHEAD_FRAMES:
-            magnitude_BFL = self._magnitudes(waiting_BDT[..., : BLOCK_FRAMES + AHEAD_FRAMES])
-            wav_BN, vocoder = self.vocoder.block(magnitude_BFL, vocoder, BLOCK_FRAMES * self.config.stack)
+        while (ready := waiting_BDT.shape[-1] - context) >= BLOCK_FRAMES + AHEAD_FRAMES or (final and ready):
+            last = ready < BLOCK_FRAMES + AHEAD_FRAMES
+            done = context + (ready if last else BLOCK_FRAMES)
+            window_BDT = waiting_BDT[..., : done if last else done + AHEAD_FRAMES].contiguous()
+            wav_BN, vocoder = self._block(window_BDT, context, done - context, vocoder)
             pieces.append(wav_BN)
-            waiting_BDT = waiting_BDT[..., BLOCK_FRAMES:]
-        if final and waiting_BDT.shape[-1]:
-            magnitude_BFL = self._magnitudes(waiting_BDT)
-            wav_BN, vocoder = self.vocoder.block(magnitude_BFL, vocoder, magnitude_BFL.shape[1])
-            pieces.append(wav_BN)
-            waiting_BDT = waiting_BDT[..., :0]
-        return torch.cat(pieces, dim=-1)[:, None], MiniDecodeState(waiting_BDT, vocoder)
+            context = min(self.context_frames, done)
+            waiting_BDT = waiting_BDT[..., done - context :]
+        return torch.cat(pieces, dim=-1)[:, None], MiniDecodeState(waiting_BDT, context, vocoder)
+
+    @property
+    def context_frames(self) -> int:
+        """Code frames before a block that its decoding looks at."""
+        return 0 if self.neural_vocoder is None else -(-self.neural_vocoder.context // self.config.stack)
+
+    def _block(
+        self, window_BDT: Tensor, context: int, finish: int, state: Any
+    ) -> tuple[Tensor, GriffinLimState | VocoderState]:
+        """Samples of `finish` frames of a window, those after `context`, and the vocoder's state behind them."""
+        skipped, finished = context * self.config.stack, finish * self.config.stack
+        if self.neural_vocoder is None:
+            return self.vocoder.block(self._magnitudes(window_BDT)[:, skipped:], state, finished)
+        level_BFL = self.neural_vocoder.levels(self.logmel_of(window_BDT))[:, skipped:]
+        return self.neural_vocoder.block(level_BFL, self.vocoder, state, finished)
 
     def _latents(self, wav_B1N: Tensor) -> Tensor:
         """PCA vectors [B, T, D]."""
         return self._stacked(self._logmel(wav_B1N[:, 0]))
 
+    def latents_of_spectra(self, spectrum_BFL: Tensor) -> Tensor:
+        """PCA vectors [B, T, D] of STFT spectra, F a multiple of `stack`."""
+        return self._stacked(self._logmel_of_spectra(spectrum_BFL))
+
     def _logmel(self, wav_BN: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M], F a multiple of `stack`."""
         padding = -wav_BN.shape[-1] % self.hop_length
-        spectrum_BFL = self.vocoder.stft(nn.functional.pad(wav_BN, (0, padding)))
+        return self._logmel_of_spectra(self.vocoder.stft(nn.functional.pad(wav_BN, (0, padding))))
+
+    def _logmel_of_spectra(self, spectrum_BFL: Tensor) -> Tensor:
+        """Natural-log mel magnitudes [B, F, M]."""
         return (spectrum_BFL.abs() @ self.filters_LM).clamp_min(FLOOR).log()
+
+    def logmel_of(self, latents_BDT: Tensor) -> Tensor:
+        """Natural-log mel magnitudes [B, F, M] that latents stand for, the sum of coarse and fine ones."""
+        components_BFP = latents_BDT.mT.reshape(len(latents_BDT), -1, self.config.pca_dim)
+        return components_BFP @ self.basis_MP.T + self.mean_M
 
     def _stacked(self, logmel_BFM: Tensor) -> Tensor:
         components_BFP = (logmel_BFM - self.mean_M) @ self.basis_MP
@@ -194,8 +236,7 @@ class MiniCodec(Codec):
     def _magnitudes(self, latents_BDT: Tensor) -> Tensor:
         """STFT magnitudes [B, F, L] that explain the log-mel: non-negative least squares by multiplicative updates
         (Lee and Seung, 2001) from the clipped pseudo-inverse."""
-        components_BFP = latents_BDT.mT.reshape(len(latents_BDT), -1, self.config.pca_dim)
-        mel_BFM = (components_BFP @ self.basis_MP.T + self.mean_M).exp()
+        mel_BFM = self.logmel_of(latents_BDT).exp()
         magnitude_BFL = (mel_BFM @ self.inverse_ML).clamp_min(1e-8)
         wanted_BFL = mel_BFM @ self.filters_LM.T
         for _ in range(NONNEGATIVE_STEPS):

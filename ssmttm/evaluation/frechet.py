@@ -81,7 +81,20 @@ def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
 
 def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
     """Squared Fréchet distance of Gaussians fitted to two sets of samples [N, D], which may differ in N."""
+    if max(len(a_ND), len(b_ND)) < a_ND.shape[1]:
+        return _distance_of_few(np.asarray(a_ND, dtype=np.float64), np.asarray(b_ND, dtype=np.float64))
     return gaussian_distance(Moments.of(a_ND).gaussian(), Moments.of(b_ND).gaussian())
+
+
+def _distance_of_few(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
+    """The same from the samples themselves, where they are fewer than dimensions: with A = X'X and B = Y'Y the overlap
+    tr (A^1/2 B A^1/2)^1/2 is the sum of the singular values of XY', a matrix [N, M] in place of [D, D]."""
+    if min(len(a_ND), len(b_MD)) < 2:
+        raise ValueError("a covariance needs at least two samples")
+    x_ND, y_MD = ((one - one.mean(axis=0)) / np.sqrt(len(one)) for one in (a_ND, b_MD))
+    overlap = np.linalg.svd(x_ND @ y_MD.T, compute_uv=False).sum()
+    apart = np.sum((a_ND.mean(axis=0) - b_MD.mean(axis=0)) ** 2)
+    return max(float(apart + np.square(x_ND).sum() + np.square(y_MD).sum() - 2 * overlap), 0.0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     config.json           resolved configuration, what rebuilds both models, references with fingerprints
     stage1.safetensors    language model
     stage2.safetensors    latent completer
-    codec.json, codec.safetensors
+    codec.json, codec.safetensors, and vocoder.safetensors if one was trained
     README.md             model card
     ATTRIBUTION.csv       every recording the models learned from
     bundle.json           sizes and digests of all of it, written last
@@ -23,7 +23,7 @@ import torch
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.codec.base import VOCODER_NAME, Codec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.generation.card import CardFields, model_card
@@ -119,7 +119,8 @@ def write_bundle(
     }
     storage.write_json(storage.join(out, "config.json"), content)
     storage.write_text(storage.join(out, "ATTRIBUTION.csv"), attribution)
-    model_id = _model_id(config.preset, [storage.digest(storage.join(out, name)) for name in WEIGHTS])
+    heard = [*WEIGHTS, VOCODER_NAME] if codec.describe_vocoder() is not None else WEIGHTS
+    model_id = _model_id(config.preset, [storage.digest(storage.join(out, name)) for name in heard])
     storage.write_text(storage.join(out, "README.md"), model_card(model_id, config, card))
     storage.write_commit(out, COMMIT_NAME, {"model_id": model_id})
     return model_id

@@ -21,6 +21,8 @@ from ssmttm.model.text import TextBatch
 
 logger = logging.getLogger(__name__)
 
+TILE = 8  # rows that matrix products take together; those of a tile that is not full are summed in another order
+
 
 def _map(state: LMState, change: Callable[[Tensor], Tensor]) -> LMState:
     """The state with every tensor changed; each enters and leaves with rows as its first dimension."""
@@ -71,7 +73,8 @@ class StateRows:
     Args:
         lm: in evaluation mode.
         text_tokens: length that texts are padded to where the model looks at them at every step.
-        fixed: always step over all rows, so that no number depends on how many are in use.
+        fixed: always step over all rows, so that no number depends on how many are in use; there are then a few more,
+            to fill the last tile.
 
     Raises:
         UserError: if the model's state grows with the stream.
@@ -79,6 +82,8 @@ class StateRows:
 
     @torch.inference_mode()
     def __init__(self, lm: MusicLM, rows: int, text_tokens: int, fixed: bool = False):
+        if fixed:
+            rows = -(-rows // TILE) * TILE
         self._lm, self._text_tokens = lm, text_tokens
         self.rows, self.device = rows, lm.null_prefix.device
         self._null = self.read(_no_text(lm, self.device))

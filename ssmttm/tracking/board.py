@@ -52,7 +52,7 @@ class Board:
         writer = self._open()
         for name, value, milliseconds, step in points:
             writer.add_scalar(name, value, step, walltime=milliseconds / 1000)
-            self._step = step
+            self._step = max(self._step, step)
         writer.flush()
 
     def item(self, kind: str, content: Any) -> None:

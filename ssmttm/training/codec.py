@@ -73,7 +73,7 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
 
 def _settings(config: Config) -> dict[str, dict[str, Any]]:
     """What a fitted codec depends on."""
-    codec = config.codec.model_dump(mode="json", exclude={"path"})
+    codec = config.codec.model_dump(mode="json", exclude={"path", "vocoder"})
     corpus = {"source": config.corpus.source, "segment_seconds": config.corpus.segment_seconds}
     return {"codec": codec, "corpus": corpus, "train": {"seed": config.train.seed}}
 
@@ -87,14 +87,16 @@ def _finished(uri: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] |
     if not storage.exists(storage.join(uri, REPORT_NAME)):
         return None
     report = storage.read_commit(uri, REPORT_NAME)
-    before, now = _flat(report["settings"]), _flat(settings)
-    for key in now:
-        if before.get(key) != now[key]:
-            raise UserError(
-                f"codec.path={uri} holds a codec fitted with {key}={before.get(key)}, now {now[key]}; "
-                "choose another codec.path or remove it"
-            )
+    check_same(f"codec.path={uri} holds a codec fitted", report["settings"], settings, "codec.path")
     return report
+
+
+def check_same(what: str, before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]], key: str) -> None:
+    """Raises UserError naming the first setting that differs, and the key to change."""
+    old = _flat(before)
+    for name, value in _flat(now).items():
+        if old.get(name) != value:
+            raise UserError(f"{what} with {name}={old.get(name)}, now {value}; choose another {key} or remove it")
 
 
 def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -51,6 +51,14 @@ def test_general_covariances_agree_with_the_matrix_square_root() -> None:
     assert gaussian_distance(b, a) == pytest.approx(expected)
 
 
+def test_few_samples_of_many_dimensions_agree_with_their_covariances() -> None:
+    random = np.random.default_rng(3)
+    a, b = random.normal(size=(9, 40)), random.normal(0.5, 2, size=(13, 40))
+    expected = gaussian_distance(Moments.of(a).gaussian(), Moments.of(b).gaussian())
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
 def test_samples_approach_the_distance_of_their_gaussians() -> None:
     random = np.random.default_rng(2)
     a = random.normal(size=(40_000, 3))

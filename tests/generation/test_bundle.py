@@ -66,6 +66,19 @@ def test_the_same_weights_have_the_same_name(bundle_uri: str, tmp_path: Path) ->
     assert read_model_id(bundle_uri).startswith("ssmttm-tiny-")
 
 
+def test_a_vocoder_travels_along(bundle_uri: str, tmp_path: Path) -> None:
+    """Heard in the audio and in the name; tokens stay those of the codec without it."""
+    uri = write_tiny_bundle(str(tmp_path), "codec.vocoder=neural")
+    files = storage.read_commit(uri, "bundle.json", verify=True)["files"]
+    assert "vocoder.safetensors" in files
+    assert read_model_id(uri) != read_model_id(bundle_uri)
+    loaded = load_bundle(uri)
+    assert loaded.codec.fingerprint() == load_bundle(bundle_uri).codec.fingerprint()
+    assert loaded.codec.describe_vocoder() is not None
+    clip = Generator(loaded).generate("techno", 1.0, seed=3)
+    assert not np.array_equal(clip.samples, Generator.load(bundle_uri).generate("techno", 1.0, seed=3).samples)
+
+
 def test_a_bundle_travels(copied: Path, generator: Generator) -> None:
     moved = copied.rename(copied.parent / "elsewhere")
     clip = Generator.load(str(moved)).generate("techno", 1.0, seed=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_bundle import shared_bundle
 
 from jobs import evaluate
 from ssmttm import audio, config, storage
+from ssmttm.audio import Audio
 from ssmttm.errors import UserError
 
 SETS = {"real", "codec", "completed", "generated", "shuffled"}
@@ -107,3 +109,16 @@ def test_rows_without_tags_are_refused(settings: config.Config, monkeypatch: pyt
     monkeypatch.setattr("ssmttm.training.data.TokenDataset.tags", lambda *_: {"genre": "rock"})
     with pytest.raises(UserError, match="has no tag 'lead'; evaluation needs genre, lead, drums"):
         evaluate.choose_clips(settings)
+
+
+def test_the_same_command_evaluates_a_folder_of_audio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for i in range(2):
+        wav = np.sin(2 * np.pi * 220 * (i + 1) * np.arange(24_000) / 24_000)[None].astype(np.float32) / 2
+        audio.write(f"{tmp_path}/recorded/{i}.wav", Audio(wav, 24_000))
+    overrides = [f"evaluate.audio={tmp_path}/recorded", f"evaluate.out={tmp_path}/out", "evaluate.draws=5"]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--preset", "tiny", *overrides])
+    evaluate.main()
+    assert "| Without weights | recorded |" in capsys.readouterr().out
+    assert storage.list_names(f"{tmp_path}/out") == ["comparison.html", "comparison.json", "comparison.md"]
