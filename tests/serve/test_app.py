@@ -69,7 +69,7 @@ def test_the_application_is_made_of_three_parts(bundle_uri: str, tmp_path: Path)
     api = application._bound_deployment
     models, renderer = (part._bound_deployment for part in api.init_args[:2])
     assert {part.name for part in (api, models, renderer)} == DEPLOYMENTS
-    assert models.init_args == (bundle_uri, 2, 3, False)
+    assert models.init_args == (bundle_uri, 2, 3, False, False)
     assert models.ray_actor_options["num_gpus"] == renderer.ray_actor_options["num_gpus"] == 1
     assert models.max_ongoing_requests > 5
 

@@ -74,5 +74,6 @@ def test_every_answer_is_foreseen(tmp_path: Path) -> None:
             with suppress(Unsatisfiable):  # where nothing is sent, nothing can be wrong
                 one()
     store.close()
+    print(count, "requests:", sorted(seen, key=str))  # shown with pytest -rP
     assert count >= 5000
     assert {status for *_, status in seen} >= {200, 202, 400, 404, 422}
