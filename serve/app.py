@@ -30,8 +30,8 @@ from ssmttm.generation.bundle import check_bundle, shipped_bundle
 class RemoteRenderer(Renderer):
     """A renderer that takes codes from the language models' deployment."""
 
-    def __init__(self, bundle: str, language_model: DeploymentHandle, clips: int):
-        super().__init__(bundle, RemoteLanguageModel(language_model), clips)
+    def __init__(self, bundle: str, language_model: DeploymentHandle, clips: int, deterministic: bool):
+        super().__init__(bundle, RemoteLanguageModel(language_model), clips, deterministic)
 
 
 class MusicAPI:
@@ -81,6 +81,7 @@ class Arguments(BaseModel):
     slots: int = Field(8, ge=1, description="clips that a language model writes at a time")
     waiting: int = Field(32, ge=0, description="clips that may wait for it; more are refused with 429")
     compiled: bool = Field(False, description="compile the language model's step; needs a C++ compiler")
+    deterministic: bool = Field(False, description="give a seed the same bits in any company; slower for few clips")
     keys: str | None = Field(None, description="file of API keys, one per line; else SSMTTM_API_KEYS")
     jobs: str = Field("runs/serve", description="local folder of jobs and their files")
     limits: Limits = Field(Limits(), description="on the command line: as JSON")
@@ -116,5 +117,6 @@ def build(args: Arguments) -> ray_serve.Application:
         max_ongoing_requests=1000,  # its own limits answer better than Serve's
         ray_actor_options={"num_cpus": 0},  # it only waits for the others: two cores must do for all three
     )
-    models = language_model.bind(bundle, args.slots, args.waiting, args.compiled)
-    return api.bind(models, renderer.bind(bundle, models, clips), args.limits, keys, storage.absolute(args.jobs))
+    models = language_model.bind(bundle, args.slots, args.waiting, args.compiled, args.deterministic)
+    renderers = renderer.bind(bundle, models, clips, args.deterministic)
+    return api.bind(models, renderers, args.limits, keys, storage.absolute(args.jobs))

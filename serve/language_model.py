@@ -31,13 +31,15 @@ class LanguageModel:
         bundle: URI.
         slots: clips whose codes are written at a time.
         waiting: clips that may wait for a slot; more are refused.
-        compiled: see `SlotEngine`.
+        compiled, deterministic: see `SlotEngine`.
     """
 
-    def __init__(self, bundle: str, slots: int = 8, waiting: int = 32, compiled: bool = False):
+    def __init__(
+        self, bundle: str, slots: int = 8, waiting: int = 32, compiled: bool = False, deterministic: bool = False
+    ):
         loaded = load_bundle(bundle)
         self._config, self._encoder = loaded.config.generation, loaded.text_encoder
-        self._engine = SlotEngine(loaded.lm, slots, self._encoder.max_tokens, waiting, compiled=compiled)
+        self._engine = SlotEngine(loaded.lm, slots, self._encoder.max_tokens, waiting, deterministic, compiled)
         self._model = Model(
             id=loaded.model_id,
             sample_rate=loaded.codec.sample_rate,

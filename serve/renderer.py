@@ -84,14 +84,15 @@ class Renderer:
         bundle: URI.
         writer: of codes.
         clips: that are made at a time; their windows are rendered together where they have one shape.
+        deterministic: see `RenderPool`.
     """
 
-    def __init__(self, bundle: str, writer: CodeWriter, clips: int = 40):
+    def __init__(self, bundle: str, writer: CodeWriter, clips: int = 40, deterministic: bool = False):
         loaded = load_bundle(bundle)
         self._config, self._codec = loaded.config.generation, loaded.codec
         self._codebooks, self._writer = loaded.lm.config.num_codebooks, writer
         self._windows = WindowRenderer(loaded.completer, loaded.codec, self._config)
-        self._pool = RenderPool(self._windows)
+        self._pool = RenderPool(self._windows, deterministic=deterministic)
         self._threads = ThreadPoolExecutor(clips, "windows")
 
     async def check(self, order: Order) -> Refusal | None:

@@ -26,6 +26,7 @@ class ClipRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
+        strict=True,  # `false` is no number, and "10" none either
         json_schema_extra={"examples": [{"prompt": PROMPT, "seconds": 120, "seed": 1, "format": "ogg"}]},
     )
 
@@ -77,7 +78,8 @@ class MusicRequest(ClipRequest):
 class Upload(MusicRequest):
     """Audio to be continued, as a form; `seconds` are those that follow it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": []}, arbitrary_types_allowed=True)
+    # Forms hold text alone, so here "10" is a number.
+    model_config = ConfigDict(json_schema_extra={"examples": []}, arbitrary_types_allowed=True, strict=False)
 
     audio: UploadFile = Field(description="a WAV, FLAC, OGG or MP3 file")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -73,27 +73,26 @@ def ends_of(url: str, deployment: str) -> list[str]:
             ends = await asyncio.gather(*listening)
             again = await listen(client, 99, asyncio.Event())
             assert again == "whole"
+            print(f"a {deployment} was killed: {Counter(ends)}")  # shown with pytest -rP
             return ends
 
     return asyncio.run(go())
 
 
-def test_listeners_do_not_hear_that_a_language_model_dies(url: str, record_property: Any) -> None:
+def test_listeners_do_not_hear_that_a_language_model_dies(url: str) -> None:
     assert len(replicas("LanguageModel")) == 2
     ends = ends_of(url, "LanguageModel")
-    record_property("lost", ends.count("broken") / len(ends))
     assert ends == ["whole"] * CLIENTS
 
 
-def test_clips_of_a_renderer_that_dies_break_off_and_others_go_on(url: str, record_property: Any) -> None:
+def test_clips_of_a_renderer_that_dies_break_off_and_others_go_on(url: str) -> None:
     ends = ends_of(url, "Renderer")
-    record_property("lost", ends.count("broken") / len(ends))
     # With one renderer all that sound are lost; none ends as if it were whole, and the service is back.
     assert set(ends) <= {"broken", "whole", "503"}
     assert "broken" in ends
 
 
-def test_nothing_is_left_in_the_slots(url: str, tmp_path: Path) -> None:
+def test_nothing_is_left_in_the_slots(url: str) -> None:
     async def drop(client: httpx.AsyncClient, number: int) -> None:
         body = {"prompt": "calm piano", "seconds": 120, "seed": number, "stream": number % 2 == 0}
         try:
