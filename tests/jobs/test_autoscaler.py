@@ -40,7 +40,9 @@ def cluster_config(address: str) -> dict[str, Any]:
             "max_workers": 3,
         },
     }
-    provider = {"type": "fake_multinode", "gcs_address": address, "launch_multiple": True}
+    # By its class: the defaults that its name stands for are not in the package.
+    module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    provider = {"type": "external", "module": module, "gcs_address": address, "launch_multiple": True}
     provider |= {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True}
     return {
         "cluster_name": "test",
