@@ -87,5 +87,5 @@ def test_settings_from_a_file_reach_deepspeed(make_config: MakeConfig, tmp_path:
         torch.testing.assert_close(value, theirs[name], atol=2e-6, rtol=1e-4)
     file.write_text(json.dumps({"zero_optimization": {"reduce_bucket_size": "large"}}))
     wrong = make_config("stage1", *stage, f"train.deepspeed={file}", "train.name=wrong")
-    with pytest.raises(AssertionError, match=r"UserError: train\.deepspeed: reduce_bucket_size"):
+    with pytest.raises(AssertionError, match=r"UserError: DeepSpeed refuses reduce_bucket_size in train\.deepspeed"):
         run_workers(wrong, tmp_path, 2)
