@@ -68,6 +68,7 @@ PATH_FIELDS = (
     ("train", "data"),
     ("train", "out"),
     ("train", "deepspeed"),
+    ("train", "init"),
     ("evaluate", "bundle"),
     ("evaluate", "out"),
     *(("evaluate", name) for name in EVALUATION_INPUTS),
@@ -77,8 +78,8 @@ PATHS_OF_JOB: dict[JobName, tuple[tuple[str, str], ...]] = {
     "corpus": (("corpus", "source"),),
     "codec": (("corpus", "source"), ("codec", "path"), ("train", "out")),
     "preprocess": (("corpus", "source"), ("corpus", "out"), ("codec", "path"), ("text", "path")),
-    "stage1": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
-    "stage2": (("train", "data"), ("train", "out"), ("train", "deepspeed")),
+    "stage1": (("train", "data"), ("train", "out"), ("train", "deepspeed"), ("train", "init")),
+    "stage2": (("train", "data"), ("train", "out"), ("train", "deepspeed"), ("train", "init")),
     "evaluate": (
         ("corpus", "source"),
         ("train", "data"),

@@ -143,3 +143,23 @@ def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:
     tracker.artifacts(["missing"])
     tracker.finish()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_held_tracker_sends_nothing_before_it_begins(tmp_path: Path) -> None:
+    tracker = Tracker.start(tracked(tmp_path), "run", str(tmp_path / "run"), held=True)
+    tracker.metrics({"loss": 1.0}, 1)
+    time.sleep(0.3)
+    assert not list(tmp_path.iterdir())
+    tracker.begin(0)
+    tracker.finish()
+    assert scalars(tmp_path / "run" / "tensorboard", "loss") == [(1, 1.0)]
+    assert (tmp_path / "run" / "mlflow.json").exists()
+
+
+def test_a_held_tracker_that_never_begins_still_says_how_it_ended(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    tracker = Tracker.start(tracked(tmp_path), "run", str(tmp_path / "run"), held=True)
+    tracker.finish("FAILED")
+    note = storage.read_json(str(tmp_path / "run" / "mlflow.json"))
+    assert MlflowClient(note["tracking_uri"]).get_run(note["run_id"]).info.status == "FAILED"

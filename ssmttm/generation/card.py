@@ -45,12 +45,14 @@ class CardFields:
 
     data: what was learned from. costs: by part ("codec", "stage1", "stage2").
     metrics: name to value, measured on held-out prompts.
+    started_from: by stage, whose weights its training began with.
     """
 
     data: Sequence[TrainingData]
     costs: dict[str, TrainingCost]
     text_reference: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+    started_from: dict[str, str] = field(default_factory=dict)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -132,6 +134,11 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         '```sh\nssmttm generate "calm solo piano, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
         "## Training data",
         *_training_data(card.data),
+        *(
+            f"{stage} did not begin with random weights but with those of `{name}`; what these had learned from is "
+            "named in `ATTRIBUTION.csv` too, and their training is not part of the cost below."
+            for stage, name in card.started_from.items()
+        ),
         "## Training cost",
         f"In all {_number(sum(flops) if flops else None, '.2e')} FLOPs and {hours:.2f} hours.",
         costs,

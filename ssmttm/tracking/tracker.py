@@ -6,12 +6,14 @@ The MLflow run's id lies in the run's folder (`mlflow.json`), so a restarted job
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ssmttm.config import Config
 from ssmttm.tracking.board import FOLDER, Board
-from ssmttm.tracking.courier import Courier, Item, Point
+from ssmttm.tracking.courier import Courier, Item, Point, Receiver
 from ssmttm.tracking.mlflow_run import MlflowRun, flatten
 
 
@@ -21,19 +23,36 @@ class Tracker:
     def __init__(self, couriers: list[Courier]):
         self._couriers = couriers
         self._restored: int | None = None
+        self._released = threading.Event()
 
     @classmethod
-    def start(cls, config: Config, run_name: str, run_dir: str, tags: dict[str, str] | None = None) -> Tracker:
+    def start(
+        cls, config: Config, run_name: str, run_dir: str, tags: dict[str, str] | None = None, held: bool = False
+    ) -> Tracker:
         """Begin, or continue if `run_dir` remembers an MLflow run. Returns at once; with `tracking.enabled=false`
-        every later call does nothing."""
+        every later call does nothing.
+
+        Args:
+            held: nothing is sent before `begin` or `finish`. Loading the receivers' libraries takes seconds, for which
+                a training must not wait with its first step.
+        """
         if not config.tracking.enabled:
             return cls([])
         kept = f"see metrics.jsonl, validation.jsonl and {FOLDER} in {run_dir}"
         tracker = cls([])
-        tracker._couriers = [
-            Courier("MLflow", lambda: MlflowRun(config, run_name, run_dir, lambda: tracker._restored), kept),
-            Courier("TensorBoard", lambda: Board(run_dir, lambda: tracker._restored), kept),
-        ]
+        if not held:
+            tracker._released.set()
+
+        def once_released(connect: Callable[[], Receiver]) -> Callable[[], Receiver]:
+            def wait_and_connect() -> Receiver:
+                tracker._released.wait()
+                return connect()
+
+            return wait_and_connect
+
+        mlflow = once_released(lambda: MlflowRun(config, run_name, run_dir, lambda: tracker._restored))
+        board = once_released(lambda: Board(run_dir, lambda: tracker._restored))
+        tracker._couriers = [Courier("MLflow", mlflow, kept), Courier("TensorBoard", board, kept)]
         tracker.params(config.model_dump(mode="json"))
         tracker.tags(tags or {})
         return tracker
@@ -43,6 +62,7 @@ class Tracker:
         steps, which now come again."""
         self._restored = step
         self._give([], [("begin", step)])
+        self._released.set()
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Record figures at a step; those that are not finite are left out."""
@@ -72,6 +92,7 @@ class Tracker:
     def finish(self, status: str = "FINISHED") -> None:
         """Send what is left, waiting half a minute at most, and end the run as FINISHED, FAILED or KILLED."""
         self._give([], [("status", status)])
+        self._released.set()
         for courier in self._couriers:
             courier.close()
         for courier in self._couriers:

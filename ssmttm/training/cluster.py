@@ -54,7 +54,7 @@ def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> str:
     if len(alive) < 2 and not missing:
         return ""
     place = f"the cluster has {len(alive)} nodes" if len(alive) > 1 else "workers will be on nodes yet to be added"
-    for key in ("data", "out", "deepspeed"):
+    for key in ("data", "out", "deepspeed", "init"):
         uri = getattr(train, key)
         if uri is not None and "://" not in uri:
             raise UserError(

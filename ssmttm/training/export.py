@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from typing import Any
 
@@ -16,6 +14,7 @@ from ssmttm.generation.bundle import COMMIT_NAME, read_model_id, write_bundle
 from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
+from ssmttm.training import initial
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.run import Run
 from ssmttm.training.stages import StageName
@@ -30,13 +29,11 @@ def _resolved(first: dict[str, Any], second: dict[str, Any]) -> Config:
     return configuration.from_dict(values)
 
 
-def _attribution(datasets: list[str]) -> str:
-    """The rows of all datasets' attribution tables, each once, under one head."""
-    tables = [list(csv.reader(io.StringIO(storage.read_text(storage.join(uri, ATTRIBUTION_NAME))))) for uri in datasets]
-    merged = io.StringIO()
-    rows = dict.fromkeys(tuple(row) for table in tables for row in table)
-    csv.writer(merged, lineterminator="\n").writerows(rows)
-    return merged.getvalue()
+def _attribution(datasets: list[str], runs: list[Run]) -> str:
+    """The attribution tables of all datasets, and of what the runs' first weights had learned from, as one."""
+    uris = [storage.join(uri, ATTRIBUTION_NAME) for uri in datasets]
+    uris += [uri for run in runs if storage.exists(uri := run.path(initial.ATTRIBUTION))]
+    return initial.merged_attribution([storage.read_text(uri) for uri in uris])
 
 
 def _training_data(runs: dict[str, Run]) -> list[TrainingData]:
@@ -112,6 +109,11 @@ def export_bundle(
             _costs(codec_uri, {"stage1": first, "stage2": second}),
             first["text"]["reference"],
             metrics or {},
+            {
+                stage: name
+                for stage, run in (("stage1", first_run), ("stage2", second_run))
+                if (name := initial.started_from(run.uri))
+            },
         )
         write_bundle(
             out,
@@ -121,7 +123,9 @@ def export_bundle(
             codec_uri=codec_uri,
             codec_fingerprint=first["codec"]["fingerprint"],
             text=first["text"],
-            attribution=_attribution(list(dict.fromkeys(part["data"]["uri"] for part in (first, second)))),
+            attribution=_attribution(
+                list(dict.fromkeys(part["data"]["uri"] for part in (first, second))), [first_run, second_run]
+            ),
             card=card,
             half=half,
         )

@@ -15,6 +15,7 @@ from ssmttm import storage
 from ssmttm.codec.base import load_codec
 from ssmttm.config import CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training import initial
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
 from ssmttm.training.data import read_dataset_info
 from ssmttm.training.schedule import learning_rate
@@ -136,7 +137,7 @@ def prepare(config: Config, stage: str) -> Run | None:
 
     Raises:
         UserError: if the name is taken (`resume=never`), belongs to a run of other settings or data, or the
-            checkpoint to resume from does not exist.
+            checkpoint to resume from does not exist, or the weights to start from do not fit.
     """
     run = run_of(config, stage)
     dataset = read_dataset_info(config.train.data)
@@ -154,6 +155,8 @@ def prepare(config: Config, stage: str) -> Run | None:
             storage.remove_tree(run.summary)
     if resume not in ("auto", "never") and not storage.exists(resume):
         raise UserError(f"train.resume={resume} does not exist; give auto, never or the folder of a checkpoint")
+    if config.train.init is not None and not _saved_steps(run):
+        initial.keep(initial.check(config, stage, dataset), run.uri)
     known = {key: value for key, value in dataset.items() if key != "files"}
     storage.write_json(run.path("dataset.json"), {"uri": config.train.data, **known})
     storage.write_json(run.path("config.json"), config.model_dump(mode="json"))

@@ -53,7 +53,7 @@ def _tags(config: Config, stage: StageName, run: Run) -> dict[str, str]:
 @contextmanager
 def tracking(config: Config, stage: StageName, run: Run) -> Iterator[Tracker]:
     """A tracker whose run ends as the block does."""
-    tracker = Tracker.start(config, run.uri.rsplit("/", 1)[-1], run.uri, _tags(config, stage, run))
+    tracker = Tracker.start(config, run.uri.rsplit("/", 1)[-1], run.uri, _tags(config, stage, run), held=True)
     tracker.artifacts([run.path("config.json"), run.path("dataset.json")])
     try:
         yield tracker

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from ssmttm.errors import UserError
+from ssmttm.training import initial
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero
 from ssmttm.training.finish import finish
@@ -63,17 +64,17 @@ class Trainer:
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
         model = task.build()
-        if checkpoint:
-            model.load_state_dict(checkpoint.model)
+        known = checkpoint.model if checkpoint else initial.state(task.config, task.name)
+        if known is not None:
+            model.load_state_dict(known)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         module = LossModule(model, task.loss)
-        average = checkpoint.average if checkpoint else None
-        self.engine = make_engine(module, task.optimizer_groups(model), average)
+        self.engine = make_engine(module, task.optimizer_groups(model), checkpoint.average if checkpoint else None)
         if checkpoint:
             self.engine.load_optimizer_state(checkpoint.optimizer)
         self.shape = batch_shape(self.config, self.engine.world_size)
         self.order = SampleOrder(len(task.data), self.config.seed)
-        self._refused_in_a_row = 0
+        self._refused_in_a_row, self._begun = 0, False
         self._agreed = Signals()
         self._saved_at = time.monotonic()
         self._writer: RunWriter | None = None
@@ -83,8 +84,6 @@ class Trainer:
             self._writer = RunWriter(run, keep, self.progress.step, saved, landmark)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
-            if listener is not None:
-                listener.begin(self.progress.step)
             self._line = ProgressLine(task, self.engine, self.progress)
         if startup is not None:
             startup.over("model")
@@ -108,17 +107,16 @@ class Trainer:
                 self._writer.join()
 
     def _fit(self) -> None:
-        config, progress = self.config, self.progress
+        config, progress, first = self.config, self.progress, self.progress.step
         loader = Prefetcher(self._load, progress.position)
         figures: dict[str, float] = {}
         try:
             while progress.step < config.steps:
                 batches, count = next(loader)
                 row = self.train_step(batches, count)
+                self._begin(first)
                 if row is None:
                     continue
-                if progress.step == 1:
-                    self._say_start_up()
                 row["loader_wait"] = loader.wait_seconds
                 self._log(row)
                 agreed, last, best = self._agreed, progress.step == config.steps, False
@@ -141,6 +139,7 @@ class Trainer:
         finally:
             loader.close()
         if not figures:  # restored at the last step
+            self._begin(first)
             figures = self._validate(final=True)
         self._finish_writing()
         finish(self.task, self.run_folder, self.engine, progress, self.parameters, figures, self._listener)
@@ -212,10 +211,17 @@ class Trainer:
         if self._writer is not None:
             print(f"step {self.progress.step}: loss or gradient is not finite, batch skipped", flush=True)
 
-    def _say_start_up(self) -> None:
-        if self._startup is not None and self._writer is not None:
+    def _begin(self, step: int) -> None:
+        """After the first step of this start, which went on from `step`: say how long that took, and let the listener
+        load its libraries, which would have delayed it."""
+        if self._begun or self._writer is None:
+            return
+        self._begun = True
+        if self._startup is not None:
             self._startup.over("step")
             print(self._startup, flush=True)
+        if self._listener is not None:
+            self._listener.begin(step)
 
     def _log(self, row: dict[str, float]) -> None:
         if self._writer is None:

@@ -1,11 +1,14 @@
 """Many listeners at once: how much music per second, how soon the first of it, and how many errors.
 
-    serve run serve.app:build 'limits={"burst": 1000, "per_minute": 100000}'
+    serve run serve.app:build slots=16 'limits={"burst": 1000, "per_minute": 100000}'
     python tests/benchmarks/serve_load.py [--clients 8] [--requests 40] [--lengths 5,10,30] [--url http://127.0.0.1:8000]
+        [--parts BUNDLE]
 
 Each client makes one request after another, of a length drawn from the list, every second one as a stream. The first
-audio of what is not streamed is the whole file. Only this machine is called. The result goes to
-results/serve_load.json.
+audio of what is not streamed is the whole file. Before them, one stream at a time tells how soon its first audio comes
+when nobody else is there. With --parts, stage 1 (as many slots as clients) and the renderer are then measured each by
+itself in this process, on one thread, as a replica has it, with nobody else calling: what the slower of the two makes
+is the most that the service could. Only this machine is called. The result goes to results/serve_load.json.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import random
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,8 +31,16 @@ import torch
 from measuring import machine
 
 from serve.limits import is_loopback
+from ssmttm.generation.generator import Generator
+from ssmttm.generation.render import Piece, Track
+from ssmttm.generation.render_pool import RenderPool
+from ssmttm.generation.request import resolve
+from ssmttm.generation.slot_batch import CodeRequest
+from ssmttm.generation.slot_engine import SlotEngine
+from ssmttm.model.text import collate_text
 
 RESULTS = Path(__file__).parent / "results"
+ALONE = 10  # streams, one after another, before the load
 PROMPTS = ("calm piano in a minor key, slow", "upbeat funk with a slap bass", "warm strings, solemn", "lo-fi beat")
 
 
@@ -49,10 +61,12 @@ async def one(client: httpx.AsyncClient, seconds: float, seed: int, stream: bool
     return {"outcome": outcome, "seconds": seconds, "stream": stream, "first": first, "wall": wall}
 
 
-async def load(url: str, clients: int, requests: int, lengths: list[float]) -> tuple[list[dict[str, Any]], float]:
-    """What became of each request, and the seconds it all took."""
+async def load(
+    url: str, clients: int, requests: int, lengths: list[float], stream: bool = False
+) -> tuple[list[dict[str, Any]], float]:
+    """What became of each request, and the seconds it all took; with `stream`, all of them are streams."""
     draw = random.Random(0)
-    work = [(draw.choice(lengths), seed, seed % 2 == 0) for seed in range(requests)]
+    work = [(draw.choice(lengths), seed, stream or seed % 2 == 0) for seed in range(requests)]
     done: list[dict[str, Any]] = []
     key = os.environ.get("SSMTTM_API_KEYS", "").partition(",")[0]
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -85,27 +99,95 @@ def summary(done: list[dict[str, Any]], wall: float) -> dict[str, Any]:
     }
 
 
+class Parts:
+    """Stage 1 and the renderer of a bundle without a service around them, each for `clips` clips at once."""
+
+    def __init__(self, bundle: str, clips: int, seconds: float, compiled: bool):
+        torch.set_num_threads(1)
+        self._generator, self._clips, self._compiled = Generator.load(bundle, "cpu"), clips, compiled
+        self._frames = round(seconds * self._generator.bundle.codec.frame_rate)
+        self._states = self._generator.read(list(PROMPTS))
+        self._music = clips * self._frames / self._generator.bundle.codec.frame_rate
+
+    def stage1(self) -> float:
+        """Seconds of music per second."""
+        sampling = resolve(self._generator.config, 1.0).sampling
+        lm, longest = self._generator.bundle.lm, self._generator.bundle.text_encoder.max_tokens
+        with (
+            SlotEngine(lm, self._clips, longest, compiled=self._compiled) as engine,
+            ThreadPoolExecutor(self._clips) as readers,
+        ):
+            for frames in (4, self._frames):  # the first round warms up
+                start = time.perf_counter()
+                streams = [
+                    engine.submit(CodeRequest(self._states[seed % len(PROMPTS)], frames, seed, sampling))
+                    for seed in range(self._clips)
+                ]
+                list(readers.map(lambda stream: stream.read(stream.request.frames), streams))
+                wall = time.perf_counter() - start
+        return self._music / wall
+
+    def renderer(self) -> float:
+        """Seconds of music per second, from codes that are all there."""
+        generator, size = self._generator, self._generator.bundle.codec.codebook_size
+        codes_CT = torch.randint(size, (self._clips, self._frames), generator=torch.Generator().manual_seed(0))
+        pool = RenderPool(generator.renderer)
+
+        def make(clip: int) -> None:
+            text = collate_text([self._states[clip % len(PROMPTS)]])
+            piece = Piece(text, [clip], generator.config.steps, generator.config.stage2_guidance)
+            track, done = Track(generator.renderer, self._frames, piece), 0
+            while track.left:
+                wanted = track.wanted
+                pool.render(track, codes_CT[clip : clip + 1, done : done + wanted])
+                done += wanted
+
+        try:
+            make(0)  # warms up
+            with ThreadPoolExecutor(self._clips) as threads:
+                start = time.perf_counter()
+                list(threads.map(make, range(self._clips)))
+                return self._music / (time.perf_counter() - start)
+        finally:
+            pool.close()
+
+
+def parts(bundle: str, clips: int, seconds: float, compiled: bool, made: float) -> dict[str, float]:
+    """What each part makes by itself, and what share of the slower one's the service made."""
+    measured = Parts(bundle, clips, seconds, compiled)
+    alone = {"stage1": measured.stage1(), "renderer": measured.renderer()}
+    share = made / min(alone.values())
+    return {**{f"{name}_alone": round(value, 3) for name, value in alone.items()}, "share_of_slower": round(share, 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--lengths", default="5,10,30", help="seconds, between commas")
+    parser.add_argument("--parts", metavar="BUNDLE", help="measure its parts by themselves too")
+    parser.add_argument("--compiled", action="store_true", help="of the parts: as the service was started")
     arguments = parser.parse_args()
     if not is_loopback(urlsplit(arguments.url).hostname or ""):
         parser.error("--url must be on this machine")
     lengths = [float(word) for word in arguments.lengths.split(",")]
     with httpx.Client(base_url=arguments.url, timeout=60) as client:
         model = client.get("/v1/models").json()["data"][0]["id"]
+    alone, alone_wall = asyncio.run(load(arguments.url, 1, ALONE, [lengths[0]], stream=True))
     done, wall = asyncio.run(load(arguments.url, arguments.clients, arguments.requests, lengths))
-    content = {
+    content: dict[str, Any] = {
         "machine": machine(torch.get_num_threads(), torch.device("cpu")),
         "load": os.getloadavg()[0],
         "model": model,
         "clients": arguments.clients,
         "lengths": lengths,
+        "one_stream_at_a_time": summary(alone, alone_wall),
         **summary(done, wall),
     }
+    if arguments.parts:
+        made = content["music_seconds_per_second"]
+        content["parts"] = parts(arguments.parts, arguments.clients, lengths[0], arguments.compiled, made)
     print(json.dumps(content, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "serve_load.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,121 @@
+"""Trained weights that a run starts from (`train.init`): a bundle's, or another run's. Fine-tuning, in other words.
+
+What the weights learned from stays named: the run keeps their attribution, and an export passes it on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from ssmttm import storage
+from ssmttm.config import Config, Stage1Config, Stage2Config
+from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME
+from ssmttm.errors import UserError
+from ssmttm.generation.bundle import COMMIT_NAME, read_model_id
+from ssmttm.model import weights
+from ssmttm.training.engine import State
+
+NOTE, ATTRIBUTION = "initial.json", "initial.csv"
+# Settings of training that leave the function of the network as it is.
+FREE_STAGE_KEYS = {
+    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor"},
+    "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
+}
+
+
+@dataclass(frozen=True)
+class Initial:
+    """One stage's weights.
+
+    name: of the model; a run has its URI. section: its `stage1` or `stage2` settings. codec, text: fingerprints.
+    tensors: URI of the safetensors file. sources: URIs of the attribution tables of all that the weights learned from.
+    """
+
+    name: str
+    section: dict[str, Any]
+    codec: str
+    text: str
+    tensors: str
+    sources: tuple[str, ...]
+
+
+def find(uri: str, stage: str) -> Initial:
+    """The weights of a stage in a bundle or a finished run.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if storage.exists(storage.join(uri, COMMIT_NAME)):
+        storage.read_commit(uri, COMMIT_NAME, verify=True)
+        content = storage.read_json(storage.join(uri, "config.json"))
+        section, name = content[stage]["config"], read_model_id(uri)
+        tensors, sources = storage.join(uri, f"{stage}.safetensors"), (storage.join(uri, ATTRIBUTION_NAME),)
+    else:
+        folder = storage.join(uri, "weights")
+        if not storage.exists(storage.join(folder, weights.DESCRIPTION)):
+            raise UserError(f"train.init={uri} holds no trained model; give a bundle or the folder of a finished run")
+        content = weights.read_description(folder, stage)
+        section, name, tensors = content["config"], uri, storage.join(folder, weights.TENSORS)
+        earlier = storage.join(uri, ATTRIBUTION)
+        sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
+        sources += (earlier,) if storage.exists(earlier) else ()
+    kind = Stage1Config if stage == "stage1" else Stage2Config
+    whole = kind(**section).model_dump(mode="json")  # keys that are newer than the weights have their defaults
+    return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources)
+
+
+def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
+    """The weights that `train.init` names, which must fit the configuration and the token shards.
+
+    Raises:
+        UserError: saying what does not fit, and what to do.
+    """
+    uri = config.train.init
+    assert uri is not None
+    initial = find(uri, stage)
+    asked = getattr(config, stage).model_dump(mode="json")
+    for key, value in initial.section.items():
+        if key not in FREE_STAGE_KEYS[stage] and asked[key] != value:
+            setting = f"{stage}.{key}={value}"
+            raise UserError(f"train.init={uri} has {setting}, this run {asked[key]}; set {setting}")
+    if initial.codec != dataset["codec"]["fingerprint"]:
+        raise UserError(
+            f"train.init={uri} speaks another codec's codes than {config.train.data} holds; preprocess the corpus "
+            f"with its codec (a bundle holds it: codec.path={uri})"
+        )
+    if initial.text != dataset["text"]["fingerprint"]:
+        raise UserError(
+            f"train.init={uri} reads another text encoder's states than {config.train.data} holds; preprocess the "
+            "corpus with its text encoder"
+        )
+    return initial
+
+
+def keep(initial: Initial, folder: str) -> None:
+    """Note in a run's folder what it started from, and what that had learned from."""
+    texts = [storage.read_text(uri) for uri in initial.sources]
+    storage.write_text(storage.join(folder, ATTRIBUTION), merged_attribution(texts))
+    storage.write_json(storage.join(folder, NOTE), {"name": initial.name})
+
+
+def state(config: Config, stage: str) -> State | None:
+    """The weights that `train.init` names, on the CPU; None if it names none."""
+    uri = config.train.init
+    return None if uri is None else weights.load_tensors(find(uri, stage).tensors)
+
+
+def started_from(folder: str) -> str | None:
+    """The name of what a run started from, None if from nothing."""
+    note = storage.join(folder, NOTE)
+    return str(storage.read_json(note)["name"]) if storage.exists(note) else None
+
+
+def merged_attribution(tables: list[str]) -> str:
+    """The rows of attribution tables, each once, under one head."""
+    rows = dict.fromkeys(tuple(row) for table in tables for row in csv.reader(io.StringIO(table)))
+    merged = io.StringIO()
+    csv.writer(merged, lineterminator="\n").writerows(rows)
+    return merged.getvalue()

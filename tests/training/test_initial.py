@@ -1,0 +1,132 @@
+"""Runs that start from trained weights, and what they tell of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssmttm import storage
+from ssmttm.config import Config, from_dict
+from ssmttm.errors import UserError
+from ssmttm.model.weights import load_tensors
+from ssmttm.training import initial
+from ssmttm.training.export import export_bundle
+from ssmttm.training.launch import train
+from ssmttm.training.rows import read_rows
+
+Tuned = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_config: Config, tiny_tokens: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """Runs of both stages, and their bundle."""
+    out = str(tmp_path_factory.mktemp("base"))
+    values = tiny_config.model_dump()
+    values["train"] |= {"out": out, "steps": 2, "samples": 0}
+    config = from_dict(values)
+    runs = train(config, "stage1").uri, train(config, "stage2").uri
+    return *runs, export_bundle(*runs, f"{out}/bundle", half=True)
+
+
+@pytest.fixture
+def tuned(tiny_config: Config, tiny_tokens: str, tmp_path: Path) -> Tuned:
+    """Settings of a run of one step that starts from given weights."""
+
+    def make(uri: str, stage: str = "stage1", **section: object) -> Config:
+        values = tiny_config.model_dump()
+        values["train"] |= {"out": str(tmp_path), "steps": 1, "samples": 0, "init": uri, "lr": 1e-9}
+        values[stage] |= section
+        return from_dict(values)
+
+    return make
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_run_goes_on_from_a_runs_and_from_a_bundles_weights(
+    base: tuple[str, str, str], tuned: Tuned, stage: str, tmp_path: Path
+) -> None:
+    source = base[0 if stage == "stage1" else 1]
+    for uri, tensors in ((source, f"{source}/weights/model.safetensors"), (base[2], f"{base[2]}/{stage}.safetensors")):
+        run = train(tuned(uri, stage), stage)
+        ours, theirs = load_tensors(f"{run.weights}/model.safetensors"), load_tensors(tensors)
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():  # after a step of next to no length
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
+        shutil.rmtree(run.uri)
+
+
+def test_its_first_loss_is_that_of_the_weights(base: tuple[str, str, str], tuned: Tuned, tmp_path: Path) -> None:
+    fresh = tuned(base[0]).model_copy(update={"train": tuned(base[0]).train.model_copy(update={"init": None})})
+    untrained = read_rows(train(fresh, "stage1").metrics)[0]["loss"]
+    shutil.rmtree(tmp_path / "stage1")
+    assert read_rows(train(tuned(base[0]), "stage1").metrics)[0]["loss"] < untrained
+
+
+def test_settings_of_training_alone_may_differ(base: tuple[str, str, str], tuned: Tuned) -> None:
+    train(tuned(base[2], dropout=0.25, token_dropout=0.5), "stage1")
+
+
+def test_what_does_not_fit_is_refused_with_the_remedy(
+    base: tuple[str, str, str], tuned: Tuned, tiny_tokens: str, tmp_path: Path
+) -> None:
+    layers = storage.read_json(f"{base[2]}/config.json")["stage1"]["config"]["layers"]
+    with pytest.raises(UserError, match=rf"has stage1\.layers={layers}, this run 7; set stage1\.layers={layers}"):
+        train(tuned(base[2], layers=7), "stage1")
+    with pytest.raises(UserError, match="holds no trained model; give a bundle or the folder of a finished run"):
+        train(tuned(str(tmp_path / "nothing")), "stage1")
+    with pytest.raises(UserError, match="holds a stage1 model"):
+        train(tuned(base[0], "stage2"), "stage2")
+    assert not (tmp_path / "stage1" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("part", "message"), [("codec", r"another codec's codes.*codec\.path="), ("text", "states")])
+def test_weights_of_another_codec_or_text_encoder_are_refused(
+    base: tuple[str, str, str], tuned: Tuned, tmp_path: Path, part: str, message: str
+) -> None:
+    other = str(shutil.copytree(base[0], tmp_path / "other"))
+    description = storage.read_json(f"{other}/weights/model.json")
+    description[part]["fingerprint"] = "f" * 16
+    storage.write_json(f"{other}/weights/model.json", description)
+    with pytest.raises(UserError, match=message):
+        train(tuned(other), "stage1")
+
+
+def test_a_damaged_bundle_is_refused(base: tuple[str, str, str], tuned: Tuned, tmp_path: Path) -> None:
+    broken = shutil.copytree(base[2], tmp_path / "broken")
+    (broken / "stage1.safetensors").write_bytes(b"not these")
+    with pytest.raises(UserError, match=r"stage1\.safetensors"):
+        train(tuned(str(broken)), "stage1")
+
+
+def test_a_run_that_has_a_checkpoint_needs_its_first_weights_no_more(
+    base: tuple[str, str, str], tuned: Tuned, tmp_path: Path
+) -> None:
+    copy = str(shutil.copytree(base[2], tmp_path / "copy"))
+    config = tuned(copy)
+    train(config, "stage1")
+    shutil.rmtree(copy)
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2, "schedule": "constant"})})
+    assert [row["step"] for row in read_rows(train(longer, "stage1").metrics)] == [1, 2]
+
+
+def test_what_the_first_weights_learned_from_stays_named(
+    base: tuple[str, str, str], tuned: Tuned, tmp_path: Path
+) -> None:
+    older = str(shutil.copytree(base[2], tmp_path / "older"))
+    head, *rows = storage.read_text(f"{older}/ATTRIBUTION.csv").splitlines()
+    foreign = rows[0].replace(rows[0].split(",")[0], "a-track-of-before")
+    storage.write_text(f"{older}/ATTRIBUTION.csv", "\n".join([head, foreign]) + "\n")
+    storage.write_commit(older, "bundle.json", {"model_id": "ssmttm-before-12345678"})
+    run = train(tuned(older), "stage1")
+    assert initial.started_from(run.uri) == "ssmttm-before-12345678"
+    out = export_bundle(run.uri, base[1], str(tmp_path / "bundle"))
+    lines = storage.read_text(f"{out}/ATTRIBUTION.csv").splitlines()
+    assert lines[0] == head
+    assert {foreign, *rows} == set(lines[1:])
+    card = storage.read_text(f"{out}/README.md")
+    assert "stage1 did not begin with random weights but with those of `ssmttm-before-12345678`" in card
+    assert "stage2 did not begin" not in card
