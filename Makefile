@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 OUT    := runs/study
+HOURS  := 1
+STEPS  := 300
 PROMPT := a driving techno track with a saw lead at 130 bpm
 # An empty one is the package's own.
 BUNDLE :=
@@ -35,13 +37,14 @@ lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
 serve: $(VENV)/demo.stamp ## answer HTTP requests (BUNDLE=URI for another model than the package's own)
 	$(BIN)/serve run serve.app:build $(if $(BUNDLE),bundle=$(BUNDLE))
 
-study: $(VENV)/demo.stamp ## two sizes of two backbones on the tiny preset: runs/study/study.csv
-	test -e $(OUT)/corpus/manifest.jsonl || $(BIN)/ssmttm corpus compose --hours 0.02 --clip-seconds 3 --out $(OUT)/corpus
-	test -e $(OUT)/tokens/dataset.json || { \
-	  $(BIN)/python jobs/train_codec.py --preset tiny corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec && \
-	  $(BIN)/python jobs/preprocess.py --preset tiny corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec corpus.out=$(OUT)/tokens; }
-	$(BIN)/python tuning/scaling_study.py --preset tiny train.data=$(OUT)/tokens codec.path=$(OUT)/codec \
-	  --sizes 2,4 --backbones prefix_simba,prefix_transformer --out $(OUT)
+study: $(VENV)/demo.stamp ## three sizes of two backbones, two seeds each: runs/study/report.html
+	test -e $(OUT)/corpus/manifest.jsonl || $(BIN)/ssmttm corpus compose --hours $(HOURS) --out $(OUT)/corpus
+	test -e $(OUT)/codec/report.json || $(BIN)/python jobs/train_codec.py corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec
+	test -e $(OUT)/tokens/dataset.json || \
+	  $(BIN)/python jobs/preprocess.py corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec corpus.out=$(OUT)/tokens
+	$(BIN)/python tuning/scaling_study.py train.data=$(OUT)/tokens train.steps=$(STEPS) train.micro_batch=8 \
+	  --sizes 2,3,4 --width-per-layer 32 --backbones prefix_simba,cross_transformer --seeds 0,1 --out $(OUT)
+	$(BIN)/python tuning/report.py $(OUT)
 
 bench: $(VENV)/dev.stamp ## our backbones beside their rivals, side by side: tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/language_models.py

@@ -55,6 +55,7 @@ __all__ = [
     "parse_arguments",
     "preset_names",
     "with_absolute_paths",
+    "with_overrides",
 ]
 
 JobName = Literal["corpus", "codec", "preprocess", "stage1", "stage2", "evaluate"]
@@ -175,6 +176,15 @@ def load(preset: str = "mini", overrides: list[str] | None = None, job: JobName 
     if job is not None:
         values = _merge(values, for_job.get(job, {}))
     return from_dict(_merge(values, _override_table(overrides or [])))
+
+
+def with_overrides(config: Config, overrides: list[str]) -> Config:
+    """A resolved configuration with some keys changed, `section.key=value` each.
+
+    Raises:
+        UserError: for a malformed override, an unknown key or a bad value.
+    """
+    return from_dict(_merge(config.model_dump(), _override_table(overrides)))
 
 
 def inside_ray_job() -> bool:

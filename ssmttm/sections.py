@@ -191,6 +191,7 @@ class TrackingConfig(Section):
     enabled: bool = True
     uri: str | None = Field(None, description="MLflow tracking URI; default: sqlite in train.out")
     experiment: str = "ssmttm"
+    parent: str | None = Field(None, description="id of the MLflow run that this one is part of; studies set it")
 
 
 class GenerationConfig(Section):

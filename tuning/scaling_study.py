@@ -1,17 +1,23 @@
-"""Scaling study: one size dial times backbones, each trained on the same tokens, one CSV row per trial.
+"""Scaling study: one size dial times backbones, seeds, variants and lengths, all on the same tokens in the same
+order; one CSV row per trial.
 
-    python tuning/scaling_study.py --preset tiny train.data=TOKENS \\
-        --sizes 2,4 --backbones prefix_simba,prefix_transformer --out runs/study
+    python tuning/scaling_study.py --preset mini train.data=TOKENS --sizes 2,3,4 --seeds 0,1,2 \\
+        --backbones prefix_simba,prefix_transformer --lr prefix_simba=4e-3,prefix_transformer=2e-3 --out runs/study
+    python tuning/report.py runs/study
 
-Trials run side by side on the cluster's free resources. The same command again continues: finished rows are kept,
-failed and missing ones are trained.
+--lr gives peak rates at width 256, from which those of other widths follow; without it train.lr counts for all.
+--steps trains each trial once for each of these numbers of steps (for iso-FLOP curves), by default
+train.steps. --vary KEY=A,B trains each trial once with each value, e.g. --vary stage1.pooled=true,false.
+
+Trials run side by side on the cluster's free resources and report to Tune (and MLflow, if tracking is enabled) as they
+go. The same command again continues: finished rows are kept, what was under way goes on from its checkpoint. No trial
+is stopped early: that would bias what is fitted to the curves.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
@@ -21,40 +27,72 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config, Stage1Config
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.training.ray_launch import connect
 from ssmttm.training.run import FREE_TRAIN_KEYS
+from tuning.runner import Progress, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
-from tuning.trial import new_row, run_trial, sized
+from tuning.trial import WIDTH_PER_LAYER, run_trial, scaled_rate, sized
 
 BACKBONES = get_args(Stage1Config.model_fields["backbone"].annotation)
+TABLE, SETTINGS = "study.csv", "study.json"
 
 
-def plan(backbones: list[str], sizes: list[int], seeds: list[int]) -> list[Row]:
+def plan(
+    config: Config,
+    backbones: list[str],
+    sizes: list[int],
+    seeds: list[int],
+    steps: list[int] | None = None,
+    rates: dict[str, float] | None = None,
+    vary: list[str] | None = None,
+    width_per_layer: int = WIDTH_PER_LAYER,
+) -> list[Row]:
     """Every combination once, smallest first.
 
+    Args:
+        steps: lengths; default: `train.steps`.
+        rates: by backbone, at width 256; default: `train.lr`.
+        vary: `KEY=A,B` each.
+
     Raises:
-        UserError: for an unknown backbone or a size that is not positive.
+        UserError: for an unknown backbone, a size or length that is not positive, or an axis without values.
     """
-    for backbone in backbones:
+    for backbone in [*backbones, *(rates or {})]:
         if backbone not in BACKBONES:
-            raise UserError(f"--backbones {backbone} is unknown; use some of: {', '.join(BACKBONES)}")
+            raise UserError(f"{backbone} is no backbone; use some of: {', '.join(BACKBONES)}")
     if min(sizes) < 1:
         raise UserError(f"--sizes {min(sizes)}: a size is a number of layers, at least 1")
-    combinations = itertools.product(sorted(set(sizes)), dict.fromkeys(backbones), sorted(set(seeds)))
-    return [new_row(backbone, size, seed) for size, backbone, seed in combinations]
+    lengths = steps or [config.train.steps]
+    if min(lengths) < 1:
+        raise UserError(f"--steps {min(lengths)}: at least 1")
+    axes = []
+    for axis in vary or []:
+        key, separator, values = axis.partition("=")
+        if not separator or not values:
+            raise UserError(f"--vary {axis}: write KEY=A,B")
+        axes.append([f"{key}={value}" for value in values.split(",")])
+    variants = [";".join(words) for words in itertools.product(*axes)]
+    combinations = itertools.product(
+        sorted(set(sizes)), dict.fromkeys(backbones), variants, sorted(set(lengths)), sorted(set(seeds))
+    )
+    rows = []
+    for size, backbone, variant, length, seed in combinations:
+        width = width_per_layer * size
+        lr = scaled_rate((rates or {}).get(backbone, config.train.lr), width)
+        rows.append(Row(backbone, size, seed, width, layers=size, steps=length, lr=lr, variant=variant))
+    return rows
 
 
 class RowKeeper(tune.Callback):
     """Writes the table, in the driver, whenever a trial ends: a killed study loses only what was under way."""
 
-    def __init__(self, uri: str, rows: list[Row]):
-        self._uri, self._rows = uri, {row.name: row for row in rows}
+    def __init__(self, uri: str, rows: list[Row], progress: Progress):
+        self._uri, self._rows, self._progress = uri, {row.name: row for row in rows}, progress
 
     def _keep(self, row: Row) -> None:
         self._rows[row.name] = row
         write_rows(self._uri, list(self._rows.values()))
-        figures = f", {row.params:,} parameters, {row.val_nats:.4f} nats/token" if row.status == DONE else ""
-        print(f"{row.name}: {row.status}{figures}", flush=True)
+        figures = f", {row.params:,} parameters, {row.val_nats:.4f} nats/code" if row.status == DONE else ""
+        self._progress.done(f"{row.name}: {row.status}{figures}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._keep(Row.parse(trial.last_result))
@@ -69,9 +107,10 @@ def check_same_study(config: Config, uri: str) -> None:
     Raises:
         UserError: if the folder was begun with other settings.
     """
-    now = {f"stage1.{key}": value for key, value in config.stage1.model_dump(mode="json").items()}
+    varied = {"backbone", "layers", "width"}
+    now = {f"stage1.{k}": value for k, value in config.stage1.model_dump(mode="json").items() if k not in varied}
     training = config.train.model_dump(mode="json")
-    now |= {f"train.{key}": value for key, value in training.items() if key not in FREE_TRAIN_KEYS}
+    now |= {f"train.{key}": value for key, value in training.items() if key not in {*FREE_TRAIN_KEYS, "lr", "seed"}}
     if storage.exists(uri) and (before := storage.read_json(uri)) != now:
         changed = next(key for key in now if before.get(key) != now[key])
         raise UserError(f"{uri} was begun with {changed}={before.get(changed)}; choose another --out")
@@ -80,23 +119,21 @@ def check_same_study(config: Config, uri: str) -> None:
 
 def study(config: Config, trials: list[Row], out: str) -> list[Row]:
     """Train what is missing; returns all rows of the table, `out`/study.csv."""
-    check_same_study(config, storage.join(out, "study.json"))
+    check_same_study(config, storage.join(out, SETTINGS))
     config = config.model_copy(update={"train": config.train.model_copy(update={"out": storage.join(out, "trials")})})
-    table = storage.join(out, "study.csv")
+    table = storage.join(out, TABLE)
     rows = read_rows(table)
     finished = {row.name for row in rows if row.status == DONE}
     missing = [row for row in trials if row.name not in finished]
     print(f"{len(trials)} trials, {len(missing)} to train", flush=True)
     if missing:
-        space = [{"row": asdict(row), "config": sized(config, row).model_dump(mode="json")} for row in missing]
-        resources = {"cpu": config.train.cpus_per_worker, "gpu": 1 if config.train.use_gpu else 0}
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the table is the only log wanted
-        connect()
-        tune.Tuner(
-            tune.with_resources(run_trial, resources),
-            param_space={"trial": tune.grid_search(space)},
-            run_config=tune.RunConfig(name="tune", storage_path=out, callbacks=[RowKeeper(table, rows)], verbose=0),
-        ).fit()
+        progress = Progress("study", len(missing))
+
+        def space(configured: Config) -> list[dict[str, Any]]:
+            return [{"row": asdict(row), "config": sized(configured, row).model_dump(mode="json")} for row in missing]
+
+        run_trials(run_trial, space, config, out, callbacks=[RowKeeper(table, rows, progress)])
+        progress.close()
     return read_rows(table)
 
 
@@ -108,23 +145,44 @@ def parse(argv: list[str] | None = None) -> tuple[Config, list[Row], str]:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini", help="a preset's name or YAML file (default: mini)")
-    parser.add_argument("--sizes", type=_integers, default=[2, 4], help="numbers of layers (default: 2,4)")
-    parser.add_argument("--backbones", type=_words, default=list(BACKBONES), help=f"some of {','.join(BACKBONES)}")
-    parser.add_argument("--seeds", type=_integers, default=[0], help="one trial each (default: 0)")
+    parser.add_argument("--sizes", type=integers, default=[2, 4], help="numbers of layers (default: 2,4)")
+    parser.add_argument(
+        "--width-per-layer", type=int, default=WIDTH_PER_LAYER, help=f"width over layers (default: {WIDTH_PER_LAYER})"
+    )
+    parser.add_argument("--backbones", type=words, default=list(BACKBONES), help=f"some of {','.join(BACKBONES)}")
+    parser.add_argument("--seeds", type=integers, default=[0], help="one trial each (default: 0)")
+    parser.add_argument("--steps", type=integers, help="one trial for each length (default: train.steps)")
+    parser.add_argument("--lr", type=rates, default={}, help="BACKBONE=RATE,... at width 256 (default: train.lr)")
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="one trial for each value")
     parser.add_argument("--out", required=True, help="folder or URI of study.csv and the runs")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. train.steps=500")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     config = configuration.load(arguments.preset, arguments.overrides, "stage1")
-    trials = plan(arguments.backbones, arguments.sizes, arguments.seeds)
+    trials = plan(
+        config,
+        arguments.backbones,
+        arguments.sizes,
+        arguments.seeds,
+        arguments.steps,
+        arguments.lr,
+        arguments.vary,
+        arguments.width_per_layer,
+    )
+    for trial in trials:
+        sized(config, trial)  # a mistake in --vary is told here
     return configuration.with_absolute_paths(config), trials, storage.absolute(arguments.out)
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _integers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
+def integers(text: str) -> list[int]:
+    return [int(word) for word in words(text)]
+
+
+def rates(text: str) -> dict[str, float]:
+    return {name: float(rate) for name, rate in (word.split("=") for word in words(text))}
 
 
 def main() -> None:
@@ -132,8 +190,8 @@ def main() -> None:
         config, trials, out = parse()
         rows = {row.name: row for row in study(config, trials, out)}
         for row in (rows[trial.name] for trial in trials):
-            print(f"{row.name:28}{row.params:>12,} parameters  {row.val_nats:8.4f} nats/token  {row.status}")
-        print(f"wrote {storage.join(out, 'study.csv')}")
+            print(f"{row.name:48}{row.params:>12,} parameters  {row.val_nats:8.4f} nats/code  {row.status}")
+        print(f"wrote {storage.join(out, TABLE)}; draw it with: python tuning/report.py {out}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
@@ -18,8 +19,9 @@ DONE = "done"
 class Row:
     """What a trial was to train, and what came of it.
 
-    `status` is `done` or says why the trial failed; `flops` are those of the whole training, `val_nats` is the
-    loss per validation token, `seconds` is wall time.
+    `variant` holds the overrides, `key=value` between semicolons, by which a trial differs from others of its backbone,
+    size, steps and seed. `status` is `done` or says why the trial failed; `flops` are those of the whole training,
+    `val_nats` is the loss per validation code with the rows' own prompts, `seconds` is wall time.
     """
 
     backbone: str
@@ -27,6 +29,9 @@ class Row:
     seed: int
     width: int
     layers: int
+    steps: int
+    lr: float
+    variant: str = ""
     params: int = 0
     tokens: int = 0
     flops: float = 0.0
@@ -37,7 +42,14 @@ class Row:
     @property
     def name(self) -> str:
         """Names the trial's run, and the row among others."""
-        return f"{self.backbone}-{self.size}-seed{self.seed}"
+        variant = "".join(f"-{word}" for word in re.findall(r"[\w.]+=[^;]*", self.variant))
+        slug = re.sub(r"[^\w.=-]", "_", variant)
+        return f"{self.backbone}-{self.size}{slug}-{self.steps}steps-seed{self.seed}"
+
+    @property
+    def group(self) -> str:
+        """What is compared with what: backbone and variant."""
+        return f"{self.backbone} {self.variant}".strip()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Row:
@@ -54,9 +66,10 @@ def read_rows(uri: str) -> list[Row]:
 
 
 def write_rows(uri: str, rows: list[Row]) -> None:
-    """Replace the table; rows are sorted by size, backbone and seed."""
+    """Replace the table; rows are sorted by size, backbone, variant, steps and seed."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (row.size, row.backbone, row.seed)))
+    ordered = sorted(rows, key=lambda row: (row.size, row.backbone, row.variant, row.steps, row.seed))
+    writer.writerows(asdict(row) for row in ordered)
     storage.write_text(uri, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""One trial of the scaling study: its configuration, its arithmetic, its training. Tune's workers import this."""
+"""One trial of a study: its configuration and its training. Tune's workers import this."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ray import tune
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.training.launch import train
-from ssmttm.training.order import Draw
-from ssmttm.training.stage1 import Stage1Task
+from ssmttm.training.signals import DivergedError
 from tuning.table import DONE, Row
 
 WIDTH_PER_LAYER = 64
@@ -26,55 +23,71 @@ BASE_WIDTH = 256
 """The width at which the presets' learning rates were found."""
 
 
-def new_row(backbone: str, size: int, seed: int) -> Row:
-    """The row of a trial that is yet to run."""
-    return Row(backbone, size, seed, width=WIDTH_PER_LAYER * size, layers=size)
+def scaled_rate(lr: float, width: int) -> float:
+    """A learning rate given at width 256, at another width: it falls with the square root of the width, as in Vaswani
+    et al. 2017 (arXiv 1706.03762, section 5.3)."""
+    return lr * math.sqrt(BASE_WIDTH / width)
 
 
 def sized(config: Config, trial: Row) -> Config:
-    """A trial's configuration: `size` layers of width 64 x size.
-
-    The learning rate falls with the square root of the width, as in Vaswani et al. 2017 (arXiv 1706.03762, section
-    5.3), from `train.lr` at width 256. Steps, batch, data and schedule stay: every trial sees equal tokens.
-    """
-    values = config.model_dump()
+    """A trial's configuration: in process, on one worker. Batch, data and schedule stay those of the study, so that
+    trials of equal steps see equal tokens in equal order."""
+    overrides = [word for word in trial.variant.split(";") if word]
+    values = configuration.with_overrides(config, overrides).model_dump()
     values["stage1"] |= {"backbone": trial.backbone, "layers": trial.layers, "width": trial.width}
     values["train"] |= {
         "name": trial.name,
-        "lr": config.train.lr * math.sqrt(BASE_WIDTH / trial.width),
+        "steps": trial.steps,
+        "lr": trial.lr,
         "seed": trial.seed,
+        # A Ray Train run of its own would cost every trial a controller and a worker beside Tune's own process. Small
+        # models train in that one; larger ones are jobs/train_stage1.py's business.
         "launch": "local",
         "workers": 1,
         "samples": 0,
     }
-    # Trials would race to create one MLflow database; the table and the runs' own files are the record.
-    values["tracking"]["enabled"] = False
     return configuration.from_dict(values)
 
 
-def counted_flops(config: Config) -> float:
-    """FLOPs per token of forward and backward, counted operator by operator on one sample.
+class TuneReporter:
+    """Passes a run's figures on to Tune as they come. See `Listener`.
 
-    Attention is counted in full, without the half that causality spares, as is usual (arXiv 2204.02311, appendix B).
+    Args:
+        row: of the trial; its values are part of every report.
     """
-    task = Stage1Task(config)
-    batch = task.collate([Draw(0, 0)])
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention is not counted
-        task.loss(task.build(), batch).backward()
-    return counter.get_total_flops() / batch.count
+
+    def __init__(self, row: Row):
+        self._values = asdict(row)
+        del self._values["val_nats"]  # until there is one
+
+    def begin(self, step: int) -> None: ...
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        if "val/own" in values:
+            self._values["val_nats"] = values["val/own"]
+        if any(name.startswith(("train/", "val/")) for name in values):
+            tune.report({**self._values, **values, "step": step})
+
+    def checkpoint(self, uri: str, step: int) -> None: ...
+
+    def artifacts(self, uris: list[str]) -> None: ...
+
+    def samples(self, uris: list[str], step: int) -> None: ...
 
 
-def measure(config: Config) -> dict[str, Any]:
-    """Train one configuration in this process (or go on, or find it finished): the figures of its row."""
+def measure(config: Config, row: Row) -> Row:
+    """Train one configuration in this process (or go on, or find it finished), and fill in its row."""
     start = time.perf_counter()
-    summary = storage.read_json(train(config, "stage1").summary)
-    return {
-        "params": summary["parameters"],
-        "tokens": summary["tokens"],
-        "flops": counted_flops(config) * summary["tokens"],
-        "val_nats": summary["validation"]["own"],
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    summary = storage.read_json(train(config, "stage1", TuneReporter(row)).summary)
+    return replace(
+        row,
+        params=summary["parameters"],
+        tokens=summary["tokens"],
+        flops=summary["flops"],
+        val_nats=summary["validation"]["own"],
+        seconds=round(time.perf_counter() - start, 1),
+        status=DONE,
+    )
 
 
 def run_trial(parameters: dict[str, Any]) -> None:
@@ -82,7 +95,9 @@ def run_trial(parameters: dict[str, Any]) -> None:
     trial = parameters["trial"]
     row, config = Row(**trial["row"]), configuration.from_dict(trial["config"])
     try:
-        row = replace(row, status=DONE, **measure(config))
+        row = measure(config, row)
+    except DivergedError as error:
+        row = replace(row, val_nats=math.inf, status=f"failed: diverged: {' '.join(str(error).split())}")
     except Exception as error:
         row = replace(row, status=f"failed: {type(error).__name__}: {' '.join(str(error).split())}")
     tune.report(asdict(row))

@@ -18,7 +18,8 @@ PICTURE_MELS = 128
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def clear_figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches, and its axes, on a transparent ground."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,7 +46,7 @@ def spectrogram(wav: np.ndarray, sample_rate: int) -> bytes:
     filters = mel_filters(ANALYSIS_RATE, PICTURE_FFT, PICTURE_MELS).numpy().T * (ANALYSIS_RATE / PICTURE_FFT)
     bands = magnitudes(as_mono(wav, sample_rate), PICTURE_FFT, 2 * HOP) @ filters
     level = 20 * np.log10(np.maximum(bands, FLOOR)).T
-    figure, axes = _figure(4.6, 2.1)
+    figure, axes = clear_figure(4.6, 2.1)
     seconds = level.shape[1] * 2 * HOP / ANALYSIS_RATE
     top = float(level.max())
     extent = (0, seconds, -0.5, PICTURE_MELS - 0.5)
@@ -67,20 +68,25 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel:
         lines: (steps, values) under each line's name; a line of few points also gets markers.
         ylabel: what the values are, with their unit.
     """
-    import matplotlib as mpl
-
-    figure, axes = _figure(5.2, 2.7)
+    figure, axes = clear_figure(5.2, 2.7)
     for (name, (steps, values)), colour in zip(lines.items(), LINES, strict=False):
         few = len(steps) <= 40
         axes.plot(steps, values, label=name, color=colour, linewidth=1.4, marker="o" if few else None, markersize=3)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(ylabel)
+    return as_svg(figure, axes, ylabel)
+
+
+def as_svg(figure: Any, axes: Any, salt: str) -> bytes:
+    """The finished chart, with its grid and legend; `salt` makes its ids the same each time."""
+    import matplotlib as mpl
+
     axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": ylabel}):
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 

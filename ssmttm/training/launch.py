@@ -10,6 +10,7 @@ from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError
 from ssmttm.training.deepspeed_config import base_config
 from ssmttm.training.engine import TorchEngine, tune_allocator
+from ssmttm.training.listener import Listener, Listeners
 from ssmttm.training.run import Run, prepare, run_of
 from ssmttm.training.schedule import batch_shape
 from ssmttm.training.session import sigterm_flag, tracking
@@ -21,9 +22,12 @@ from ssmttm.training.trainer import Trainer
 EXIT_STOPPED = 143  # 128 + SIGTERM, as a shell reports it
 
 
-def train(config: Config, stage: StageName) -> Run:
+def train(config: Config, stage: StageName, listener: Listener | None = None) -> Run:
     """Train a stage to the end, continuing what an earlier start of the same run left. A finished run is left
     as it is.
+
+    Args:
+        listener: hears what the tracker hears; in process only (`train.launch=local`).
 
     Raises:
         UserError: for settings, data or a run name that cannot be used.
@@ -39,7 +43,7 @@ def train(config: Config, stage: StageName) -> Run:
     startup.over("checks")
     try:
         if config.train.launch == "local":
-            train_locally(config, stage, run, startup)
+            train_locally(config, stage, run, startup, listener)
         else:
             from ssmttm.training.ray_launch import train_on_ray
 
@@ -63,7 +67,9 @@ def check_launch(config: TrainConfig) -> None:
     base_config(config)
 
 
-def train_locally(config: Config, stage: StageName, run: Run, startup: StartUp) -> None:
+def train_locally(
+    config: Config, stage: StageName, run: Run, startup: StartUp, listener: Listener | None = None
+) -> None:
     """One process of plain torch, with as many threads as the configured workers have CPUs together."""
     tune_allocator()
     torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
@@ -74,7 +80,7 @@ def train_locally(config: Config, stage: StageName, run: Run, startup: StartUp) 
             task,
             run,
             lambda module, groups, average: TorchEngine(module, groups, config.train, average),
-            listener=tracker,
+            listener=tracker if listener is None else Listeners(tracker, listener),
             stop_requested=stop.is_set,
             startup=startup,
         ).fit()

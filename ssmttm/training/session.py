@@ -38,6 +38,8 @@ def _tags(config: Config, stage: StageName, run: Run) -> dict[str, str]:
     """What a run is known by besides its configuration: the code and the data that it comes from."""
     dataset = storage.read_json(run.path("dataset.json"))
     tags = {"stage": stage, "run": run.uri, "dataset": config.train.data}
+    if config.tracking.parent:
+        tags["mlflow.parentRunId"] = config.tracking.parent
     if "fingerprint" in dataset:
         tags["dataset_fingerprint"] = dataset["fingerprint"]
     if "seconds_by_licence" in dataset:
