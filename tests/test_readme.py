@@ -55,9 +55,15 @@ def check_script(script: str, arguments: list[str]) -> None:
         overrides = [word for word in arguments if word != "--show"]
         configuration.load(preset, overrides, JOB_OF_SCRIPT[script])
     elif script == "tuning/scaling_study.py":
-        from tuning.scaling_study import parse
+        from tuning import scaling_study
 
-        parse(arguments)
+        scaling_study.parse(arguments)
+    elif script == "tuning/search.py":
+        from tuning import search
+
+        search.parse(arguments)
+    elif script == "tuning/report.py":
+        assert not [word for word in arguments[1:] if word.startswith("--") and word not in ("--out", "--rivals")]
     else:
         assert script == "jobs/demo.py", f"{script}: teach this test what it takes"
         assert not arguments
