@@ -39,6 +39,14 @@ class Mean:
         half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * array.std(ddof=1) / math.sqrt(count))
         return cls(mean, mean - half, mean + half, count)
 
+    @classmethod
+    def of_ratios(cls, values: Sequence[float]) -> Mean:
+        """The same in logarithms: the geometric mean, and an interval that says of a ratio what it says of its
+        inverse."""
+        logs = cls.of(np.log(values))
+        low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
+        return cls(math.exp(logs.value), low, high, logs.count)
+
     def text(self, form: str = ".3f") -> str:
         seeds = "1 seed" if self.count == 1 else f"{self.count} seeds"
         if self.low is None or self.high is None:
@@ -117,16 +125,34 @@ def reached(xs: np.ndarray, nats: np.ndarray, target: float) -> float:
     return float(xs[first - 1] + share * (xs[first] - xs[first - 1]))
 
 
-def speed_up(trials: Sequence[Trial], family: str, rival: str, size: int, axis: str) -> Mean | None:
-    """How many times fewer tokens (or FLOPs, by `axis`) a family needs for the loss at which the rival of equal seed
-    ends; below 1: more. Infinite factors (never reached) count as 0. None where they share no seed."""
+@dataclass(frozen=True)
+class Effort:
+    """What a family takes to come down to its rival's final loss, as a share of all that the rival took; `share` is
+    None if `missed` of `count` seeds never came there: a mean over the others would flatter."""
+
+    share: Mean | None
+    missed: int
+    count: int
+
+    def text(self) -> str:
+        if self.share is None:
+            return f"never in {self.missed} of {self.count} seeds"
+        return self.share.text(".2f")
+
+
+def effort(trials: Sequence[Trial], family: str, rival: str, size: int, axis: str) -> Effort | None:
+    """Tokens (or FLOPs, by `axis`) that a family needs for the loss at which the rival of equal seed ends. The rate is
+    still high where a curve is crossed early, so the share is rather too large. None where they share no seed."""
     theirs = {trial.row.seed: trial for trial in of(trials, rival, size)}
-    factors = []
+    shares = []
     for trial in of(trials, family, size):
         if (other := theirs.get(trial.row.seed)) is not None:
             needed = reached(getattr(trial, axis), trial.nats, other.row.val_nats)
-            factors.append(float(getattr(other, axis)[-1]) / needed)
-    return Mean.of(factors) if factors else None
+            shares.append(needed / float(getattr(other, axis)[-1]))
+    missed = sum(math.isinf(share) for share in shares)
+    if not shares:
+        return None
+    return Effort(None if missed else Mean.of_ratios(shares), missed, len(shares))
 
 
 def exponent(trials: Sequence[Trial], family: str) -> Mean | None:

@@ -91,15 +91,15 @@ def efficiency(trials: Sequence[Trial], rivals: Sequence[str]) -> list[str]:
                 gap = analysis.gap(trials, family, rival, size)
                 if gap is None:
                     continue
-                tokens = analysis.speed_up(trials, family, rival, size, "tokens")
-                flops = analysis.speed_up(trials, family, rival, size, "flops")
+                tokens = analysis.effort(trials, family, rival, size, "tokens")
+                flops = analysis.effort(trials, family, rival, size, "flops")
                 assert tokens is not None
                 assert flops is not None
                 verdict = _direction(gap, "lower", "HIGHER", "not told apart")
                 lines.append(
                     f"{family} beside {rival}, {size} layers: final loss {verdict}, by {gap.text('+.3f')} nats; "
-                    f"the rival's final loss after {tokens.text('.2f')} times fewer codes, "
-                    f"{flops.text('.2f')} times fewer FLOPs"
+                    f"share of the rival's codes that takes it to the rival's final loss: {tokens.text()}, "
+                    f"of its FLOPs: {flops.text()}"
                 )
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from tuning import analysis, report
+from tuning import analysis, figures, report
 from tuning.analysis import Mean
 from tuning.table import DONE, Row, write_rows
 
@@ -78,12 +79,47 @@ def test_a_gap_is_of_equal_seeds_so_that_what_moves_both_cancels(folder: str) ->
 
 def test_the_rivals_loss_is_reached_where_the_curve_crosses_it(folder: str) -> None:
     trials = analysis.read_trials(folder)
-    faster = analysis.speed_up(trials, "prefix_simba", "prefix_transformer", 4, "tokens")
-    slower = analysis.speed_up(trials, "prefix_transformer", "prefix_simba", 4, "tokens")
+    faster = analysis.effort(trials, "prefix_simba", "prefix_transformer", 4, "tokens")
+    slower = analysis.effort(trials, "prefix_transformer", "prefix_simba", 4, "tokens")
     assert faster is not None
-    assert faster.value == pytest.approx(10 / 9, rel=0.01)  # a nat in ten steps: a tenth is one step
+    assert faster.share is not None
+    assert faster.share.value == pytest.approx(0.9, rel=0.01)  # a nat in ten steps: a tenth is one step
     assert slower is not None
-    assert slower.value == 0
+    assert (slower.share, slower.text()) == (None, "never in 3 of 3 seeds")
+
+
+def test_one_seed_that_never_gets_there_leaves_no_mean(folder: str) -> None:
+    trials = analysis.read_trials(folder)
+    spoilt = [
+        replace(trial, nats=trial.nats + 1)
+        if trial.row.name.startswith("prefix_simba-4") and trial.row.seed == 1
+        else trial
+        for trial in trials
+    ]
+    effort = analysis.effort(spoilt, "prefix_simba", "prefix_transformer", 4, "flops")
+    assert effort is not None
+    assert (effort.share, effort.text()) == (None, "never in 1 of 3 seeds")
+
+
+def test_a_ratio_and_its_inverse_have_inverse_intervals() -> None:
+    there, back = Mean.of_ratios([0.5, 0.8, 0.7]), Mean.of_ratios([2, 1.25, 1 / 0.7])
+    assert there.low is not None
+    assert back.high is not None
+    assert there.low == pytest.approx(1 / back.high)
+    assert there.value == pytest.approx(1 / back.value)
+
+
+def test_more_families_than_colours_are_all_drawn(folder: str) -> None:
+    first = [trial for trial in analysis.read_trials(folder) if trial.row.backbone == "prefix_simba"]
+    many = [
+        replace(trial, row=replace(trial.row, variant=f"stage1.dropout=0.{number}"))
+        for number in range(7)
+        for trial in first
+    ]
+    one, all_of_them = (figures.curves(chosen, 2, "tokens").count(b"<use") for chosen in (first, many))
+    drawn = [figures.over_size(chosen).count(b"<use") for chosen in (first, many)]
+    assert all_of_them > one
+    assert drawn[1] - drawn[0] >= 6 * 3 * len(SIZES)
 
 
 def test_crossings() -> None:
@@ -122,7 +158,7 @@ def test_the_report_says_what_the_study_showed(folder: str, tmp_path: Path) -> N
     for text in (page, told):
         assert "prefix_simba beside prefix_transformer, 2 layers: final loss lower, by -0.100" in text
         assert "prefix_simba: 4.0 times fewer parameters cost +" in text
-        assert "1.11" in text
+        assert "final loss: 0.90 [" in text
     assert "http" not in page.replace("http://www.w3.org", "")
     assert page.count("<img") == 7
     for name in ("size.svg", "tokens-2.svg", "flops-4.svg"):
