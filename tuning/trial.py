@@ -34,7 +34,15 @@ def sized(config: Config, trial: Row) -> Config:
     trials of equal steps see equal tokens in equal order."""
     overrides = [word for word in trial.variant.split(";") if word]
     values = configuration.with_overrides(config, overrides).model_dump()
-    values["stage1"] |= {"backbone": trial.backbone, "layers": trial.layers, "width": trial.width}
+    # Heads of a state-space layer divide its inner width, those of attention the width itself.
+    attends = trial.backbone not in ("prefix_simba", "prefix_mamba")
+    headed = trial.width * (1 if attends else values["stage1"]["expand"])
+    values["stage1"] |= {
+        "backbone": trial.backbone,
+        "layers": trial.layers,
+        "width": trial.width,
+        "head_dim": math.gcd(headed, values["stage1"]["head_dim"]),
+    }
     values["train"] |= {
         "name": trial.name,
         "steps": trial.steps,

@@ -113,6 +113,9 @@ class MusicLM(nn.Module):
     Args:
         codebook_features: vectors [V, Dc] of codebook 0's entries; with `config.codebook_features` the token table
             is learned + linear(vector), which gives it the codec's metric from the first step.
+
+    Raises:
+        UserError: if attention cannot cut the width into heads.
     """
 
     def __init__(
@@ -120,6 +123,8 @@ class MusicLM(nn.Module):
     ):
         super().__init__()
         D, K, V = config.width, config.num_codebooks, codebook_size
+        if config.backbone not in ("prefix_simba", "prefix_mamba") and D % config.head_dim:
+            raise UserError(f"stage1.width={D} must be a multiple of stage1.head_dim={config.head_dim}")
         self.config, self.codebook_size, self.text_dim = config, V, text_dim
         self.special = V  # BOS, and the empty places of the delay pattern
         self.token_table = nn.Parameter(torch.randn(K, V + 1, D) * 0.02)

@@ -235,3 +235,11 @@ def test_fewer_bits_hardly_move_what_is_likely_next(backbone):
             for found in (narrow(melody, text), torch.stack(stepped, dim=2)):
                 kl = (expected.exp() * (expected - found.log_softmax(-1))).sum(-1).mean()
                 assert 0 < kl < 0.01
+
+
+@pytest.mark.parametrize("backbone", ["prefix_transformer", "cross_transformer", "cross_simba"])
+def test_a_width_that_attention_cannot_cut_into_heads_is_refused(backbone):
+    config = Stage1Config(backbone=backbone, width=96, head_dim=64, layers=1, codebook_features=False)
+    with pytest.raises(UserError, match=r"stage1\.width=96 must be a multiple of stage1\.head_dim=64"):
+        MusicLM(config, codebook_size=16, text_dim=8)
+    MusicLM(config.model_copy(update={"head_dim": 32}), codebook_size=16, text_dim=8)

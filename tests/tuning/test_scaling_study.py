@@ -117,6 +117,14 @@ def test_trials_differ_in_size_backbone_and_rate_alone() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
+def test_widths_that_no_head_of_64_divides_build_too(backbone: str) -> None:
+    (trial,) = plan(MINI, [backbone], [3], [0], width_per_layer=32)
+    stage = sized(MINI, trial).stage1
+    assert stage.head_dim == (64 if backbone in ("prefix_simba", "prefix_mamba") else 32)
+    MusicLM(stage.model_copy(update={"codebook_features": False}), codebook_size=16, text_dim=8)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_size_builds(backbone: str) -> None:
     config = configuration.load("tiny", job="stage1")
     sizes = []
