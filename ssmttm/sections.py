@@ -209,6 +209,9 @@ class GenerationConfig(Section):
     stage2_guidance: float = 1.0
     stage2_guidance_rescale: float = Field(0.0, ge=0, le=1, description="share by which guidance keeps its deviation")
     stage2_coarse_guidance: float = Field(1.0, description="needs stage2.coarse_null_probability in training")
+    stage2_guided_until: float = Field(
+        1.0, ge=0, le=1, description="share of data in what stage 2 looks at up to which it is guided; less is faster"
+    )
     window_frames: int = Field(100, description="code frames per stage-2 window, context included")
     context_frames: int = Field(24, description="of which finished frames on the left")
     lookahead_frames: int = Field(12, description="and coarse frames on the right")

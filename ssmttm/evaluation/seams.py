@@ -54,9 +54,16 @@ def changes(wav_N: np.ndarray, sample_rate: int, frame: int) -> Changes:
     )
 
 
-def borders(junctions: int, hop: int) -> np.ndarray:
-    """Which junctions are borders of windows that own `hop` frames each, bool [J]."""
-    return np.arange(1, junctions + 1) % hop == 0
+def borders(junctions: int, hop: int, first_hop: int) -> np.ndarray:
+    """Which junctions are borders of windows, bool [J]: the first window owns `first_hop` frames, each one after it
+    twice as many, up to `hop` (see `generation.render`)."""
+    at_border = np.zeros(junctions, dtype=bool)
+    end, owned = first_hop, first_hop
+    while end <= junctions:
+        at_border[end - 1] = True
+        owned = min(2 * owned, hop)
+        end += owned
+    return at_border
 
 
 def told_apart(values_J: np.ndarray, at_border_J: np.ndarray) -> tuple[float, float]:

@@ -32,6 +32,8 @@ class Sampler:
     rescale: how far guidance keeps the deviation that the output has without it, from 0 (not at all) to 1.
     coarse_guidance: guidance on the coarse latents besides (composed as in arXiv 2211.09800, equation 3); any value
         but 1 costs a third pass.
+    guided_until: the level from which on neither acts. What a piece is like is decided near the noise; later on,
+        guidance costs more than it gives (arXiv 2404.07724).
     """
 
     steps: int
@@ -40,6 +42,7 @@ class Sampler:
     guidance: float = 1.0
     rescale: float = 0.0
     coarse_guidance: float = 1.0
+    guided_until: float = 1.0
 
     @staticmethod
     def of(config: GenerationConfig, steps: int, guidance: float) -> Sampler:
@@ -51,6 +54,7 @@ class Sampler:
             guidance,
             config.stage2_guidance_rescale,
             config.stage2_coarse_guidance,
+            config.stage2_guided_until,
         )
 
 
@@ -226,6 +230,7 @@ class LatentCompleter(nn.Module):
         known = self._normalise("fine", known_BDT) if known_BDT is not None and known_frames else None
         if self.config.objective == "regression":
             sampler, noise_BDT = replace(sampler, steps=1, solver="euler"), torch.zeros_like(noise_BDT)
+        unguided = replace(sampler, guidance=1.0, coarse_guidance=1.0)
         looks = 0
 
         def pinned(y_BDT: Tensor, level: float) -> Tensor:
@@ -242,7 +247,8 @@ class LatentCompleter(nn.Module):
             if trail is not None:
                 trail.append(y_BDT)
             level_B = torch.full((len(y_BDT),), level, device=y_BDT.device)
-            output_BDT = self._guided(y_BDT, level_B, coarse, text, sampler)
+            acting = sampler if level < sampler.guided_until else unguided
+            output_BDT = self._guided(y_BDT, level_B, coarse, text, acting)
             return self.path.velocity(y_BDT, output_BDT, level_B[:, None, None])
 
         levels = self.path.level(time_grid(sampler.steps, sampler.grid)).tolist()

@@ -47,33 +47,40 @@ def render_alone(generator: Generator, seconds: float) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - spent
 
 
-def stream(generator: Generator, seconds: float) -> tuple[float, list[seams.Changes]]:
-    """Wall-clock seconds of the whole stream, and what changes from code frame to code frame. The sound is dropped as
-    it comes, but for what the next junction needs."""
+def stream(generator: Generator, seconds: float) -> tuple[float, float, list[seams.Changes]]:
+    """Wall-clock seconds of the whole stream; the least that a listener who began with the first piece still had to
+    hear when another came, in seconds, below 0 if he had to wait; and what changes from code frame to code frame. The
+    sound is dropped as it comes, but for what the next junction needs."""
     hop = generator.bundle.codec.hop_length
+    first, sent, ahead = 0.0, 0.0, float("inf")
     heard: list[seams.Changes] = []
     rest = np.zeros(0, np.float32)
     start = time.perf_counter()
     for audio in generator.stream(PROMPT, seconds, seed=0):
+        now = time.perf_counter()
+        first = first or now
+        if sent:
+            ahead = min(ahead, sent - (now - first))
+        sent += audio.seconds
         rest = np.concatenate([rest, audio.samples[0]])
         whole = len(rest) // hop
         if whole > 1:
             heard.append(seams.changes(rest[: whole * hop], audio.sample_rate, hop))
             rest = rest[(whole - 1) * hop :]
-    return time.perf_counter() - start, heard
+    return time.perf_counter() - start, ahead, heard
 
 
 def measure(bundle: str, minutes: float, threads: int, results: Any) -> None:
     torch.set_num_threads(threads)
     generator = Generator.load(bundle, "cpu")
-    seconds, config = 60 * minutes, generator.config
+    seconds = 60 * minutes
     render_alone(generator, 5.0)
     alone_s, alone_cpu_s = render_alone(generator, seconds)
     alone_mb = peak_mb()
-    stream_s, heard = stream(generator, seconds)
-    hop = config.window_frames - config.context_frames - config.lookahead_frames
+    stream_s, ahead_s, heard = stream(generator, seconds)
+    renderer = generator.renderer
     values = {name: np.concatenate([getattr(one, name) for one in heard]) for name in ("level", "flux", "burst")}
-    at_border = seams.borders(len(values["flux"]), hop)
+    at_border = seams.borders(len(values["flux"]), renderer.hop, renderer.first_hop)
     told = {name: seams.told_apart(value, at_border) for name, value in values.items()}
     results.put(
         {
@@ -81,6 +88,7 @@ def measure(bundle: str, minutes: float, threads: int, results: Any) -> None:
             "stage2_and_codec_cpu_s_per_minute": round(60 * alone_cpu_s / seconds, 2),
             "stage2_and_codec_peak_MB": round(alone_mb, 1),
             "stream_times_real_time": round(seconds / stream_s, 2),
+            "stream_least_ahead_of_playback_s": round(ahead_s, 2),
             "stream_peak_MB": round(peak_mb(), 1),
             "borders": int(at_border.sum()),
             "borders_told_by": {name: {"area": round(a, 3), "p": round(p, 4)} for name, (a, p) in told.items()},

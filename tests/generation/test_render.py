@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from ssmttm.config import GenerationConfig
 from ssmttm.errors import UserError
+from ssmttm.evaluation import seams
 from ssmttm.generation.generator import Generator
 from ssmttm.generation.render import Finished, Piece, Renderer, Window
 from ssmttm.model.text import collate_text
@@ -102,6 +104,8 @@ def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatc
     assert len(list(taken)) == 40 - 3 - renderer.lookahead
     list(renderer.render(frame_by_frame(codes), 40, make_piece(generator, (1,))))
     assert owned[1:] == [3, 6, 12, 12, 7]
+    borders = seams.borders(39, renderer.hop, renderer.first_hop)
+    assert np.flatnonzero(borders).tolist() == [2, 8, 20, 32]  # junction 0 is the first frame's end
 
 
 def test_windows_of_several_pieces_are_completed_together(generator: Generator, renderer: Renderer) -> None:

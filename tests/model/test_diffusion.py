@@ -136,6 +136,21 @@ def test_guidance_one_is_the_conditional_field(completer):
     assert not torch.allclose(plain, completer.sample(coarse, text(), noise, Sampler(3, guidance=3.0)))
 
 
+def test_guidance_may_end_before_the_piece_is_done(completer, monkeypatch):
+    """Of four even steps, those at 0 and .25 are guided, with a second pass."""
+    coarse, noise, dropped = torch.randn(2, DC, 8), torch.randn(2, DF, 8), []
+    drawn = {
+        until: completer.sample(coarse, text(), noise, Sampler(4, guidance=3.0, guided_until=until)) for until in (0, 1)
+    }
+    assert torch.equal(drawn[0], completer.sample(coarse, text(), noise, Sampler(4)))
+    assert torch.equal(drawn[1], completer.sample(coarse, text(), noise, Sampler(4, guidance=3.0)))
+    output = completer._output
+    monkeypatch.setattr(completer, "_output", lambda *args: (dropped.append(bool(args[3].null_B[0])), output(*args))[1])
+    half = completer.sample(coarse, text(), noise, Sampler(4, guidance=3.0, guided_until=0.5))
+    assert dropped == [False, True, False, True, False, False]
+    assert not any(torch.allclose(half, other) for other in drawn.values())
+
+
 def test_guidance_on_coarse_latents():
     """Guided on both, the output is nothing + g_c (coarse - nothing) + g_t (both - coarse)."""
     completer = make_completer(coarse_null_probability=0.2)
@@ -238,8 +253,14 @@ def test_dropped_coarse_latents_are_the_null_vector():
 
 
 def test_sampler_follows_the_configuration():
-    config = GenerationConfig(solver="ab2", time_grid="sway", stage2_guidance_rescale=0.5, stage2_coarse_guidance=1.5)
-    assert Sampler.of(config, 6, 2.0) == Sampler(6, "ab2", "sway", 2.0, 0.5, 1.5)
+    config = GenerationConfig(
+        solver="ab2",
+        time_grid="sway",
+        stage2_guidance_rescale=0.5,
+        stage2_coarse_guidance=1.5,
+        stage2_guided_until=0.4,
+    )
+    assert Sampler.of(config, 6, 2.0) == Sampler(6, "ab2", "sway", 2.0, 0.5, 1.5, 0.4)
 
 
 def test_weights_from_before_the_other_denoisers_load():
