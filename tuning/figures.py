@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from ssmttm.evaluation.pictures import INK, LINES, as_svg, clear_figure
+from ssmttm.evaluation.pictures import LINES, as_svg, clear_figure
 from tuning import analysis
 from tuning.analysis import Trial
 
@@ -81,12 +82,14 @@ def equal_compute(trials: Sequence[Trial], family: str) -> bytes:
     return as_svg(figure, axes, f"equal {family}")
 
 
-def _plain_numbers(axes: object) -> None:
-    """Loss in plain decimals: it covers less than a decade."""
-    from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+def _plain_numbers(axes: Any) -> None:
+    """Loss in plain decimals, as it covers less than a decade; few marks where the other axis is logarithmic."""
+    from matplotlib.ticker import FormatStrFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    axis = axes.yaxis  # type: ignore[attr-defined]
-    axis.set_major_locator(MaxNLocator(6))
-    axis.set_minor_locator(MaxNLocator(1))
-    axis.set_major_formatter(FormatStrFormatter("%.2f"))
-    axis.set_tick_params(which="minor", length=0, labelsize=0, colors=INK)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
+    if axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))

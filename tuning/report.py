@@ -112,7 +112,7 @@ def robustness(trials: Sequence[Trial]) -> list[str]:
             continue
         ratio, rise = smaller
         fit = analysis.exponent(trials, family)
-        law = "" if fit is None else f"; loss falls as parameters to the power of -{fit.text()}"
+        law = "" if fit is None else f"; power law nats ~ N^-b over parameters: b = {fit.text()}"
         lines.append(f"{family}: {ratio:.1f} times fewer parameters cost {rise.text('+.3f')} nats per code{law}")
     return lines
 
