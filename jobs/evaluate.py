@@ -30,8 +30,8 @@ from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.results import Measurements, summarise
 from ssmttm.evaluation.worker import HeldOut, RealClip, Request, Worker
+from ssmttm.generation.fine import Piece
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Piece, Renderer
 from ssmttm.model.text import collate_text
 from ssmttm.training.data import TokenDataset
 
@@ -39,20 +39,20 @@ Task = tuple[str, tuple[Any, ...]]  # a Worker's method and its arguments
 
 
 def build_worker(settings: Config) -> Worker:
-    """Load the bundle; stage 2 from true codes runs in windows, exactly as in generation."""
+    """Load the bundle; true codes become sound in windows, exactly as in generation."""
     device = "cuda" if settings.train.use_gpu else "cpu"
     generator = Generator.load(settings.evaluate.bundle, device)
     bundle, defaults = generator.bundle, generator.bundle.config.generation
-    renderer = Renderer(bundle.completer, bundle.codec, defaults)
+    codebooks = bundle.lm.config.num_codebooks
 
-    def complete(codes_BT: torch.Tensor, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+    def complete(codes_BKT: torch.Tensor, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         text = collate_text(bundle.text_encoder.encode(prompts))
         piece = Piece(text, seeds, defaults.steps, defaults.stage2_guidance)
-        pieces = renderer.render(iter(codes_BT.unbind(dim=1)), codes_BT.shape[1], piece)
+        pieces = generator.renderer.render(iter(codes_BKT[:, :codebooks].unbind(dim=2)), codes_BKT.shape[2], piece)
         return torch.cat([audio_B1N[:, 0] for audio_B1N in pieces], dim=1)
 
     out, seconds = settings.evaluate.out, settings.corpus.segment_seconds
-    return Worker(generator, bundle.codec, complete, out, seconds, device)
+    return Worker(generator, bundle.codec, complete, out, seconds, device, codebooks)
 
 
 def choose_clips(settings: Config) -> tuple[list[RealClip], list[HeldOut]]:

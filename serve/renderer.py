@@ -1,4 +1,4 @@
-"""Stage 2 and the codec as a part of the service: codes come in from a language model, audio goes out.
+"""What turns codes into sound, stage 2 and the codec, as a part of the service: codes come in from a language model, audio goes out.
 
 Shapes: K codebooks, T frames, N samples; one clip.
 """
@@ -20,9 +20,10 @@ from serve.wire import Began, CodeOrder, CodeWriter, Event, LostError, Order, Re
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import load_bundle
 from ssmttm.generation.continuation import Continuation
+from ssmttm.generation.fine import Piece
 from ssmttm.generation.limiter import finish
-from ssmttm.generation.render import Piece, Track
 from ssmttm.generation.render import Renderer as WindowRenderer
+from ssmttm.generation.render import Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import resolve
 from ssmttm.model.text import collate_text
@@ -139,8 +140,8 @@ class Renderer:
             wanted = track.wanted
             while held_KT.shape[1] < wanted:
                 held_KT = np.concatenate([held_KT, await anext(codes)], axis=1)
-            codes_1T, held_KT = torch.from_numpy(held_KT[:1, :wanted]), held_KT[:, wanted:]
-            audio_11N = await self._off_loop(self._pool.render, track, codes_1T)
+            codes_1KT, held_KT = torch.from_numpy(held_KT[None, :, :wanted]), held_KT[:, wanted:]
+            audio_11N = await self._off_loop(self._pool.render, track, codes_1KT)
             for audio_1N in finish(iter([audio_11N]), samples):
                 samples -= audio_1N.shape[1]
                 yield audio_1N

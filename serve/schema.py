@@ -41,7 +41,9 @@ class ClipRequest(BaseModel):
     top_p: float | None = Field(
         None, gt=0, le=1, description="draw among the likeliest codes that together reach this probability"
     )
-    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="sampling steps of the second stage")
+    steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="sampling steps of the second stage; refused where there is none"
+    )
     format: Format = "wav"
 
     @property
@@ -130,7 +132,7 @@ class Model(BaseModel):
     max_prompt_chars: int
     max_prompt_tokens: int
     formats: list[str]
-    defaults: dict[str, int | float]
+    defaults: dict[str, int | float | None]
 
 
 class ModelList(BaseModel):

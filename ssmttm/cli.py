@@ -38,7 +38,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps of the second stage.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampling steps of the second stage; refused where there is none.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
     ] = "fp32",
@@ -89,8 +91,11 @@ def generate(
 @app.command(epilog="Example: ssmttm export runs/stage1 runs/stage2 --out s3://bucket/my-bundle --register my-model")
 def export(
     stage1_run: Annotated[str, typer.Argument(help="Folder or URI of a finished stage-1 run.")],
-    stage2_run: Annotated[str, typer.Argument(help="Folder or URI of a finished stage-2 run.")],
     out: Annotated[str, typer.Option(help="Folder or URI of the bundle to write.")],
+    stage2_run: Annotated[
+        str | None,
+        typer.Argument(help="Folder or URI of a finished stage-2 run; none if stage 1 models several codebooks."),
+    ] = None,
     stage1_checkpoint: Annotated[
         str | None, typer.Option(help="Checkpoint to take, as step-000100; the run need not be finished.")
     ] = None,
@@ -104,7 +109,7 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the models' matrices in float16: half the size.")] = False,
 ) -> None:
-    """Gather two trained stages, their codec and the attribution of their data into a bundle."""
+    """Gather the trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm import storage
     from ssmttm.evaluation.results import card_figures
     from ssmttm.generation.bundle import read_model_id

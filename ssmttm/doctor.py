@@ -56,7 +56,7 @@ def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
 
 
 def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
-    """What both stages cost, counted without allocating them."""
+    """What the stages cost, counted without allocating them."""
     from ssmttm.model import costs
     from ssmttm.model.diffusion import LatentCompleter
 
@@ -69,8 +69,6 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
     frames = round(config.corpus.segment_seconds * frame_rate)
     lm = costs.build(config.stage1, shape)
-    with torch.device("meta"):
-        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
     decode, train = (measure(config.stage1, shape, frames) for measure in (costs.decode_costs, costs.train_costs))
     total = train.flops_per_frame * frames * config.train.global_batch * config.train.steps
     micro = min(config.train.micro_batch, config.train.global_batch)
@@ -91,6 +89,10 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
         "train_micro_batch": micro,
         "train_memory_bytes": train.fixed_bytes + micro * train.bytes_per_sequence,
     }
+    if config.stage1.num_codebooks > 1:
+        return {"stage1": stage1, "stage2": {"none": "stage 1 writes the codebooks that fine latents come from"}}
+    with torch.device("meta"):
+        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
     return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
 
 

@@ -201,7 +201,7 @@ class GenerationConfig(Section):
     temperature: float = 1.0
     top_k: int = 250
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest codes that reach this probability")
-    steps: int = Field(8, description="sampling steps of stage 2")
+    steps: int | None = Field(8, description="sampling steps of stage 2; null: in bundles without one")
     solver: Literal["euler", "heun", "ab2", "ancestral"] = Field(
         "euler", description="of stage 2: see model/solvers.py"
     )

@@ -120,6 +120,14 @@ def test_doctor_says_what_is_there(ssmttm: Command) -> None:
     assert "versions:" in out
 
 
+def test_doctor_counts_no_second_stage_where_there_is_none(ssmttm: Command, tmp_path: Path) -> None:
+    preset = tmp_path / "single.yaml"
+    preset.write_text("base: tiny\nstage1: {num_codebooks: 3}\n")
+    code, out, _ = ssmttm("doctor", "--preset", str(preset), "--json")
+    assert code == 0
+    assert list(json.loads(out)["stage2"]) == ["none"]
+
+
 def test_doctor_with_an_unknown_preset(ssmttm: Command) -> None:
     code, _, err = ssmttm("doctor", "--preset", "huge")
     assert code == 2

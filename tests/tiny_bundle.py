@@ -31,7 +31,7 @@ def _tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
 
 def write_parts(folder: str, config: Config) -> dict[str, str]:
     """Fitted codec (with an untrained vocoder if the configuration wants one) and randomly initialised stages under
-    `folder`; returns their URIs."""
+    `folder`, stage 2 only where stage 1 models codebook 0 alone; returns their URIs."""
     torch.manual_seed(0)
     codec = MiniCodec(config.codec)
     codec.fit(_tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
@@ -53,6 +53,9 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
         lm.state_dict(),
         {"config": config.stage1.model_dump(), "codebook_size": codec.codebook_size, **common},
     )
+    if config.stage1.num_codebooks > 1:
+        del parts["stage2"]
+        return parts
     dims = {"fine_dim": codec.fine_dim, "coarse_dim": codec.coarse_dim}
     weights.save_model(
         parts["stage2"], "stage2", completer.state_dict(), {"config": config.stage2.model_dump(), **dims, **common}
@@ -70,7 +73,7 @@ def write_tiny_bundle(folder: str, *overrides: str, half: bool = False) -> str:
         out,
         config,
         parts["stage1"],
-        parts["stage2"],
+        parts.get("stage2"),
         parts["codec"],
         load_codec(parts["codec"]).fingerprint(),
         {"reference": encoder.reference, "fingerprint": encoder.fingerprint},
@@ -84,6 +87,13 @@ def write_tiny_bundle(folder: str, *overrides: str, half: bool = False) -> str:
         half,
     )
     return out
+
+
+def shared_single_stage(factory: pytest.TempPathFactory) -> str:
+    """The same of a single stage that writes three of the codec's four codebooks."""
+    folder = factory.getbasetemp() / "tiny-single-stage"
+    done = folder / "bundle" / "bundle.json"
+    return str(done.parent) if done.exists() else write_tiny_bundle(str(folder), "stage1.num_codebooks=3")
 
 
 def shared_bundle(factory: pytest.TempPathFactory) -> str:

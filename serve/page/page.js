@@ -33,7 +33,10 @@ async function describe() {
     element("model").textContent = `${model.id} · ${model.sample_rate / 1000} kHz`;
     element("seconds").max = model.max_seconds;
     element("prompt").maxLength = model.max_prompt_chars;
-    for (const name of SETTINGS) element(name).placeholder = model.defaults[name] ?? "";
+    for (const name of SETTINGS) {
+      element(name).placeholder = model.defaults[name] ?? "";
+      element(name).disabled = model.defaults[name] === null; // steps, where there is no second stage
+    }
   } catch (error) {
     element("model").textContent = error.message;
   }

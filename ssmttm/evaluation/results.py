@@ -72,7 +72,7 @@ def _clip_entry(kind: str, request: Request, made: Made) -> dict[str, Any]:
 
 def frechet_table(listened: Sequence[Listened], reconstructed: Sequence[Reconstructed]) -> dict[str, float]:
     """Log-mel Fréchet distance of held-out clips from real training clips, for the same clips as they are (`real`,
-    the floor), from codebook 0 alone and from codebook 0 completed by stage 2."""
+    the floor), from codebook 0 alone and from the true codes as the system completes them, see `Reconstructed`."""
     reference = reduce(add, (part.moments for part in listened))
     space = LogMelSpace.fit(reference)
     return {
@@ -88,6 +88,7 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
     clips that were made one by one.
     """
     m = measurements
+    codebooks = m.reconstructed[0].codebooks
     ceilings = [ceiling for part in m.reconstructed for ceiling in part.ceilings]
     probes = adherence.Probes(
         [statistics for part in m.listened for statistics in part.statistics], [clip.tags for clip in m.training]
@@ -119,7 +120,12 @@ def summarise(measurements: Measurements) -> dict[str, Any]:
             ),
             "free_form": {"genre": round(float(np.mean(hits)), 4), "n": len(hits)},
         },
-        "stage2": {"frechet": frechet_table(m.listened, m.reconstructed)},
+        # What made the fine latents: stage 2, or the codebooks of a single stage.
+        **(
+            {"stage2": {"frechet": frechet_table(m.listened, m.reconstructed)}}
+            if codebooks == 1
+            else {"single_stage": {"codebooks": codebooks, "frechet": frechet_table(m.listened, m.reconstructed)}}
+        ),
         "codec": {"logmel_l1": round(float(np.mean([one.logmel_l1 for one in ceilings])), 4)},
         "generation": {
             "times_real_time": round(
@@ -148,10 +154,14 @@ def card_figures(content: Mapping[str, Any]) -> dict[str, float]:
             f"{rows[name]['completed']:.2f}, shuffled prompts {rows[name]['shuffled']:.2f})": rows[name]["generated"]
             for name in adherence.ATTRIBUTES
         }
-        frechet = content["stage2"]["frechet"]
+        if "single_stage" in content:
+            made = f"codebooks 0 to {content['single_stage']['codebooks'] - 1}"
+            frechet = content["single_stage"]["frechet"]
+        else:
+            made, frechet = "stage 2", content["stage2"]["frechet"]
         return figures | {
             f"genre, {free['n']} free-form prompts": free["genre"],
-            f"stage 2, Fréchet distance of log-mel statistics (real {frechet['real']:.2f}, codebook 0 alone "
+            f"{made}, Fréchet distance of log-mel statistics (real {frechet['real']:.2f}, codebook 0 alone "
             f"{frechet['coarse_only']:.2f})": frechet["generated"],
         }
     except (KeyError, TypeError) as error:

@@ -85,7 +85,8 @@ class Ceiling:
 
     Attributes:
         real, codec: the recording, and its true codes (all codebooks) decoded.
-        completed: its true codebook 0, completed by stage 2: what stage 1 could reach at best.
+        completed: its true codebook 0, completed by stage 2 (or the true codebooks that stage 1 writes): what stage 1
+            could reach at best.
         logmel_l1: of the two, see `codec.metrics.logmel_l1`.
         paths: files of `real`, `codec` and `coarse` (codebook 0 alone), if they were asked for.
     """
@@ -100,10 +101,12 @@ class Ceiling:
 @dataclass(frozen=True)
 class Reconstructed:
     """Ceilings of held-out clips, and the log-mel moments of all of them as they are (`real`), from codebook 0 alone
-    (`coarse_only`) and from codebook 0 completed by stage 2 (`generated`)."""
+    (`coarse_only`) and as the system completes them (`generated`): codebook 0 by stage 2, or the `codebooks` that its
+    stage 1 writes."""
 
     ceilings: list[Ceiling]
     moments: dict[str, Moments]
+    codebooks: int
 
 
 class Generates(Protocol):
@@ -136,10 +139,12 @@ class Worker:
     Args:
         generator: the system under evaluation.
         codec: its codec.
-        complete: stage 2 as the system runs it: codebook 0 int64 [B, T], prompts and seeds to audio [B, N].
+        complete: what follows stage 1, as the system runs it: true codes int64 [B, K, T] of all codebooks (of which it
+            takes those that stage 1 writes), prompts and seeds to audio [B, N].
         out: folder for audio files.
         seconds: length of generated clips.
         device: where the codec is.
+        codebooks: those that stage 1 writes.
     """
 
     def __init__(
@@ -150,9 +155,10 @@ class Worker:
         out: str,
         seconds: float,
         device: str = "cpu",
+        codebooks: int = 1,
     ):
         self._generator, self._codec, self._complete = generator, codec, complete
-        self._out, self._seconds, self._device = out, seconds, device
+        self._out, self._seconds, self._device, self._codebooks = out, seconds, device, codebooks
 
     def listen(self, clips: Sequence[RealClip]) -> Listened:
         """Take statistics of real clips."""
@@ -172,7 +178,7 @@ class Worker:
             decoded = {
                 "codec": self._codec.decode_codes(codes_BKT)[:, 0],
                 "coarse": self._codec.decode(coarse_BDT, nothing_BDT)[:, 0],
-                "completed": self._complete(codes_BKT[:, 0], [held.prompt], [held.index]),
+                "completed": self._complete(codes_BKT, [held.prompt], [held.index]),
             }
             recording = read_clip(held.clip, rate)
             length = len(recording)
@@ -190,7 +196,7 @@ class Worker:
             moments.append((real[1], coarse_moments, completed[1]))
         names = ("real", "coarse_only", "generated")
         sums = {name: reduce(add, (clip[i] for clip in moments)) for i, name in enumerate(names)}
-        return Reconstructed(ceilings, sums)
+        return Reconstructed(ceilings, sums, self._codebooks)
 
     def generate(self, requests: Sequence[Request]) -> list[Made]:
         """Make clips together; each one's share of the time is the same."""

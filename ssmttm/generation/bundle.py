@@ -1,8 +1,8 @@
 """A bundle: everything that turns a prompt into audio, in one folder or under one URI.
 
-    config.json           resolved configuration, what rebuilds both models, references with fingerprints
+    config.json           resolved configuration, what rebuilds the models, references with fingerprints
     stage1.safetensors    language model
-    stage2.safetensors    latent completer
+    stage2.safetensors    latent completer; absent where stage 1 writes the other codebooks too
     codec.json, codec.safetensors, and vocoder.safetensors if one was trained
     README.md             model card
     ATTRIBUTION.csv       every recording the models learned from
@@ -23,7 +23,7 @@ import torch
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.codec.base import VOCODER_NAME, Codec, load_codec
+from ssmttm.codec.base import VOCODER_NAME, WEIGHTS_NAME, Codec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.generation.card import CardFields, model_card
@@ -34,9 +34,8 @@ from ssmttm.model.text import TextEncoder, load_text_encoder_from
 
 COMMIT_NAME = "bundle.json"
 FORMAT = 1
-WEIGHTS = ("stage1.safetensors", "stage2.safetensors", "codec.safetensors")
 # Only what generation needs: the other sections hold paths of the machine that trained the model.
-SECTIONS = ("preset", "codec", "text", "stage1", "stage2", "generation")
+SECTIONS = ("preset", "codec", "text", "generation")  # and those of the stages that there are
 
 # What rebuilds each model; runs record more.
 ARCHITECTURE = {
@@ -47,11 +46,12 @@ ARCHITECTURE = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle; both models and the codec are in evaluation mode on one device."""
+    """A loaded bundle; models and codec are in evaluation mode on one device. `completer`: None where stage 1 writes the
+    codebooks that fine latents come from."""
 
     config: Config
     lm: MusicLM
-    completer: LatentCompleter
+    completer: LatentCompleter | None
     codec: Codec
     text_encoder: TextEncoder
     model_id: str
@@ -70,7 +70,7 @@ def write_bundle(
     out: str,
     config: Config,
     stage1_weights: str,
-    stage2_weights: str,
+    stage2_weights: str | None,
     codec_uri: str,
     codec_fingerprint: str,
     text: dict[str, Any],
@@ -83,16 +83,21 @@ def write_bundle(
     Args:
         out: folder or URI.
         config: resolved configuration; `generation` gives the bundle's defaults.
-        stage1_weights, stage2_weights: folders that `weights.save_model` wrote.
-        codec_uri, codec_fingerprint: the codec that both stages were trained on.
-        text: `reference` and `fingerprint` of the text encoder both were trained on.
+        stage1_weights, stage2_weights: folders that `weights.save_model` wrote; no second where stage 1 writes more
+            than codebook 0.
+        codec_uri, codec_fingerprint: the codec that the stages were trained on.
+        text: `reference` and `fingerprint` of the text encoder they were trained on.
         attribution: content of ATTRIBUTION.csv.
         card: what the model card says of data, training and results.
-        half: store both models' matrices in float16; they are computed with in float32 all the same.
+        half: store the models' matrices in float16; they are computed with in float32 all the same.
 
     Raises:
-        UserError: if the codec has changed since, a part is missing, or a weight does not fit float16.
+        UserError: if the codec has changed since, a part is missing, a weight does not fit float16, or stage 2 has
+            no number of steps.
     """
+    stages = {"stage1": stage1_weights} | ({} if stage2_weights is None else {"stage2": stage2_weights})
+    if stage2_weights is not None and config.generation.steps is None:
+        raise UserError("generation.steps=null leaves stage 2 without a number of sampling steps; give one")
     codec = load_codec(codec_uri)
     if codec.fingerprint() != codec_fingerprint:
         raise UserError(
@@ -103,13 +108,15 @@ def write_bundle(
     storage.remove_tree(storage.join(out, COMMIT_NAME))
     codec.save(out)
     descriptions = {}
-    for kind, folder in (("stage1", stage1_weights), ("stage2", stage2_weights)):
+    for kind, folder in stages.items():
         description = weights.read_description(folder, kind)
         descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind]}
         tensors = weights.load_tensors(storage.join(folder, weights.TENSORS))
         weights.save_tensors(storage.join(out, f"{kind}.safetensors"), weights.halved(tensors) if half else tensors)
-    values = config.model_dump(mode="json", include=set(SECTIONS))
+    values = config.model_dump(mode="json", include={*SECTIONS, *stages})
     del values["codec"]["path"]
+    if stage2_weights is None:
+        values["generation"]["steps"] = None
     content = {
         "format": FORMAT,
         "config": values,
@@ -119,7 +126,9 @@ def write_bundle(
     }
     storage.write_json(storage.join(out, "config.json"), content)
     storage.write_text(storage.join(out, "ATTRIBUTION.csv"), attribution)
-    heard = [*WEIGHTS, VOCODER_NAME] if codec.describe_vocoder() is not None else WEIGHTS
+    heard = [*(f"{kind}.safetensors" for kind in stages), WEIGHTS_NAME]
+    if codec.describe_vocoder() is not None:
+        heard.append(VOCODER_NAME)
     model_id = _model_id(config.preset, [storage.digest(storage.join(out, name)) for name in heard])
     storage.write_text(storage.join(out, "README.md"), model_card(model_id, config, card))
     storage.write_commit(out, COMMIT_NAME, {"model_id": model_id})
@@ -168,11 +177,14 @@ def load_bundle(uri: str, device: str | None = None) -> Bundle:
         )
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     lm_state = weights.load_tensors(storage.join(uri, "stage1.safetensors"))
-    completer_state = weights.load_tensors(storage.join(uri, "stage2.safetensors"))
+    completer = None
+    if "stage2" in content:
+        completer_state = weights.load_tensors(storage.join(uri, "stage2.safetensors"))
+        completer = weights.build_completer(content["stage2"], completer_state).requires_grad_(False).to(target)
     return Bundle(
         configuration.from_dict(content["config"]),
         weights.build_lm(content["stage1"], lm_state).requires_grad_(False).to(target),
-        weights.build_completer(content["stage2"], completer_state).requires_grad_(False).to(target),
+        completer,
         load_codec(uri).eval().requires_grad_(False).to(target),
         text_encoder,
         read_model_id(uri),

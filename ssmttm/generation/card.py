@@ -105,6 +105,24 @@ def _training_data(sets: Sequence[TrainingData]) -> list[str]:
     ]
 
 
+def _stages(config: Config) -> str:
+    stage1 = config.stage1
+    begin = (
+        f"- Stage 1, `{stage1.backbone}` ({stage1.layers} layers, width {stage1.width}): reads the prompt's text states as "
+        "a prefix and writes "
+    )
+    if stage1.num_codebooks > 1:
+        return (
+            f"{begin}the first {stage1.num_codebooks} of the codec's {config.codec.num_codebooks} codebooks, with the "
+            "delay pattern.\n- There is no stage 2: the fine latents are those codebooks' entries."
+        )
+    return (
+        f"{begin}codebook 0 of the codec, frame by frame.\n"
+        f"- Stage 2, {OBJECTIVES[config.stage2.objective]} with a `{config.stage2.denoiser}` denoiser: completes the "
+        "fine latents."
+    )
+
+
 def model_card(model_id: str, config: Config, card: CardFields) -> str:
     """Markdown: what the model is, what it learned from, what it cost, what it is for and where it fails."""
     costs = _table(
@@ -124,10 +142,7 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         "Text to music: a prompt in English becomes a mono recording. Made with "
         f"ssmttm {ssmttm.__version__}, preset `{config.preset}`.",
         "## How it works",
-        f"- Stage 1, `{config.stage1.backbone}` ({config.stage1.layers} layers, width {config.stage1.width}): reads "
-        "the prompt's text states as a prefix and writes codebook 0 of the codec, frame by frame.\n"
-        f"- Stage 2, {OBJECTIVES[config.stage2.objective]} with a `{config.stage2.denoiser}` denoiser: completes the "
-        "fine latents.\n"
+        f"{_stages(config)}\n"
         f"- Codec `{config.codec.name}` at {config.codec.sample_rate} Hz turns latents into sound.\n"
         f"- Text encoder, frozen and not in this bundle: {encoder}.",
         "## Use",

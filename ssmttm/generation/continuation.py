@@ -1,4 +1,4 @@
-"""Given audio that new music continues: as codes for stage 1, as latents for stage 2, and joined with what they add.
+"""Given audio that new music continues: as codes for stage 1, as latents for what follows it, and joined with what they add.
 
 Shapes: B = 1 clip, K codebooks, T frames, N samples.
 """
@@ -16,8 +16,9 @@ from ssmttm import audio as audio_io
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.errors import UserError
+from ssmttm.generation.fine import Finished
 from ssmttm.generation.limiter import soft_limit
-from ssmttm.generation.render import Finished, Renderer
+from ssmttm.generation.render import Renderer
 
 JOIN_SECONDS = 0.1
 
@@ -28,7 +29,7 @@ class Continuation:
     Args:
         codec: the bundle's.
         codebooks: how many stage 1 writes.
-        renderer: stage 2, on the codec's device.
+        renderer: on the codec's device.
         audio: of any rate and number of channels.
         seconds: length of what follows.
         max_seconds: limit of both together.

@@ -20,8 +20,9 @@ from ssmttm.generation import files
 from ssmttm.generation.bundle import Bundle, load_bundle, shipped_bundle
 from ssmttm.generation.continuation import Continuation
 from ssmttm.generation.engine import Decoder
+from ssmttm.generation.fine import Finished, Piece
 from ssmttm.generation.limiter import finish
-from ssmttm.generation.render import Finished, Piece, Renderer
+from ssmttm.generation.render import Renderer
 from ssmttm.generation.request import Settings, check_prompt, check_seed, resolve
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.text import TextBatch, collate_text
@@ -102,7 +103,7 @@ class Generator:
             seconds: length of the whole clip.
             seed: 0 to 2^63 - 1; None draws one (`sampling.draw_seed()` gives one that you can keep).
             guidance, temperature, top_k, top_p: of stage 1, see `Sampling`; None takes the bundle's default.
-            steps: sampling steps of stage 2; None takes the bundle's default.
+            steps: sampling steps of stage 2; None takes the bundle's default. Refused where there is no stage 2.
 
         Raises:
             UserError: at once, if anything is out of bounds.
@@ -228,7 +229,7 @@ class Generator:
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         self.bundle.lm.check_length(known + frames)
         decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling)
-        codes = (codes_BK[:, 0] for codes_BK in decoder.frames(frames, primer_BKT))
+        codes = decoder.frames(frames, primer_BKT)
         piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
         audio = self.renderer.render(codes, frames, piece, history, known)
         return finish(audio, samples + (0 if history is None else history.frames * self.bundle.codec.hop_length))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ssmttm.audio import Audio
+from ssmttm.generation.fine import Piece
 from ssmttm.generation.generator import Generator
 from ssmttm.generation.limiter import finish
-from ssmttm.generation.render import Piece, Track
+from ssmttm.generation.render import Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import check_seed, resolve
 from ssmttm.generation.slot_batch import CodeRequest
@@ -126,4 +127,4 @@ class LiveGenerator:
 def _render(pool: RenderPool, track: Track, codes: CodeStream) -> Iterator[Tensor]:
     while track.left:
         codes_KT = codes.read(track.wanted)
-        yield pool.render(track, torch.from_numpy(codes_KT[:1]))
+        yield pool.render(track, torch.from_numpy(codes_KT)[None])

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ssmttm.generation.render import Renderer, Track, Window
+from ssmttm.generation.fine import Window
+from ssmttm.generation.render import Renderer, Track
 
 
 class PoolClosedError(RuntimeError):
@@ -39,13 +40,13 @@ class RenderPool:
         self._thread = threading.Thread(target=self._run, name="render-pool", daemon=True)
         self._thread.start()
 
-    def render(self, track: Track, codes_BT: Tensor) -> Tensor:
+    def render(self, track: Track, codes_BKT: Tensor) -> Tensor:
         """The audio [B, 1, N] of a track's next window, given the codes that it wants. Waits until it is rendered.
 
         Raises:
             PoolClosedError: after `close`.
         """
-        job = _Job(track, track.window(codes_BT))
+        job = _Job(track, track.window(codes_BKT))
         with self._changed:
             if self._closed:
                 raise PoolClosedError("the renderer is closed")

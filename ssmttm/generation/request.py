@@ -16,12 +16,13 @@ MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TOP_K, MAX_STEPS = 20.0, 5.0, 100_000, 200
 class Settings:
     """All that shapes a piece, besides its prompt and seed.
 
-    seconds: length of the audio. sampling: of stage 1. steps: sampling steps of stage 2.
+    seconds: length of the audio. sampling: of stage 1. steps: sampling steps of stage 2, None where
+    there is none.
     """
 
     seconds: float
     sampling: Sampling
-    steps: int
+    steps: int | None
 
 
 def check_prompt(prompt: str, config: GenerationConfig) -> None:
@@ -61,8 +62,10 @@ def resolve(
     """Settings with the bundle's defaults in the place of None.
 
     Raises:
-        UserError: naming the number that is out of bounds.
+        UserError: naming the number that is out of bounds; for steps where the model has no stage 2.
     """
+    if steps is not None and config.steps is None:
+        raise UserError(f"steps is {steps}, but this model has no second stage to take them; leave steps out")
     settings = Settings(
         seconds,
         Sampling(
@@ -81,7 +84,7 @@ def resolve(
         ("top_k", settings.sampling.top_k, 0, MAX_TOP_K),
         ("steps", settings.steps, 1, MAX_STEPS),
     ):
-        if not low <= value <= high:  # also refuses NaN
+        if value is not None and not low <= value <= high:  # also refuses NaN
             raise UserError(f"{name} is {value:g}; give a number from {low:g} to {high:g}")
     if not 0 < settings.sampling.top_p <= 1:
         raise UserError(f"top_p is {settings.sampling.top_p:g}; give a number above 0 and up to 1")

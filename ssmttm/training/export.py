@@ -1,4 +1,4 @@
-"""From two runs to a bundle: everything it needs is found through what the runs wrote about themselves."""
+"""From one run or two to a bundle: everything it needs is found through what the runs wrote about themselves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from ssmttm.training.trained import finished, write_checkpoint_weights
 NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
 
 
-def _resolved(first: dict[str, Any], second: dict[str, Any]) -> Config:
+def _resolved(descriptions: dict[str, dict[str, Any]]) -> Config:
     """Stage 1's configuration with stage 2's own section."""
-    values = {**first["resolved_config"], "stage2": second["resolved_config"]["stage2"]}
+    values = dict(descriptions["stage1"]["resolved_config"])
+    if "stage2" in descriptions:
+        values["stage2"] = descriptions["stage2"]["resolved_config"]["stage2"]
     return configuration.from_dict(values)
 
 
@@ -71,7 +73,7 @@ def _costs(codec_uri: str, descriptions: dict[str, dict[str, Any]]) -> dict[str,
 
 def export_bundle(
     stage1_run: str,
-    stage2_run: str,
+    stage2_run: str | None,
     out: str,
     metrics: dict[str, float] | None = None,
     *,
@@ -81,56 +83,63 @@ def export_bundle(
     tracking_uri: str | None = None,
     half: bool = False,
 ) -> str:
-    """Write the bundle of two runs and return its URI.
+    """Write the bundle of two runs, or of one that models more than codebook 0, and return its URI.
 
     Args:
-        stage1_run, stage2_run: folders or URIs of the runs, finished unless a checkpoint is given.
+        stage1_run, stage2_run: folders or URIs of the runs, finished unless a checkpoint is given; no second where
+            stage 1 writes the codebooks that fine latents come from.
         out: folder or URI of the bundle; one that is there is replaced.
         metrics: measured on held-out prompts, for the model card.
         stage1_checkpoint, stage2_checkpoint: names of checkpoints (`step-000100`) to take in place of the last weights.
         register: name under which MLflow's registry gets the bundle as a model version.
         tracking_uri: of that registry; by default where stage 1 was tracked.
-        half: store both models' matrices in float16.
+        half: store the models' matrices in float16.
 
     Raises:
         UserError: if a run is unfinished or of the other stage, if the two were not trained on the same codec and
-            text encoder, if stage 1 models more than codebook 0, if the attribution of the data is gone, or if the
-            bundle cannot be registered.
+            text encoder, if stage 1 models more than codebook 0 beside a stage 2 or no more without one, if the
+            attribution of the data is gone, or if the bundle cannot be registered.
     """
+    asked: dict[StageName, tuple[str, str | None]] = {"stage1": (stage1_run, stage1_checkpoint)}
+    if stage2_run is not None:
+        asked["stage2"] = (stage2_run, stage2_checkpoint)
+    elif stage2_checkpoint is not None:
+        raise UserError(f"checkpoint {stage2_checkpoint} of stage 2 needs its run; give that too")
     registry = _registry(Run(stage1_run), tracking_uri) if register else None
     with tempfile.TemporaryDirectory() as folder:
-        first_run, first, first_weights = _trained(stage1_run, "stage1", stage1_checkpoint, folder)
-        second_run, second, second_weights = _trained(stage2_run, "stage2", stage2_checkpoint, folder)
-        _check_fit(stage1_run, stage2_run, first, second)
-        config = _resolved(first, second)
+        trained = {stage: _trained(run, stage, checkpoint, folder) for stage, (run, checkpoint) in asked.items()}
+        descriptions: dict[str, dict[str, Any]] = {stage: description for stage, (_, description, _) in trained.items()}
+        _check_fit(stage1_run, stage2_run, descriptions)
+        config, first = _resolved(descriptions), descriptions["stage1"]
         codec_uri = first["codec"]["uri"]
         card = CardFields(
-            _training_data({"stage1": first_run, "stage2": second_run}),
-            _costs(codec_uri, {"stage1": first, "stage2": second}),
+            _training_data({stage: run for stage, (run, _, _) in trained.items()}),
+            _costs(codec_uri, descriptions),
             first["text"]["reference"],
             metrics or {},
             {
                 stage: name
-                for stage, run in (("stage1", first_run), ("stage2", second_run))
+                for stage, (run, _, _) in trained.items()
                 if (name := initial.started_from(run.uri))
             },
         )
         write_bundle(
             out,
             config,
-            stage1_weights=first_weights,
-            stage2_weights=second_weights,
+            stage1_weights=trained["stage1"][2],
+            stage2_weights=trained["stage2"][2] if "stage2" in trained else None,
             codec_uri=codec_uri,
             codec_fingerprint=first["codec"]["fingerprint"],
             text=first["text"],
             attribution=_attribution(
-                list(dict.fromkeys(part["data"]["uri"] for part in (first, second))), [first_run, second_run]
+                list(dict.fromkeys(part["data"]["uri"] for part in descriptions.values())),
+                [run for run, _, _ in trained.values()],
             ),
             card=card,
             half=half,
         )
     if register and registry:
-        tags = _version_tags(out, config, card, {"stage1": first, "stage2": second})
+        tags = _version_tags(out, config, card, descriptions)
         version = register_bundle(out, COMMIT_NAME, register, registry, tags)
         print(f"{register} version {version} in {registry}", flush=True)
     return out
@@ -145,18 +154,27 @@ def _trained(uri: str, stage: StageName, checkpoint: str | None, folder: str) ->
     return run, write_checkpoint_weights(run, stage, checkpoint, copy), copy
 
 
-def _check_fit(stage1_run: str, stage2_run: str, first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Refuse two stages that do not belong together."""
+def _check_fit(stage1_run: str, stage2_run: str | None, descriptions: dict[str, dict[str, Any]]) -> None:
+    """Refuse stages that do not belong together, and a stage 1 that leaves the fine latents to nobody."""
+    first, codebooks = descriptions["stage1"], descriptions["stage1"]["config"]["num_codebooks"]
+    if stage2_run is None:
+        if codebooks == 1:
+            raise UserError(
+                f"{stage1_run} models codebook 0 alone, and nothing makes the fine latents; train stage 2 on the same "
+                "token shards (jobs/train_stage2.py) and give its run too"
+            )
+        return
+    second = descriptions["stage2"]
     for part in ("codec", "text"):
         if first[part]["fingerprint"] != second[part]["fingerprint"]:
             raise UserError(
                 f"{stage1_run} and {stage2_run} were trained with different {part} encoders "
                 f"({first[part]['fingerprint']}, {second[part]['fingerprint']}); train both on the same token shards"
             )
-    if first["config"]["num_codebooks"] != 1:
+    if codebooks != 1:
         raise UserError(
-            f"{stage1_run} models {first['config']['num_codebooks']} codebooks, but stage 2 continues codebook 0 "
-            "alone; train with stage1.num_codebooks=1"
+            f"{stage1_run} models {codebooks} codebooks, but stage 2 continues codebook 0 alone; leave the stage-2 run "
+            "out, or train stage 1 with stage1.num_codebooks=1"
         )
 
 

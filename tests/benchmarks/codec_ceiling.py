@@ -36,7 +36,8 @@ from ssmttm.evaluation import adherence
 from ssmttm.evaluation.clips import ClipAnalysis, analyse
 from ssmttm.evaluation.embeddings import logmel_statistics
 from ssmttm.generation.bundle import Bundle, load_bundle
-from ssmttm.generation.render import Piece, Renderer
+from ssmttm.generation.fine import Piece
+from ssmttm.generation.render import Renderer
 from ssmttm.model.text import collate_text
 from ssmttm.training.codec import choose_clips, read_clips
 
@@ -94,7 +95,9 @@ class Pipeline:
         settings = self._bundle.config.generation
         text = collate_text(self._bundle.text_encoder.encode([prompt]))
         piece = Piece(text, [seed], settings.steps, settings.stage2_guidance)
-        return torch.cat(list(self._renderer.render(iter(codes_BT.unbind(dim=1)), codes_BT.shape[1], piece)), dim=-1)
+        return torch.cat(
+            list(self._renderer.render(iter(codes_BT[:, None].unbind(dim=2)), codes_BT.shape[1], piece)), dim=-1
+        )
 
     @staticmethod
     def _heard(decoded_B1N: Tensor, wav_N: np.ndarray) -> np.ndarray:

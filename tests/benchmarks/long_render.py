@@ -23,8 +23,9 @@ import torch
 from measuring import machine
 
 from ssmttm.evaluation import seams
+from ssmttm.generation.fine import Piece
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Piece, Renderer
+from ssmttm.generation.render import Renderer
 from ssmttm.model.text import collate_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,7 +43,9 @@ def render_alone(generator: Generator, seconds: float) -> tuple[float, float]:
     codes_BT = torch.randint(bundle.codec.codebook_size, (1, frames), generator=torch.Generator().manual_seed(0))
     piece = Piece(collate_text(bundle.text_encoder.encode([PROMPT])), [0], settings.steps, settings.stage2_guidance)
     start, spent = time.perf_counter(), time.process_time()
-    for _ in Renderer(bundle.completer, bundle.codec, settings).render(iter(codes_BT.unbind(1)), frames, piece):
+    for _ in Renderer(bundle.completer, bundle.codec, settings).render(
+        iter(codes_BT[:, None].unbind(2)), frames, piece
+    ):
         pass
     return time.perf_counter() - start, time.process_time() - spent
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from ssmttm.errors import UserError
+from ssmttm.generation.fine import Finished, Window
 from ssmttm.generation.generator import Generator
 from ssmttm.generation.live import LiveGenerator
-from ssmttm.generation.render import Finished, Track, Window
+from ssmttm.generation.render import Track
 from ssmttm.generation.slot_engine import CancelledError, EngineClosedError, QueueFullError
 
 PROMPTS = ("calm piano", "techno", "a slow waltz for strings and harp, in D major", "jazz")

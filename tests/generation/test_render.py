@@ -9,8 +9,9 @@ import torch
 from ssmttm.config import GenerationConfig
 from ssmttm.errors import UserError
 from ssmttm.evaluation import seams
+from ssmttm.generation.fine import Finished, Piece, Window
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Finished, Piece, Renderer, Window
+from ssmttm.generation.render import Renderer
 from ssmttm.model.text import collate_text
 
 WINDOWS = GenerationConfig(window_frames=24, context_frames=8, lookahead_frames=4)  # hop 12
@@ -32,7 +33,7 @@ def make_codes(generator: Generator, clips: int, frames: int) -> torch.Tensor:
 
 
 def frame_by_frame(codes_BT: torch.Tensor) -> Iterator[torch.Tensor]:
-    return iter(codes_BT.unbind(dim=1))
+    return iter(codes_BT[:, None].unbind(dim=2))
 
 
 def fine_of(renderer: Renderer, piece: Piece, codes_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
@@ -82,7 +83,7 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
     taken = []
 
     def codes() -> Iterator[torch.Tensor]:
-        for code in make_codes(generator, 1, 100).unbind(dim=1):
+        for code in frame_by_frame(make_codes(generator, 1, 100)):
             taken.append(1)
             yield code
 
@@ -97,7 +98,7 @@ def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatc
     config = WINDOWS.model_copy(update={"first_frames": 3})
     renderer = Renderer(generator.bundle.completer, generator.bundle.codec, config)
     codes, owned = make_codes(generator, 1, 40), []
-    complete, taken = renderer.complete, iter(codes.unbind(dim=1))
+    complete, taken = renderer.complete, frame_by_frame(codes)
     monkeypatch.setattr(renderer, "complete", lambda windows: (owned.append(windows[0].owned), complete(windows))[1])
     pieces = renderer.render(taken, 40, make_piece(generator, (1,)))
     next(pieces)
@@ -116,7 +117,7 @@ def test_windows_of_several_pieces_are_completed_together(generator: Generator, 
         text = collate_text(generator.bundle.text_encoder.encode([prompt]))
         context = Finished(codes[row : row + 1, :8], fine[row : row + 1])
         piece = Piece(text, [row], steps=3, guidance=1.5)
-        windows.append(Window(context, codes[row : row + 1, 8:], piece, first_frame=100 * row, owned=12))
+        windows.append(Window(context, codes[row : row + 1, None, 8:], piece, first_frame=100 * row, owned=12))
     assert len({window.shape for window in windows}) == 1
     for window, together in zip(windows, renderer.complete(windows), strict=True):
         (alone,) = renderer.complete([window])
@@ -127,11 +128,11 @@ def test_windows_of_several_pieces_are_completed_together(generator: Generator, 
 def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Renderer) -> None:
     codes, piece = make_codes(generator, 1, 20), make_piece(generator, (1,))
     context = Finished(codes[:, :8], torch.randn(1, generator.bundle.codec.fine_dim, 8))
-    (done,) = renderer.complete([Window(context, codes[:, 8:], piece, first_frame=8, owned=9)])
+    (done,) = renderer.complete([Window(context, codes[:, None, 8:], piece, first_frame=8, owned=9)])
     assert torch.equal(done.codes_BT, codes[:, :17])
     assert torch.equal(done.fine_BDT[..., :8], context.fine_BDT)
     other = Finished(context.codes_BT, context.fine_BDT + 1)
-    (changed,) = renderer.complete([Window(other, codes[:, 8:], piece, first_frame=8, owned=9)])
+    (changed,) = renderer.complete([Window(other, codes[:, None, 8:], piece, first_frame=8, owned=9)])
     assert not torch.equal(done.fine_BDT[..., 8], changed.fine_BDT[..., 8])  # and the new ones listen to them
 
 

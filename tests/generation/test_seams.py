@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ssmttm.config import GenerationConfig
 from ssmttm.evaluation import seams
+from ssmttm.generation.fine import Finished, Piece, Window
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Finished, Piece, Renderer, Window
+from ssmttm.generation.render import Renderer
 from ssmttm.model.text import TextBatch, collate_text
 
 CORRELATION = 0.8  # from a frame to the next; the fine latents of composed music have about .65
@@ -69,7 +70,9 @@ def areas(generator: Generator, windows: GenerationConfig, with_trail: bool = Tr
         renderer.complete = forgetful  # type: ignore[method-assign]
     codes_BT = torch.zeros(CLIPS, 1, dtype=torch.int64).expand(-1, frames)
     text = collate_text(generator.bundle.text_encoder.encode(["calm piano"] * CLIPS))
-    pieces = renderer.render(iter(codes_BT.unbind(1)), frames, Piece(text, range(CLIPS), steps=8, guidance=1.0))
+    pieces = renderer.render(
+        iter(codes_BT[:, None].unbind(2)), frames, Piece(text, range(CLIPS), steps=8, guidance=1.0)
+    )
     wav_BN = torch.cat(list(pieces), dim=2)[:, 0].numpy()
     heard = [seams.changes(wav_N, codec.sample_rate, codec.hop_length) for wav_N in wav_BN]
     values = {name: np.concatenate([getattr(one, name) for one in heard]) for name in ("level", "flux", "burst")}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_bundle import shared_bundle
+from tiny_bundle import shared_bundle, shared_single_stage
 
 from jobs import evaluate
 from ssmttm import audio, config, storage
@@ -67,6 +67,19 @@ def test_a_card_gets_each_figure_beside_its_ceilings(content: dict[str, Any]) ->
     assert figures["genre, 3 free-form prompts"] == content["adherence"]["free_form"]["genre"]
     with pytest.raises(UserError, match=r"no evaluation\.json"):
         card_figures({"adherence": {}})
+
+
+def test_a_single_stage_is_measured_through_its_codebooks(
+    settings: config.Config, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = settings.model_dump()
+    values["evaluate"] |= {"bundle": shared_single_stage(tmp_path_factory), "out": str(tmp_path), "long_minutes": []}
+    content = evaluate.evaluate(config.from_dict(values))
+    assert "stage2" not in content
+    assert content["single_stage"]["codebooks"] == 3
+    frechet = content["single_stage"]["frechet"]
+    assert frechet["generated"] < frechet["coarse_only"]  # its true codes, two codebooks more
+    assert any(name.startswith("codebooks 0 to 2, Fréchet distance") for name in card_figures(content))
 
 
 def test_long_pieces_are_measured_by_the_minute(settings: config.Config, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from serving import EXTENSIONS, URL, call
+from tiny_bundle import shared_single_stage
 
 from serve import renderer as renderer_module
 from serve.api import make_api
@@ -70,6 +71,31 @@ def test_continued_audio_is_that_of_the_library(service: LocalService, generator
     expected = generator.extend(given, PROMPT, 3.0, seed=1).samples[0]
     assert np.abs(samples - expected).max() < 1e-3
     assert np.array_equal(samples[: 24_000 * 19 // 10], given.samples[0, : 24_000 * 19 // 10])
+
+
+def test_a_single_stage_is_served_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
+    uri = shared_single_stage(tmp_path_factory)
+    service, generator = LocalService.load(uri, slots=2, waiting=2), Generator.load(uri)
+    try:
+        given = Audio(generator.generate("a", 2.03, 5).samples, generator.sample_rate)
+        orders = [Order(PROMPT, 5.0, 1), Order("upbeat funk", 1.0, 2), Order(PROMPT, 2.0, 1, {}, given)]
+        for samples, order in zip(made(service, *orders), orders, strict=True):
+            if order.given is None:
+                expected = generator.generate(order.prompt, order.seconds, order.seed).samples[0]
+            else:
+                expected = generator.extend(given, order.prompt, order.seconds, order.seed).samples[0]
+            assert np.abs(samples - expected).max() < 1e-3
+        api = make_api(service)
+        asked = {"prompt": PROMPT, "seconds": 1, "seed": 1}
+        assert call(api, "POST", URL, json=asked).status_code == 200
+        refused = call(api, "POST", URL, json={**asked, "steps": 4})
+        assert refused.status_code == 400
+        assert "no second stage" in refused.text
+        (model,) = call(api, "GET", "/v1/models").json()["data"]
+        assert model["defaults"]["steps"] is None
+        assert model["defaults"]["guidance"] > 0
+    finally:
+        service.close()
 
 
 def test_limits_of_the_model_are_one_line(service: LocalService) -> None:

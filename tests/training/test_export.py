@@ -162,10 +162,35 @@ def test_a_codec_that_changed_is_refused(runs: Runs, tmp_path: Path) -> None:
         export_bundle(*runs, str(tmp_path / "bundle"))
 
 
+def test_a_single_stage_becomes_a_bundle(tiny_config: Config, tiny_tokens: str, tmp_path: Path) -> None:
+    values = tiny_config.model_dump()
+    values["train"] |= {"out": str(tmp_path), "steps": 2, "samples": 0}
+    values["stage1"]["num_codebooks"] = 3
+    run, out = train(from_dict(values), "stage1").uri, str(tmp_path / "bundle")
+    assert export_bundle(run, None, out) == out
+    generator = Generator.load(out)
+    assert generator.bundle.completer is None
+    assert generator.generate("calm piano", 1.0, seed=1).samples.shape == (1, 24_000)
+    card = storage.read_text(storage.join(out, "README.md"))
+    assert "| stage1 |" in card
+    assert "| stage2 |" not in card
+    (data,) = card_of(out)["training_data"]
+    assert data["stages"] == ["stage1"]
+
+
+def test_codebook_0_alone_is_no_single_stage(runs: Runs, tmp_path: Path) -> None:
+    out = str(tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"stage1 models codebook 0 alone.*train stage 2"):
+        export_bundle(runs[0], None, out)
+    with pytest.raises(UserError, match="checkpoint step-000001 of stage 2 needs its run"):
+        export_bundle(runs[0], None, out, stage2_checkpoint="step-000001")
+    assert not Path(out).exists()
+
+
 def test_more_codebooks_than_stage_2_continues_are_refused(runs: Runs, tmp_path: Path) -> None:
     description = storage.read_json(storage.join(runs[0], "weights", "model.json"))
     change_description(runs[0], {"config": {**description["config"], "num_codebooks": 4}})
-    with pytest.raises(UserError, match=r"stage1\.num_codebooks=1"):
+    with pytest.raises(UserError, match=r"leave the stage-2 run out, or train stage 1 with stage1\.num_codebooks=1"):
         export_bundle(*runs, str(tmp_path / "bundle"))
 
 
