@@ -1,4 +1,5 @@
-"""What turns codes into sound, stage 2 and the codec, as a part of the service: codes come in from a language model, audio goes out.
+"""What turns codes into sound, stage 2 and the codec, as a part of the service: codes come in from a language model,
+audio goes out.
 
 Shapes: K codebooks, T frames, N samples; one clip.
 """

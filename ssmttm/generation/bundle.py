@@ -46,8 +46,8 @@ ARCHITECTURE = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle; models and codec are in evaluation mode on one device. `completer`: None where stage 1 writes the
-    codebooks that fine latents come from."""
+    """A loaded bundle; models and codec are in evaluation mode on one device. `completer`: None where stage 1 writes
+    the codebooks that fine latents come from."""
 
     config: Config
     lm: MusicLM

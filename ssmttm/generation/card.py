@@ -108,8 +108,8 @@ def _training_data(sets: Sequence[TrainingData]) -> list[str]:
 def _stages(config: Config) -> str:
     stage1 = config.stage1
     begin = (
-        f"- Stage 1, `{stage1.backbone}` ({stage1.layers} layers, width {stage1.width}): reads the prompt's text states as "
-        "a prefix and writes "
+        f"- Stage 1, `{stage1.backbone}` ({stage1.layers} layers, width {stage1.width}): reads the prompt's text "
+        "states as a prefix and writes "
     )
     if stage1.num_codebooks > 1:
         return (

@@ -1,4 +1,5 @@
-"""Given audio that new music continues: as codes for stage 1, as latents for what follows it, and joined with what they add.
+"""Given audio that new music continues: as codes for stage 1, as latents for what follows it, and joined with what they
+add.
 
 Shapes: B = 1 clip, K codebooks, T frames, N samples.
 """

@@ -88,8 +88,8 @@ def fine_source(completer: LatentCompleter | None, codec: Codec, config: Generat
 
 
 class FromCodebooks:
-    """Codebooks 1 to K-1 as stage 1 wrote them: nothing is drawn, and no frame asks for others. Codebooks that the codec
-    has beyond K are left out."""
+    """Codebooks 1 to K-1 as stage 1 wrote them: nothing is drawn, and no frame asks for others. Codebooks that the
+    codec has beyond K are left out."""
 
     lookahead = 0
 

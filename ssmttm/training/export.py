@@ -117,11 +117,7 @@ def export_bundle(
             _costs(codec_uri, descriptions),
             first["text"]["reference"],
             metrics or {},
-            {
-                stage: name
-                for stage, (run, _, _) in trained.items()
-                if (name := initial.started_from(run.uri))
-            },
+            {stage: name for stage, (run, _, _) in trained.items() if (name := initial.started_from(run.uri))},
         )
         write_bundle(
             out,

@@ -31,8 +31,9 @@ import torch
 from measuring import machine
 
 from serve.limits import is_loopback
+from ssmttm.generation.fine import Piece
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Piece, Track
+from ssmttm.generation.render import Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import resolve
 from ssmttm.generation.slot_batch import CodeRequest
@@ -139,7 +140,7 @@ class Parts:
             track, done = Track(generator.renderer, self._frames, piece), 0
             while track.left:
                 wanted = track.wanted
-                pool.render(track, codes_CT[clip : clip + 1, done : done + wanted])
+                pool.render(track, codes_CT[clip : clip + 1, None, done : done + wanted])
                 done += wanted
 
         try:
