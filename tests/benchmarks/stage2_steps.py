@@ -22,6 +22,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,11 @@ def kinds_of(
             draws = arguments.draws if evaluations == MEAN_AT and grid == "uniform" else 1
             name = f"{evaluations} evaluations, {solver}, {grid}, guidance {guidance:g}"
             name += f", rescale {rescale:g}" if rescale else ""
-            kinds[name] = (sampling(completer, Sampler(steps, solver, grid, guidance, rescale)), draws)
+            sampler = Sampler(steps, solver, grid, guidance, rescale)
+            if guidance != 1.0 and arguments.guided_until < 1.0:
+                name += f" until {arguments.guided_until:g}"
+                sampler = replace(sampler, guided_until=arguments.guided_until)
+            kinds[name] = (sampling(completer, sampler), draws)
     return kinds
 
 
@@ -175,6 +180,7 @@ def main() -> None:
     parser.add_argument("--reference-clips", type=int, default=192)
     parser.add_argument("--guidance", type=float, nargs="+", help="default: the run's generation.stage2_guidance")
     parser.add_argument("--rescale", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--guided-until", type=float, default=1.0, help="generation.stage2_guided_until")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
     parser.add_argument("--lines", nargs="+", default=LINES, metavar="SOLVER,GRID")
     parser.add_argument("--draws", type=int, default=DRAWS, help=f"at {MEAN_AT} evaluations on even times")
