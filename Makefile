@@ -42,7 +42,7 @@ study: $(VENV)/demo.stamp ## three sizes of two backbones, two seeds each: runs/
 	test -e $(OUT)/codec/report.json || $(BIN)/python jobs/train_codec.py corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec
 	test -e $(OUT)/tokens/dataset.json || \
 	  $(BIN)/python jobs/preprocess.py corpus.source=$(OUT)/corpus codec.path=$(OUT)/codec corpus.out=$(OUT)/tokens
-	$(BIN)/python tuning/scaling_study.py train.data=$(OUT)/tokens train.steps=$(STEPS) train.micro_batch=8 \
+	$(BIN)/python tuning/scaling_study.py train.data=$(OUT)/tokens train.steps=$(STEPS) train.validate_every=30 train.micro_batch=8 \
 	  --sizes 2,3,4 --width-per-layer 32 --backbones prefix_simba,cross_transformer --seeds 0,1 --out $(OUT)
 	$(BIN)/python tuning/report.py $(OUT)
 

@@ -97,12 +97,6 @@ def of(trials: Sequence[Trial], family: str, size: int) -> list[Trial]:
     return sorted(chosen, key=lambda trial: trial.row.seed)
 
 
-def final(trials: Sequence[Trial], family: str, size: int) -> Mean | None:
-    """Final loss; None without such trials."""
-    chosen = of(trials, family, size)
-    return Mean.of([trial.row.val_nats for trial in chosen]) if chosen else None
-
-
 def gap(trials: Sequence[Trial], family: str, rival: str, size: int) -> Mean | None:
     """Final loss of a family less a rival's, trial by trial of equal seed; below 0: the family is better. None where
     they share no seed."""

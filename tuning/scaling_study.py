@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 from ray import tune
@@ -30,7 +30,7 @@ from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.training.run import FREE_TRAIN_KEYS
 from tuning.runner import Progress, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
-from tuning.trial import WIDTH_PER_LAYER, run_trial, scaled_rate, sized
+from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
 BACKBONES = get_args(Stage1Config.model_fields["backbone"].annotation)
 TABLE, SETTINGS = "study.csv", "study.json"
@@ -120,7 +120,6 @@ def check_same_study(config: Config, uri: str) -> None:
 def study(config: Config, trials: list[Row], out: str) -> list[Row]:
     """Train what is missing; returns all rows of the table, `out`/study.csv."""
     check_same_study(config, storage.join(out, SETTINGS))
-    config = config.model_copy(update={"train": config.train.model_copy(update={"out": storage.join(out, "trials")})})
     table = storage.join(out, TABLE)
     rows = read_rows(table)
     finished = {row.name for row in rows if row.status == DONE}
@@ -128,11 +127,7 @@ def study(config: Config, trials: list[Row], out: str) -> list[Row]:
     print(f"{len(trials)} trials, {len(missing)} to train", flush=True)
     if missing:
         progress = Progress("study", len(missing))
-
-        def space(configured: Config) -> list[dict[str, Any]]:
-            return [{"row": asdict(row), "config": sized(configured, row).model_dump(mode="json")} for row in missing]
-
-        run_trials(run_trial, space, config, out, callbacks=[RowKeeper(table, rows, progress)])
+        run_trials(missing, config, out, RowKeeper(table, rows, progress))
         progress.close()
     return read_rows(table)
 

@@ -12,7 +12,7 @@ a reason to widen the grid, not a finding. Started again, finished trials are ke
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
@@ -24,7 +24,7 @@ from ssmttm.errors import UserError, exit_on_user_error
 from tuning.runner import Progress, run_trials
 from tuning.scaling_study import BACKBONES, RowKeeper, check_same_study, plan
 from tuning.table import DONE, Row, read_rows
-from tuning.trial import WIDTH_PER_LAYER, run_trial, scaled_rate, sized
+from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
 TABLE, SETTINGS = "search.csv", "search.json"
 STOPPED = "stopped early"
@@ -97,7 +97,6 @@ def statement(rows: list[Row]) -> list[str]:
 def search(config: Config, trials: list[Row], out: str, asha: bool) -> list[Row]:
     """Train what is missing; returns all rows of the table, `out`/search.csv."""
     check_same_study(config, storage.join(out, SETTINGS))
-    config = config.model_copy(update={"train": config.train.model_copy(update={"out": storage.join(out, "trials")})})
     rows = read_rows(storage.join(out, TABLE))
     ended = {row.name for row in rows if row.status in (DONE, STOPPED)}
     missing = [row for row in trials if row.name not in ended]
@@ -113,16 +112,8 @@ def search(config: Config, trials: list[Row], out: str, asha: bool) -> list[Row]
             grace_period=max(1, steps // 2**RUNGS),
             reduction_factor=2,
         )
-        run_trials(
-            run_trial,
-            lambda configured: [
-                {"row": asdict(row), "config": sized(configured, row).model_dump(mode="json")} for row in missing
-            ],
-            config,
-            out,
-            callbacks=[SearchKeeper(storage.join(out, TABLE), rows, progress)],
-            scheduler=scheduler if asha else None,
-        )
+        keeper = SearchKeeper(storage.join(out, TABLE), rows, progress)
+        run_trials(missing, config, out, keeper, scheduler if asha else None)
         progress.close()
     return read_rows(storage.join(out, TABLE))
 

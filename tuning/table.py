@@ -42,9 +42,9 @@ class Row:
     @property
     def name(self) -> str:
         """Names the trial's run, and the row among others."""
-        variant = "".join(f"-{word}" for word in re.findall(r"[\w.]+=[^;]*", self.variant))
-        slug = re.sub(r"[^\w.=-]", "_", variant)
-        return f"{self.backbone}-{self.size}{slug}-{self.steps}steps-seed{self.seed}"
+        varied = self.variant.split(";") if self.variant else []
+        words = [self.backbone, str(self.size), *varied, f"{self.steps}steps", f"seed{self.seed}"]
+        return re.sub(r"[^\w.=-]", "_", "-".join(words))  # a folder's name
 
     @property
     def group(self) -> str:

@@ -51,6 +51,8 @@ def find(uri: str, stage: str) -> Initial:
     if storage.exists(storage.join(uri, COMMIT_NAME)):
         storage.read_commit(uri, COMMIT_NAME, verify=True)
         content = storage.read_json(storage.join(uri, "config.json"))
+        if stage not in content:
+            raise UserError(f"train.init={uri} is of a single stage and has no {stage}; start {stage} without it")
         section, name = content[stage]["config"], read_model_id(uri)
         tensors, sources = storage.join(uri, f"{stage}.safetensors"), (storage.join(uri, ATTRIBUTION_NAME),)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
@@ -81,6 +82,11 @@ def test_what_does_not_fit_is_refused_with_the_remedy(
     with pytest.raises(UserError, match="holds a stage1 model"):
         train(tuned(base[0], "stage2"), "stage2")
     assert not (tmp_path / "stage1" / "config.json").exists()
+
+
+def test_stage_2_cannot_start_from_a_single_stage(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(UserError, match="is of a single stage and has no stage2"):
+        train(tuned(shared_single_stage(tmp_path_factory), "stage2"), "stage2")
 
 
 @pytest.mark.parametrize(("part", "message"), [("codec", r"another codec's codes.*codec\.path="), ("text", "states")])

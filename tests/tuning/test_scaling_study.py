@@ -17,7 +17,7 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model.lm import MusicLM
-from tuning import scaling_study
+from tuning import runner
 from tuning.runner import Progress
 from tuning.scaling_study import BACKBONES, RowKeeper, check_same_study, parse, plan, study
 from tuning.table import DONE, Row, read_rows, write_rows
@@ -175,6 +175,6 @@ def test_a_study_records_failures_and_continues(
     assert storage.exists(f"{out}/trials/{done.name}/weights")
 
     tried: list[str] = []
-    monkeypatch.setattr(scaling_study, "sized", lambda config, row: tried.append(row.name) or sized(config, row))
+    monkeypatch.setattr(runner, "sized", lambda config, row: tried.append(row.name) or sized(config, row))
     assert done in study(config, trials, out)
     assert tried == [rows["prefix_simba"].name]
