@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,6 @@ from ssmttm.generation.sampling import Sampling
 from ssmttm.generation.slot_batch import CodeRequest
 from ssmttm.generation.slot_engine import EngineClosedError, QueueFullError, SlotEngine
 
-# Frames in a message, for the first window's sake few; later ones, whose listener has sound in hand, may grow by a
-# quarter of what was sent, as each message costs both sides as much as some frames.
-CHUNK, MOST = 6, 25
 RETRY_AFTER_S = 5
 
 
@@ -94,10 +92,11 @@ class LanguageModel:
             raise LostError("the language model has failed") from error
         try:
             yield states_SD
-            sent = 0
-            while (codes_KT := await _off_loop(self._waiters, stream.read, _chunk(sent))).shape[1]:
+            for portion in chain(order.portions, repeat(order.portions[-1])):
+                codes_KT = await _off_loop(self._waiters, stream.read, portion)
+                if not codes_KT.shape[1]:
+                    return
                 yield codes_KT.astype(np.int32)
-                sent += codes_KT.shape[1]
         except EngineClosedError as error:
             self._failed = True
             raise LostError("the language model has failed") from error
@@ -119,10 +118,6 @@ class LanguageModel:
         check_prompt(prompt, self._config)
         with self._encoder_lock:
             return self._encoder.encode([prompt])[0]
-
-
-def _chunk(sent: int) -> int:
-    return min(max(CHUNK, sent // 4), MOST)
 
 
 async def _off_loop(threads: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -50,14 +50,15 @@ async def lasting_codes(writer: CodeWriter, order: CodeOrder) -> AsyncGenerator[
         LostError: after too many attempts.
     """
     known = [] if order.primer_KT is None else [order.primer_KT]
-    left, text_is_told = order.frames, False
+    left, told, text_is_told = order.frames, 0, False
     for attempt in range(ATTEMPTS):
         if attempt:
             await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
         primer_KT = np.concatenate(known, axis=1) if known else None
+        rest = replace(order, frames=left, primer_KT=primer_KT, portions=order.portions[told:] or order.portions[-1:])
         is_text = True  # each source begins with it
         try:
-            async with aclosing(writer.codes(replace(order, frames=left, primer_KT=primer_KT))) as source:
+            async with aclosing(writer.codes(rest)) as source:
                 async for item in source:
                     if isinstance(item, Refusal):
                         if item.status == 429 and text_is_told:
@@ -65,7 +66,7 @@ async def lasting_codes(writer: CodeWriter, order: CodeOrder) -> AsyncGenerator[
                         raise RefusedError(item)
                     if not is_text:
                         known.append(item)
-                        left -= item.shape[1]
+                        left, told = left - item.shape[1], told + 1
                     if not (is_text and text_is_told):
                         yield item
                     is_text, text_is_told = False, True
@@ -116,7 +117,8 @@ class Renderer:
         fresh = max(round(order.seconds * self._codec.sample_rate), 1) if given is None else given.fresh
         frames = -(-fresh // self._codec.hop_length)
         primer_KT = None if given is None else given.primer_BKT[0].cpu().numpy()
-        code_order = CodeOrder(order.prompt, frames, order.seed, **vars(settings.sampling), primer_KT=primer_KT)
+        sampling = {**vars(settings.sampling), "portions": self._windows.portions, "primer_KT": primer_KT}
+        code_order = CodeOrder(order.prompt, frames, order.seed, **sampling)
         try:
             async with aclosing(lasting_codes(self._writer, code_order)) as codes:
                 text = collate_text([await anext(codes)])

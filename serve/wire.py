@@ -42,7 +42,11 @@ class Order:
 
 @dataclass(frozen=True)
 class CodeOrder:
-    """Codes to be written, see `CodeRequest`."""
+    """Codes to be written, see `CodeRequest`.
+
+    portions: how many frames to hand over at a time, in turn; the last number counts for all that follow. Each portion
+    costs both sides as much as some frames, so whoever reads them asks for what can be used at once.
+    """
 
     prompt: str
     frames: int
@@ -51,6 +55,7 @@ class CodeOrder:
     temperature: float
     top_k: int
     top_p: float
+    portions: tuple[int, ...]
     primer_KT: np.ndarray | None = None
 
 

@@ -156,9 +156,8 @@ class GriffinLim(nn.Module):
 
 def unit(spectrum_BFK: Tensor) -> Tensor:
     """Divide each bin by its modulus; zero stays zero."""
-    pairs = torch.view_as_real(spectrum_BFK)
-    inverse_BFK = (pairs.square().sum(-1) + 1e-16).rsqrt()
-    return torch.view_as_complex(pairs * inverse_BFK[..., None])
+    real_BFK, imaginary_BFK = spectrum_BFK.real, spectrum_BFK.imag
+    return spectrum_BFK * (real_BFK.square() + imaginary_BFK.square() + 1e-16).rsqrt()
 
 
 def _peak_bins(magnitude_BFK: Tensor) -> Tensor:

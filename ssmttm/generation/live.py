@@ -74,7 +74,7 @@ class LiveGenerator:
         bundle = generator.bundle
         text_tokens = bundle.text_encoder.max_tokens
         self._engine = SlotEngine(bundle.lm, slots, text_tokens, waiting, deterministic, compiled)
-        self._pool = RenderPool(generator.renderer, slots, deterministic)
+        self._pool = RenderPool(generator.renderer, deterministic=deterministic)
 
     def stream(
         self,

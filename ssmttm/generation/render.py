@@ -49,6 +49,11 @@ class Renderer:
                 f"generation.lookahead_frames = {self.context + self.lookahead}"
             )
         self.first_hop = min(config.first_frames, self.hop)
+        hops = [self.first_hop]
+        while hops[-1] < self.hop:
+            hops.append(min(2 * hops[-1], self.hop))
+        # How many fresh codes each window takes, in turn, the last number of them for all that follow.
+        self.portions = (hops[0] + self.lookahead, *hops[1:], self.hop)
         self.fine_dim = codec.fine_dim
         self._codec, self.device = codec, codec.device
 

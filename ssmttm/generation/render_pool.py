@@ -12,6 +12,8 @@ from torch import Tensor
 from ssmttm.generation.fine import Window
 from ssmttm.generation.render import Renderer, Track
 
+BATCH = 8
+
 
 class PoolClosedError(RuntimeError):
     """The pool was closed before a window was rendered."""
@@ -28,12 +30,14 @@ class RenderPool:
     """Renders for tracks that live in other threads.
 
     Args:
-        batch: windows in a call at most.
+        batch: windows in a call at most; default: `BATCH` on a GPU, one on a CPU, which renders them no faster together
+            and keeps everyone waiting for all.
         deterministic: one window at a time, so that no kernel is chosen by how many wait.
     """
 
-    def __init__(self, renderer: Renderer, batch: int = 8, deterministic: bool = False):
-        self.renderer, self._batch = renderer, 1 if deterministic else batch
+    def __init__(self, renderer: Renderer, batch: int | None = None, deterministic: bool = False):
+        self.renderer = renderer
+        self._batch = 1 if deterministic else batch or (1 if renderer.device.type == "cpu" else BATCH)
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -62,12 +66,13 @@ class RenderPool:
         self._thread.join()
 
     def _take(self) -> list[_Job]:
-        """The oldest window and others of its shape; none at the end."""
+        """The shortest window, the oldest of several, and others of its shape; none at the end. A short one
+        begins a piece that nobody hears yet, or ends one, and costs the others little."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._jobs)
             if self._closed:
                 return []
-            shape = self._jobs[0].window.shape
+            shape = min(self._jobs, key=lambda job: job.window.owned).window.shape
             taken = [job for job in self._jobs if job.window.shape == shape][: self._batch]
             self._jobs = deque(job for job in self._jobs if job not in taken)
             return taken

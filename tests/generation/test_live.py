@@ -17,6 +17,7 @@ from ssmttm.generation.fine import Finished, Window
 from ssmttm.generation.generator import Generator
 from ssmttm.generation.live import LiveGenerator
 from ssmttm.generation.render import Track
+from ssmttm.generation.render_pool import BATCH
 from ssmttm.generation.slot_engine import CancelledError, EngineClosedError, QueueFullError
 
 PROMPTS = ("calm piano", "techno", "a slow waltz for strings and harp, in D major", "jazz")
@@ -119,6 +120,7 @@ def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkey
         return join(list(clip))
 
     with LiveGenerator(generator, slots=4) as live, ThreadPoolExecutor(4) as pool:
+        live._pool._batch = BATCH  # as on a GPU
         found = list(pool.map(lambda seed: make(live, seed), range(4)))
     assert max(sizes) > 1
     assert sum(sizes) == 8

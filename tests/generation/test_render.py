@@ -11,7 +11,7 @@ from ssmttm.errors import UserError
 from ssmttm.evaluation import seams
 from ssmttm.generation.fine import Finished, Piece, Window
 from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Renderer
+from ssmttm.generation.render import Renderer, Track
 from ssmttm.model.text import collate_text
 
 WINDOWS = GenerationConfig(window_frames=24, context_frames=8, lookahead_frames=4)  # hop 12
@@ -105,6 +105,12 @@ def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatc
     assert len(list(taken)) == 40 - 3 - renderer.lookahead
     list(renderer.render(frame_by_frame(codes), 40, make_piece(generator, (1,))))
     assert owned[1:] == [3, 6, 12, 12, 7]
+    assert renderer.portions == (3 + renderer.lookahead, 6, 12, 12)
+    track, wanted = Track(renderer, 200, make_piece(generator, (1,))), []
+    for _ in range(6):
+        wanted.append(track.wanted)
+        track.hear(renderer.complete([track.window(make_codes(generator, 1, track.wanted)[:, None])])[0])
+    assert wanted == [*renderer.portions, 12, 12]
     borders = seams.borders(39, renderer.hop, renderer.first_hop)
     assert np.flatnonzero(borders).tolist() == [2, 8, 20, 32]  # junction 0 is the first frame's end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Iterator
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -167,7 +168,12 @@ class Mortal:
         self.orders.append(order)
         left = self.lives.pop(0) if self.lives else 1000
         first = 0 if order.primer_KT is None else order.primer_KT.shape[1]
-        messages = [np.full((4, 3), 7.0), *np.split(first + np.arange(order.frames)[None], order.frames, axis=1)]
+        codes_1T, ends = first + np.arange(order.frames)[None], [0]
+        for portion in chain(order.portions, repeat(order.portions[-1])):
+            if ends[-1] >= order.frames:
+                break
+            ends.append(ends[-1] + portion)
+        messages = [np.full((4, 3), 7.0), *np.split(codes_1T, ends[1:-1], axis=1)]
         for message in messages:
             if not left:
                 raise LostError("gone")
@@ -177,9 +183,12 @@ class Mortal:
             raise LostError("gone")
 
 
-def codes_from(writer: Mortal, primer_KT: np.ndarray | None = None) -> list[np.ndarray]:
+def codes_from(
+    writer: Mortal, primer_KT: np.ndarray | None = None, frames: int = 5, portions: tuple[int, ...] = (1,)
+) -> list[np.ndarray]:
     async def go() -> list[np.ndarray]:
-        return [item async for item in lasting_codes(writer, CodeOrder("x", 5, 0, 1, 1, 0, 1, primer_KT))]
+        order = CodeOrder("x", frames, 0, 1, 1, 0, 1, portions, primer_KT)
+        return [item async for item in lasting_codes(writer, order)]
 
     return asyncio.run(go())
 
@@ -205,6 +214,13 @@ def test_what_was_given_is_given_to_the_next_one_too() -> None:
     assert writer.orders[1].primer_KT.tolist() == [[0, 1, 2, 3]]
 
 
+@pytest.mark.parametrize("lives", [(), (2,), (3,), (2, 2), (4,), (4, 2)])
+def test_codes_come_in_the_portions_asked_for_whoever_writes_them(lives: tuple[int, ...]) -> None:
+    _, *codes = codes_from(Mortal(*lives), frames=12, portions=(3, 2, 4))
+    assert [len(part[0]) for part in codes] == [3, 2, 4, 3]
+    assert np.concatenate(codes, axis=1).tolist() == [list(range(12))]
+
+
 def test_in_the_end_it_is_given_up() -> None:
     with pytest.raises(LostError):
         codes_from(Mortal(*[0] * ATTEMPTS))
@@ -214,14 +230,14 @@ def test_a_clip_sounds_the_same_when_its_language_model_dies(
     service: LocalService, bundle_uri: str, generator: Generator
 ) -> None:
     class Dying:
-        """Real codes, whose first writer is lost after two messages of them."""
+        """Real codes, whose first writer is lost after a message of them."""
 
         def __init__(self) -> None:
             self.count = 0
 
         async def codes(self, order: CodeOrder) -> AsyncGenerator[np.ndarray | Refusal]:
             self.count += 1
-            limit, told = (3 if self.count == 1 else 1000), 0
+            limit, told = (2 if self.count == 1 else 1000), 0
             async for item in service._language_model.codes(order):
                 if told == limit:
                     raise LostError("gone")
