@@ -11,7 +11,7 @@ from ray import tune
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.config import Config
+from ssmttm.config import Config, Stage1Config
 from ssmttm.training.launch import train
 from ssmttm.training.signals import DivergedError
 from tuning.table import DONE, Row
@@ -29,20 +29,20 @@ def scaled_rate(lr: float, width: int) -> float:
     return lr * math.sqrt(BASE_WIDTH / width)
 
 
+def head_dim(stage1: Stage1Config, backbone: str, width: int) -> int:
+    """The configured dimensions of a head, or fewer where those do not divide what heads share out: the inner width of
+    a state-space layer, or the width itself where a backbone attends."""
+    attends = backbone not in ("prefix_simba", "prefix_mamba")
+    return math.gcd(width * (1 if attends else stage1.expand), stage1.head_dim)
+
+
 def sized(config: Config, trial: Row) -> Config:
     """A trial's configuration: in process, on one worker. Batch, data and schedule stay those of the study, so that
     trials of equal steps see equal tokens in equal order."""
     overrides = [word for word in trial.variant.split(";") if word]
     values = configuration.with_overrides(config, overrides).model_dump()
-    # Heads of a state-space layer divide its inner width, those of attention the width itself.
-    attends = trial.backbone not in ("prefix_simba", "prefix_mamba")
-    headed = trial.width * (1 if attends else values["stage1"]["expand"])
-    values["stage1"] |= {
-        "backbone": trial.backbone,
-        "layers": trial.layers,
-        "width": trial.width,
-        "head_dim": math.gcd(headed, values["stage1"]["head_dim"]),
-    }
+    values["stage1"] |= {"backbone": trial.backbone, "layers": trial.layers, "width": trial.width}
+    values["stage1"]["head_dim"] = head_dim(config.stage1, trial.backbone, trial.width)
     values["train"] |= {
         "name": trial.name,
         "steps": trial.steps,

@@ -31,13 +31,15 @@ STATISTICS_CAPTIONS = 2000
 
 @dataclass(frozen=True)
 class CodeBatch:
-    """Delayed codes int64 [B, K, S] (`special` where there is no target) with their text."""
+    """Delayed codes int64 [B, K, S] (`special` where there is no target) with their text. `first_only`: the loss is
+    that of codebook 0 alone, with the others there to be read."""
 
     delayed_BKS: Tensor
     text: TextBatch
     count: int
     drop_pooled: bool = False
     drop_prefix: bool = False
+    first_only: bool = False
 
     def to(self, device: torch.device) -> CodeBatch:
         return replace(self, delayed_BKS=self.delayed_BKS.to(device), text=self.text.to(device))
@@ -114,16 +116,20 @@ class Stage1Task:
 
     def loss(self, module: nn.Module, batch: CodeBatch) -> Tensor:
         logits_BKSV = module(batch.delayed_BKS, batch.text, batch.drop_pooled, batch.drop_prefix)
-        targets = batch.delayed_BKS.flatten()
+        targets_BKS = batch.delayed_BKS
+        if batch.first_only:
+            logits_BKSV, targets_BKS = logits_BKSV[:, :1], targets_BKS[:, :1]
+        special = self.codec.codebook_size
         return F.cross_entropy(
-            logits_BKSV.flatten(0, -2).float(), targets, ignore_index=self.codec.codebook_size, reduction="sum"
+            logits_BKSV.flatten(0, -2).float(), targets_BKS.flatten(), ignore_index=special, reduction="sum"
         )
 
     def validation_variants(self, final: bool) -> list[str]:
         """own: the row's first caption; shuffled: another row's; null: none; and, for a model with both text
-        paths, each path alone."""
+        paths, each path alone; for a model of several codebooks, codebook 0 with its own text."""
         paths = ["pooled_only", "prefix_only"] if final and self.config.stage1.pooled else []
-        return ["own", *(["shuffled"] if len(self.validation) > 1 else []), "null", *paths]
+        first = ["first_codebook"] if self.config.stage1.num_codebooks > 1 else []
+        return ["own", *(["shuffled"] if len(self.validation) > 1 else []), "null", *first, *paths]
 
     @property
     def validation_rows(self) -> int:
@@ -132,8 +138,9 @@ class Stage1Task:
     def collate_validation(self, rows: list[int], variant: str) -> CodeBatch:
         delayed = self._delayed([self.validation.codes(i) for i in rows])
         text = self.validation.text(rows, variant)
-        count = self.config.stage1.num_codebooks * sum(self.validation.frames(i) for i in rows)
-        return CodeBatch(delayed, text, count, variant == "prefix_only", variant == "pooled_only")
+        first_only = variant == "first_codebook"
+        count = (1 if first_only else self.config.stage1.num_codebooks) * sum(self.validation.frames(i) for i in rows)
+        return CodeBatch(delayed, text, count, variant == "prefix_only", variant == "pooled_only", first_only)
 
     def summarise_validation(self, losses: dict[str, float]) -> dict[str, float]:
         return losses

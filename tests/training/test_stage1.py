@@ -64,6 +64,22 @@ def test_validation_conditions(make_config: MakeConfig) -> None:
     assert task.collate_validation(rows, "prefix_only").drop_pooled
 
 
+def test_codebook_0_is_validated_by_itself(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "stage1.num_codebooks=2", "train.validation_rows=4"))
+    assert task.validation_variants(final=False)[-1] == "first_codebook"
+    module = task.build().eval().requires_grad_(False)
+    rows = list(range(task.validation_rows))
+    first, both = (task.collate_validation(rows, variant) for variant in ("first_codebook", "own"))
+    assert 2 * first.count == both.count
+    logits_BSV = module(first.delayed_BKS, first.text)[:, 0].log_softmax(-1)
+    frames = [task.validation.frames(i) for i in rows]
+    expected = -sum(
+        float(logits_BSV[i, : frames[i]].gather(1, first.delayed_BKS[i, 0, : frames[i], None]).sum()) for i in rows
+    )
+    assert float(task.loss(module, first)) == pytest.approx(expected, rel=1e-4)
+    assert float(task.loss(module, first)) < float(task.loss(module, both))
+
+
 def test_statistics_of_the_text_are_built_in(make_config: MakeConfig) -> None:
     task = Stage1Task(make_config("stage1"))
     module = task.build()
