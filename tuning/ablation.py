@@ -38,6 +38,7 @@ from ssmttm.generation.generator import Generator
 from ssmttm.training.export import export_bundle
 from ssmttm.training.run import run_of
 from tuning.ablation_plan import SYSTEMS, System, TrainingRun, plan
+from tuning.table import nats
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROUNDS, SECONDS = 3, 10.0  # of timing: a clip of each system in each
@@ -125,13 +126,12 @@ def row_of(system: System, out: str, seconds: float) -> dict[str, Any]:
     """A system's line of the table, from what its runs and its evaluation wrote."""
     heard = storage.read_json(storage.join(out, "heard", system.name, "evaluation.json"))
     summary = storage.read_json(run_of(system.stage1.config, "stage1").summary)
-    validation = summary["validation"]
     return {
         "system": system.name,
         "parameters": system.parameters,
         "flops": f"{system.flops:.2e}",
         "codes": summary["tokens"],
-        "nats": round(validation.get("first_codebook", validation["own"]), 4),
+        "nats": round(nats(summary["validation"]), 4),
         "frechet": heard["frechet"]["generated"],
         **{name: round(heard["adherence"][name]["generated"], 3) for name in ADHERENCE},
         "cpu_s": seconds,

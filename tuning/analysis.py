@@ -14,7 +14,7 @@ import numpy as np
 
 from ssmttm import storage
 from ssmttm.training.rows import read_rows as read_run
-from tuning.table import DONE, Row, read_rows
+from tuning.table import DONE, Row, nats, read_rows
 
 LEVEL = 0.95
 
@@ -77,8 +77,8 @@ def read_trials(folder: str) -> list[Trial]:
         at_step = dict(zip(sorted(learned), totals, strict=True))
         steps = [point["step"] for point in validation]
         tokens = np.array([at_step[step] for step in steps], np.float64)
-        nats = np.array([point["own"] for point in validation])
-        trials.append(Trial(row, tokens, tokens * (row.flops / row.tokens), nats))
+        losses = np.array([nats(point) for point in validation])
+        trials.append(Trial(row, tokens, tokens * (row.flops / row.tokens), losses))
     return trials
 
 

@@ -21,7 +21,7 @@ class Row:
 
     `variant` holds the overrides, `key=value` between semicolons, by which a trial differs from others of its backbone,
     size, steps and seed. `status` is `done` or says why the trial failed; `flops` are those of the whole training,
-    `val_nats` is the loss per validation code with the rows' own prompts, `seconds` is wall time.
+    `val_nats` is the `nats` of its last validation, `seconds` is wall time.
     """
 
     backbone: str
@@ -56,6 +56,12 @@ class Row:
         """A row from the texts of a CSV line, or from values among others."""
         kinds = get_type_hints(cls)
         return cls(**{field.name: kinds[field.name](values[field.name]) for field in fields(cls)})
+
+
+def nats(validation: Mapping[str, float]) -> float:
+    """The loss per validation code of codebook 0 with the rows' own prompts, so that models of one codebook and of
+    several compare."""
+    return validation.get("first_codebook", validation["own"])
 
 
 def read_rows(uri: str) -> list[Row]:

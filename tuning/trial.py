@@ -14,7 +14,7 @@ from ssmttm import storage
 from ssmttm.config import Config, Stage1Config
 from ssmttm.training.launch import train
 from ssmttm.training.signals import DivergedError
-from tuning.table import DONE, Row
+from tuning.table import DONE, Row, nats
 
 WIDTH_PER_LAYER = 64
 """Width over depth, the same at every size: around such ratios the shape matters little to the loss (Kaplan et al.
@@ -72,7 +72,8 @@ class TuneReporter:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         if "val/own" in values:
-            self._values["val_nats"] = values["val/own"]
+            validation = {name.removeprefix("val/"): value for name, value in values.items()}
+            self._values["val_nats"] = nats(validation)
         if any(name.startswith(("train/", "val/")) for name in values):
             tune.report({**self._values, **values, "step": step})
 
@@ -92,7 +93,7 @@ def measure(config: Config, row: Row) -> Row:
         params=summary["parameters"],
         tokens=summary["tokens"],
         flops=summary["flops"],
-        val_nats=summary["validation"]["own"],
+        val_nats=nats(summary["validation"]),
         seconds=round(time.perf_counter() - start, 1),
         status=DONE,
     )
