@@ -6,6 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 OUT    := runs/study
 HOURS  := 1
 STEPS  := 300
+MINUTES := 17
 PROMPT := a driving techno track with a saw lead at 130 bpm
 # An empty one is the package's own.
 BUNDLE :=
@@ -20,8 +21,8 @@ help: ## list the targets
 hear: $(VENV)/demo.stamp ## music.wav from PROMPT="..." with the model that comes along
 	$(BIN)/ssmttm generate "$(PROMPT)" --seconds 20 --out music.wav $(if $(BUNDLE),--bundle $(BUNDLE))
 
-demo: $(VENV)/demo.stamp ## compose, train and hear it: runs/demo/report.html
-	$(BIN)/python jobs/demo.py
+demo: $(VENV)/demo.stamp ## compose, train and hear it in about MINUTES=17: runs/demo/report.html
+	$(BIN)/python jobs/demo.py --minutes $(MINUTES)
 
 test: $(VENV)/dev.stamp ## fast tests
 	$(BIN)/python -m pytest -m "not slow and not gpu"

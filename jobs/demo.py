@@ -1,9 +1,10 @@
 """Compose a corpus, train both stages on it, and hear the result: report.html, summary.json and a bundle in --out.
 
-    python jobs/demo.py [--preset mini] [--out runs/demo] [section.key=value ...]
+    python jobs/demo.py [--preset mini] [--out runs/demo] [--minutes 17] [section.key=value ...]
 
 Each step is a Ray job of its own, as on a cluster: on the cluster at RAY_ADDRESS, or on one started for the purpose.
-Run again, it skips what is finished; an interrupted training continues from its last checkpoint.
+Run again, it skips what is finished; an interrupted training continues from its last checkpoint. With --minutes the
+trainings take fewer steps than the preset has where this machine would need longer for all of it.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
 from ssmttm.training.rows import read_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+EVALUATION = 0.27  # share of --minutes that is left for export, evaluation and report
+STAGE1 = 0.7  # of the time for training
+START_S = 25  # until a training on Ray has made its first step
+LEAST_S = 30
 NATS = ("own", "shuffled", "null", "pooled_only", "prefix_only")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One job: its name, command, and the file that says it is done."""
+    """One job: its name, command, the file that says it is done, and its share of the time that is left for training
+    when it starts."""
 
     name: str
     command: list[str]
     done: str
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Demo:
     out: str
     preset: str
     overrides: list[str]
+    minutes: float | None = None
 
     def path(self, *parts: str) -> str:
         return storage.join(self.out, *parts)
@@ -76,11 +84,13 @@ class Demo:
                 "train_stage1",
                 [*self.job("train_stage1"), "train.name=stage1"],
                 storage.join(stages[0], "summary.json"),
+                STAGE1,
             ),
             Step(
                 "train_stage2",
                 [*self.job("train_stage2"), "train.name=stage2"],
                 storage.join(stages[1], "summary.json"),
+                1.0,
             ),
             Step(
                 "export",
@@ -91,7 +101,7 @@ class Demo:
         ]
 
 
-def open_demo(out: str, preset: str, overrides: list[str]) -> tuple[Demo, config.Config]:
+def open_demo(out: str, preset: str, overrides: list[str], minutes: float | None = None) -> tuple[Demo, config.Config]:
     """Resolve the settings and keep what was asked for in demo.json.
 
     Raises:
@@ -99,7 +109,7 @@ def open_demo(out: str, preset: str, overrides: list[str]) -> tuple[Demo, config
     """
     if config.inside_ray_job() and out != storage.absolute(out):
         raise UserError(f"--out {out} is relative, and a Ray job runs in a temporary copy; give an absolute path")
-    demo = Demo(storage.absolute(out), preset, overrides)
+    demo = Demo(storage.absolute(out), preset, overrides, minutes)
     for override in demo.overrides:
         if override.partition("=")[0] in demo.paths:
             raise UserError(f"{override}: the demo keeps all its data under --out; choose another --out instead")
@@ -130,10 +140,19 @@ def run_steps(demo: Demo, steps: list[Step]) -> None:
         for step in todo:
             print(f"\n[{step.name}] step {steps.index(step) + 1} of {len(steps)}", flush=True)
             start = time.perf_counter()
-            run_job(client, step.command, ROOT, demo.path("logs", f"{step.name}.log"))
+            run_job(client, [*step.command, *allowance(demo, step)], ROOT, demo.path("logs", f"{step.name}.log"))
             if not storage.exists(step.done):
                 raise JobFailedError(f"{step.name} ended without writing {step.done}")
             keep_time(demo, step.name, time.perf_counter() - start)
+
+
+def allowance(demo: Demo, step: Step) -> list[str]:
+    """How long a training may take of what --minutes leave for it, as an override; none for other steps."""
+    if demo.minutes is None or not step.share:
+        return []
+    used = sum(storage.read_json(demo.path("demo.json"))["wall_s"].values())
+    left = 60 * demo.minutes * (1 - EVALUATION) - used
+    return [f"train.minutes={max(left * step.share - START_S, LEAST_S) / 60:.2f}"]
 
 
 def keep_time(demo: Demo, name: str, seconds: float) -> None:
@@ -151,6 +170,7 @@ def summarise(demo: Demo) -> dict[str, Any]:
     return {
         "preset": demo.preset,
         "wall_s": storage.read_json(demo.path("demo.json"))["wall_s"],
+        "steps": {"stage1": stage1["steps"], "stage2": stage2["steps"]},
         "stage1": {"val_nats": {name: stage1["validation"][name] for name in NATS if name in stage1["validation"]}},
         "stage2": {**evaluation["stage2"], "val_loss": stage2["validation"]},
         "codec": evaluation["codec"],
@@ -187,6 +207,7 @@ def show(summary: dict[str, Any]) -> None:
         + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["wall_s"].items())
         + f"  = {total:.0f} s"
     )
+    print("steps of training: " + "  ".join(f"{stage} {steps:,}" for stage, steps in summary["steps"].items()))
     print("held-out nats per code: " + "  ".join(f"{k} {v:.3f}" for k, v in summary["stage1"]["val_nats"].items()))
     print("Fréchet distance: " + "  ".join(f"{k} {v:.2f}" for k, v in summary["stage2"]["frechet"].items()))
     for name in ("genre", "lead", "drums", "tempo", "key"):
@@ -198,10 +219,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini", help=f"{', '.join(config.preset_names())} or a YAML file")
     parser.add_argument("--out", default="runs/demo", help="folder for everything the demo makes (default: runs/demo)")
+    parser.add_argument(
+        "--minutes", type=float, help="about how long all of it may take (default: as long as the preset's steps need)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings for all steps")
     arguments = parser.parse_args(argv)
     with exit_on_user_error():
-        demo, settings = open_demo(arguments.out, arguments.preset, arguments.overrides)
+        demo, settings = open_demo(arguments.out, arguments.preset, arguments.overrides, arguments.minutes)
         try:
             run_steps(demo, demo.steps(settings))
         except JobFailedError as error:

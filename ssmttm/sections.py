@@ -147,6 +147,9 @@ class TrainConfig(Section):
     out: str = Field("runs", description="folder or URI that holds all runs")
     name: str | None = Field(None, description="run name; default: the job's")
     steps: int = Field(1000, gt=0, description="optimizer steps")
+    minutes: float | None = Field(
+        None, gt=0, description="do fewer steps where these would take longer, as the first ones tell"
+    )
     launch: Literal["ray", "local"] = Field("ray", description="local: in process, plain torch, without Ray")
     workers: int = Field(1, gt=0)
     cpus_per_worker: float = Field(1, gt=0)

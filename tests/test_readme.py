@@ -62,6 +62,10 @@ def check_script(script: str, arguments: list[str]) -> None:
         from tuning import search
 
         search.parse(arguments)
+    elif script == "tuning/ablation.py":
+        from tuning import ablation
+
+        ablation.parse(arguments)
     elif script == "tuning/report.py":
         assert not [word for word in arguments[1:] if word.startswith("--") and word not in ("--out", "--rivals")]
     else:

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.config import Config
+from ssmttm.config import Config, JobName
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.generation.generator import Generator
 from ssmttm.training.export import export_bundle
@@ -177,26 +178,44 @@ def ablate(systems: Sequence[System], config: Config, out: str, at_once: int) ->
     return write_tables([row_of(system, out, seconds[system.name]) for system in systems], out)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for: the configuration of each job, and the rest."""
+
+    stage1: Config
+    stage2: Config
+    evaluation: Config
+    flops: float
+    systems: list[str]
+    at_once: int
+    out: str
+
+
+def parse(argv: list[str] | None = None) -> Asked:
+    """Raises UserError for an unknown key or preset, or a bad value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini", help="a preset's name or YAML file (default: mini)")
     parser.add_argument("--flops", type=float, required=True, help="operations of a system's training")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"some of {','.join(SYSTEMS)}")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"some of {','.join(SYSTEMS)} (default: all)")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="processes (default: one per CPU)")
     parser.add_argument("--out", required=True, help="folder of the runs, bundles and tables")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. stage1.width=96")
-    arguments = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(argv)
+    out = os.path.abspath(given.out)
+    overrides = [*given.overrides, f"train.out={out}/runs", "train.launch=local", "train.workers=1"]
+    jobs: tuple[JobName, ...] = ("stage1", "stage2", "evaluate")
+    configs = (configuration.with_absolute_paths(configuration.load(given.preset, overrides, job)) for job in jobs)
+    return Asked(*configs, given.flops, given.systems.split(","), given.at_once, out)
+
+
+def main() -> None:
     with exit_on_user_error():
-        out = os.path.abspath(arguments.out)
-        overrides = [*arguments.overrides, f"train.out={out}/runs", "train.launch=local", "train.workers=1"]
-        stages = [configuration.load(arguments.preset, overrides, job) for job in ("stage1", "stage2")]
-        stage1, stage2 = (configuration.with_absolute_paths(stage) for stage in stages)
-        systems = plan(stage1, stage2, arguments.flops, arguments.systems.split(","))
+        asked = parse()
+        systems = plan(asked.stage1, asked.stage2, asked.flops, asked.systems)
         for system in systems:
             print(f"{system.name:16}{system.parameters:>12,} parameters{system.flops:12.2e} FLOPs", flush=True)
-        evaluated = configuration.with_absolute_paths(configuration.load(arguments.preset, overrides))
-        print(ablate(systems, evaluated, out, arguments.at_once), end="")
-        print(f"wrote {out}/ablation.csv and ablation.md")
+        print(ablate(systems, asked.evaluation, asked.out, asked.at_once), end="")
+        print(f"wrote {asked.out}/ablation.csv and ablation.md")
 
 
 if __name__ == "__main__":

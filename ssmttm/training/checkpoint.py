@@ -112,7 +112,7 @@ class CheckpointStore:
     """The checkpoints of one run, of which the newest `keep` stay, the best, and that of the step `landmark`."""
 
     def __init__(self, uri: str, keep: int, landmark: int | None = None):
-        self.uri, self._keep, self._landmark = uri, max(1, keep), landmark
+        self.uri, self._keep, self.landmark = uri, max(1, keep), landmark
 
     def _folder(self, step: int) -> str:
         return folder_of(self.uri, step)
@@ -182,7 +182,7 @@ class CheckpointStore:
         """Remove all but the newest `keep`, the best and the landmark: also what was never finished, and what lies
         ahead of the newest, which was damaged, or it would have been resumed from."""
         kept = {step for step in self.committed() if step <= newest}
-        kept = {*sorted(kept)[-self._keep :], *({best, self._landmark} & kept)}
+        kept = {*sorted(kept)[-self._keep :], *({best, self.landmark} & kept)}
         for step in self._steps():
             if step not in kept:
                 self._remove(step)

@@ -8,6 +8,7 @@ import torch
 
 from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError
+from ssmttm.training.budget import check_budget, decided
 from ssmttm.training.deepspeed_config import base_config
 from ssmttm.training.engine import TorchEngine, tune_allocator
 from ssmttm.training.listener import Listener, Listeners
@@ -35,6 +36,7 @@ def train(config: Config, stage: StageName, listener: Listener | None = None) ->
     """
     startup = StartUp(time.time())
     check_launch(config.train)
+    config = decided(config, stage)
     run = prepare(config, stage)
     if run is None:
         done = run_of(config, stage)
@@ -61,6 +63,7 @@ def check_launch(config: TrainConfig) -> None:
         UserError: for a batch that cannot be divided, or for settings that DeepSpeed would not get or take.
     """
     batch_shape(config, config.workers)
+    check_budget(config)
     if config.launch == "local" and (config.offload != "none" or config.deepspeed is not None):
         key = "deepspeed" if config.offload == "none" else "offload"
         raise UserError(f"train.{key}={getattr(config, key)} is for DeepSpeed, and train.launch=local is plain torch")

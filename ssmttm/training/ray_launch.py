@@ -14,6 +14,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.training.budget import decided
 from ssmttm.training.cluster import check_cluster
 from ssmttm.training.deepspeed_config import deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, tune_allocator
@@ -86,7 +87,8 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     """What each Ray Train worker runs. Ends that a restart could not mend are returned, not raised."""
     import ray.train
 
-    config, stage, run = from_dict(arguments["config"]), arguments["stage"], Run(arguments["run"])
+    stage, run = arguments["stage"], Run(arguments["run"])
+    config = decided(from_dict(arguments["config"]), stage)  # perhaps since this fit began
     startup = StartUp(**arguments["startup"])
     startup.over("workers")
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report

@@ -25,6 +25,7 @@ FREE_TRAIN_KEYS = {
     *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "offload"),
     *("deepspeed", "precision", "resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
     *("validate_every", "validation_rows", "samples", "samples_every", "log_every", "max_failures", "max_skipped"),
+    "minutes",
 }
 # What the learning rate of a step follows from. These may change as long as the steps already done keep theirs.
 SCHEDULE_KEYS = ("steps", "schedule", "warmup_steps", "decay_share", "min_lr_ratio")

@@ -10,8 +10,10 @@ from ssmttm import audio
 from ssmttm.audio import Audio
 from ssmttm.model.weights import build_completer, build_lm
 from ssmttm.training.engine import Engine, State
+from ssmttm.training.listener import Listener
 from ssmttm.training.run import Run
 from ssmttm.training.task import Task
+from ssmttm.training.writer import RunWriter
 
 
 def draw_samples(task: Task, engine: Engine, state: State) -> list[tuple[str, Audio]]:
@@ -30,3 +32,22 @@ def write_samples(samples: list[tuple[str, Audio]], folder: str, run: Run) -> li
         uris.append(f"{folder}/{number}-{name}.wav")
         audio.write(uris[-1], clip, {"ai_generated": True, "prompt": prompt, "model": run.uri})
     return uris
+
+
+def sample(
+    task: Task, engine: Engine, step: int, writer: RunWriter | None, run: Run, listener: Listener | None
+) -> None:
+    """Make audio with the averaged weights on the first worker, which has a writer; every worker takes part in
+    gathering them."""
+    with engine.averaged():
+        state = engine.model_state()
+    if writer is None:
+        return
+    clips, folder = draw_samples(task, engine, state), run.path("samples", f"step-{step:06d}")
+
+    def write() -> None:
+        uris = write_samples(clips, folder, run)
+        if listener is not None:
+            listener.samples(uris, step)
+
+    writer.begin(write, folder)

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 import torch
 
+from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
 from ssmttm.training import initial
+from ssmttm.training.budget import TimeBudget
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero
 from ssmttm.training.finish import finish
@@ -23,7 +25,7 @@ from ssmttm.training.listener import Listener
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
 from ssmttm.training.run import Run
-from ssmttm.training.samples import draw_samples, write_samples
+from ssmttm.training.samples import sample
 from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
 from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
 from ssmttm.training.startup import StartUp
@@ -57,7 +59,7 @@ class Trainer:
         preempted: Callable[[], bool] = lambda: False,
         startup: StartUp | None = None,
     ):
-        self.task, self.run_folder, self.config = task, run, task.config.train
+        self.task, self.run_folder = task, run
         self._listener, self._report = listener, report
         self._stop_requested, self._preempted, self._startup = stop_requested, preempted, startup
         checkpoint = restore(task.config, run.checkpoints)
@@ -75,7 +77,7 @@ class Trainer:
         self.shape = batch_shape(self.config, self.engine.world_size)
         self.order = SampleOrder(len(task.data), self.config.seed)
         self._refused_in_a_row, self._begun = 0, False
-        self._agreed = Signals()
+        self._agreed, self._budget = Signals(), TimeBudget(self.config, self.progress.step)
         self._saved_at = time.monotonic()
         self._writer: RunWriter | None = None
         if self.engine.rank == 0:
@@ -87,6 +89,10 @@ class Trainer:
             self._line = ProgressLine(task, self.engine, self.progress)
         if startup is not None:
             startup.over("model")
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.task.config.train
 
     # The loop
 
@@ -107,26 +113,28 @@ class Trainer:
                 self._writer.join()
 
     def _fit(self) -> None:
-        config, progress, first = self.config, self.progress, self.progress.step
+        progress, first = self.progress, self.progress.step
         loader = Prefetcher(self._load, progress.position)
         figures: dict[str, float] = {}
         try:
-            while progress.step < config.steps:
+            while progress.step < self.config.steps:
                 batches, count = next(loader)
                 row = self.train_step(batches, count)
                 self._begin(first)
                 if row is None:
                     continue
                 row["loader_wait"] = loader.wait_seconds
+                self._budget.settle(progress.step, self.task, self.engine, self._writer, self.run_folder)
                 self._log(row)
-                agreed, last, best = self._agreed, progress.step == config.steps, False
+                config, agreed, best = self.config, self._agreed, False
+                last = progress.step == config.steps
                 if agreed.failed:
                     self._raise_failure()
                 if last or progress.step % config.validate_every == 0:
                     figures = self._validate(last)
                     best = self._note_best(figures)
                 if config.samples_every and progress.step % config.samples_every == 0 and not last:
-                    self._sample()
+                    sample(self.task, self.engine, progress.step, self._writer, self.run_folder, self._listener)
                 leaving = agreed.stop or agreed.preempted
                 due = progress.step % config.checkpoint_every == 0 or progress.step == decay_start(config)
                 if last or leaving or best or agreed.save or due:
@@ -247,22 +255,6 @@ class Trainer:
             if self._listener is not None:
                 self._listener.metrics({f"val/{key}": value for key, value in figures.items()}, self.progress.step)
         return figures
-
-    def _sample(self) -> None:
-        """Make audio with the averaged weights on the first worker; every worker takes part in gathering them."""
-        with self.engine.averaged():
-            state = self.engine.model_state()
-        if self._writer is None:
-            return
-        clips, step, listener = draw_samples(self.task, self.engine, state), self.progress.step, self._listener
-        folder = self.run_folder.path("samples", f"step-{step:06d}")
-
-        def write() -> None:
-            uris = write_samples(clips, folder, self.run_folder)
-            if listener is not None:
-                listener.samples(uris, step)
-
-        self._writer.begin(write, folder)
 
     def _note_best(self, figures: dict[str, float]) -> bool:
         """Whether this is the lowest validation loss so far; only with `train.keep_best`."""

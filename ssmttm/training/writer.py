@@ -96,6 +96,9 @@ class RunWriter:
             self._thread = threading.Thread(target=self._work, args=(job, uri), name="writer", daemon=True)
             self._thread.start()
 
+    def set_landmark(self, step: int | None) -> None:
+        self._store.landmark = step
+
     def join(self) -> None:
         """Wait until nothing is being written."""
         if self._thread is not None:

@@ -70,6 +70,26 @@ def test_steps_run_in_order_and_once(tiny_demo: demo.Demo, jobs: Jobs) -> None:
     assert jobs.ran == [*ORDER, "evaluate"]
 
 
+def test_trainings_get_what_its_minutes_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried, settings = demo.open_demo(str(tmp_path), "tiny", [], 10.0)
+    steps = {step.name: step for step in hurried.steps(settings)}
+    state = {"asked": {}, "wall_s": {"compose": 30.0, "train_codec": 8.0}}
+    storage.write_json(hurried.path("demo.json"), state)
+    for_both = 600 * (1 - demo.EVALUATION) - 38
+    first = for_both * demo.STAGE1 - demo.START_S
+    assert demo.allowance(hurried, steps["train_stage1"]) == [f"train.minutes={first / 60:.2f}"]
+    state["wall_s"]["train_stage1"] = first + demo.START_S
+    storage.write_json(hurried.path("demo.json"), state)
+    second = for_both * (1 - demo.STAGE1) - demo.START_S
+    assert demo.allowance(hurried, steps["train_stage2"]) == [f"train.minutes={second / 60:.2f}"]
+    state["wall_s"]["preprocess"] = 9999.0
+    storage.write_json(hurried.path("demo.json"), state)
+    assert demo.allowance(hurried, steps["train_stage2"]) == [f"train.minutes={demo.LEAST_S / 60:.2f}"]
+    assert [name for name, step in steps.items() if demo.allowance(hurried, step)] == ["train_stage1", "train_stage2"]
+    patient = demo.Demo(hurried.out, "tiny", [])
+    assert not any(demo.allowance(patient, step) for step in steps.values())
+
+
 def test_a_failure_stops_the_demo_and_a_second_run_goes_on_from_there(
     tiny_demo: demo.Demo, jobs: Jobs, capsys: pytest.CaptureFixture[str]
 ) -> None:
