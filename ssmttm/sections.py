@@ -117,7 +117,9 @@ class Stage1Config(Section):
     null_probability: float = Field(0.1, description="share of samples trained on the null prefix")
     pooled: bool = Field(True, description="add one text vector in every layer")
     pooled_init_std: float = 0.001
-    pooled_lr_factor: float = Field(1.0, description="learning rate of the pooled path relative to the rest")
+    pooled_lr_factor: float = Field(
+        0.15, description="learning rate of the pooled path relative to the rest; at 1 it drowns the music"
+    )
     tie_head: bool = Field(True, description="output head shares the token table")
     codebook_features: bool = Field(True, description="token table = learned + linear(codebook vector)")
 
