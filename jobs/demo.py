@@ -23,8 +23,8 @@ from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
 from ssmttm.training.rows import read_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-EVALUATION = 0.27  # share of --minutes that is left for export, evaluation and report
-STAGE1 = 0.7  # of the time for training
+EVALUATION = 0.2  # share of --minutes that is left for export, evaluation and report
+STAGE1 = 0.5  # of the time for training: more is lost by a stage 2 that was cut short
 START_S = 25  # until a training on Ray has made its first step
 LEAST_S = 30
 NATS = ("own", "shuffled", "null", "pooled_only", "prefix_only")
