@@ -3,13 +3,13 @@ one size and of one training cost."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from ssmttm import config as configuration
 from ssmttm.codec.base import load_codec
@@ -27,7 +27,7 @@ from tuning.trial import head_dim, scaled_rate
 STAGE1 = "stage1"  # the run that all systems of two stages share
 SINGLE, TWO = "single-", "two-"
 SYSTEMS = (f"{SINGLE}4", f"{SINGLE}8", f"{TWO}convnext", f"{TWO}unet", f"{TWO}transformer", f"{TWO}ssm")
-GRAIN = 8  # widths are multiples of it
+WIDTHS = range(32, 513, 8)
 SHALLOWEST = 2
 
 
@@ -59,48 +59,76 @@ class System:
         return self.stage1.flops + (self.stage2.flops if self.stage2 else 0.0)
 
 
-def parameters_of(config: Config, stage: StageName) -> int:
+@dataclass(frozen=True)
+class Dimensions:
+    """What the sizes of both models depend on besides their configuration: codec and text encoder of the shards."""
+
+    codebook: int
+    coarse: int
+    fine: int
+    text: int
+
+    @classmethod
+    def of(cls, tokens: str) -> Dimensions:
+        dataset = read_dataset_info(tokens)
+        codec = load_codec(dataset["codec"]["uri"])
+        return cls(codec.codebook_size, codec.coarse_dim, codec.fine_dim, dataset["text"]["dim"])
+
+
+def parameters_of(config: Config, stage: StageName, dimensions: Dimensions) -> int:
     """Trainable parameters of a stage, counted without memory behind them."""
-    dataset = read_dataset_info(config.train.data)
-    codec, text_dim = load_codec(dataset["codec"]["uri"]), dataset["text"]["dim"]
     if stage == "stage1":
-        module: nn.Module = costs.build(config.stage1, costs.Shape(codec.codebook_size, text_dim, codec.coarse_dim))
-    else:
-        with torch.device("meta"):
-            module = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, text_dim)
-    return sum(parameter.numel() for parameter in module.parameters())
+        shape = costs.Shape(dimensions.codebook, dimensions.text, dimensions.coarse)
+        return costs.trainable_parameters(costs.build(config.stage1, shape))
+    with torch.device("meta"):
+        completer = LatentCompleter(config.stage2, dimensions.fine, dimensions.coarse, dimensions.text)
+    return costs.trainable_parameters(completer)
 
 
-def _nearest(choices: Iterable[dict[str, Any]], count: Callable[[dict[str, Any]], int], wanted: int) -> dict[str, Any]:
-    return min(choices, key=lambda choice: abs(math.log(count(choice) / wanted)))
+def _distance(parameters: int, wanted: int) -> float:
+    return abs(math.log(parameters / wanted))
+
+
+def _nearest(config_of: Callable[[int], Config], stage: StageName, wanted: int, dimensions: Dimensions) -> Config:
+    """Of the configurations by width, whose parameters grow with it, the one that comes nearest."""
+
+    def count(width: int) -> int:
+        return parameters_of(config_of(width), stage, dimensions)
+
+    place = bisect.bisect_left(WIDTHS, wanted, key=count)
+    return config_of(min(WIDTHS[max(place - 1, 0) : place + 1], key=lambda width: _distance(count(width), wanted)))
 
 
 def _changed(config: Config, section: str, values: dict[str, Any]) -> Config:
     return configuration.with_overrides(config, [f"{section}.{key}={value}" for key, value in values.items()])
 
 
-def _stage1_of_size(config: Config, wanted: int) -> Config:
+def _stage1_of_size(config: Config, wanted: int, dimensions: Dimensions) -> Config:
     """Stage 1 with the width that comes nearest to a number of parameters."""
     stage1 = config.stage1
-    widths = [GRAIN * n for n in range(4, 65)]
-    choices = [{"width": width, "head_dim": head_dim(stage1, stage1.backbone, width)} for width in widths]
-    counted = _nearest(choices, lambda one: parameters_of(_changed(config, STAGE1, one), "stage1"), wanted)
-    return _changed(config, STAGE1, counted)
+
+    def of_width(width: int) -> Config:
+        return _changed(config, STAGE1, {"width": width, "head_dim": head_dim(stage1, stage1.backbone, width)})
+
+    return _nearest(of_width, "stage1", wanted, dimensions)
 
 
-def _stage2_of_size(config: Config, denoiser: str, wanted: int) -> Config:
+def _stage2_of_size(config: Config, denoiser: str, wanted: int, dimensions: Dimensions) -> Config:
     """A denoiser with the width, and about the depth of the one that `mini` would have, that come nearest."""
     depth = EQUAL_SIZES["mini"][denoiser]["layers"]
-    choices = [
-        {"denoiser": denoiser, "width": GRAIN * n, "layers": layers, "head_dim": math.gcd(GRAIN * n, 64)}
-        for layers in range(max(depth - 2, min(depth, SHALLOWEST)), depth + 1)
-        for n in range(4, 49)
-    ]
-    counted = _nearest(choices, lambda one: parameters_of(_changed(config, "stage2", one), "stage2"), wanted)
-    return _changed(config, "stage2", counted)
+
+    def of_depth(layers: int) -> Config:
+        def of_width(width: int) -> Config:
+            sized = {"denoiser": denoiser, "width": width, "layers": layers, "head_dim": math.gcd(width, 64)}
+            return _changed(config, "stage2", sized)
+
+        return _nearest(of_width, "stage2", wanted, dimensions)
+
+    depths = range(max(depth - 2, min(depth, SHALLOWEST)), depth + 1)
+    return min(map(of_depth, depths), key=lambda one: _distance(parameters_of(one, "stage2", dimensions), wanted))
 
 
-def _run(name: str, stage: StageName, config: Config, flops: float) -> TrainingRun:
+def _run(name: str, stage: StageName, config: Config, flops: float, dimensions: Dimensions) -> TrainingRun:
     """As many steps as the operations allow, at the preset's rate for this width."""
     task = make_task(stage, config)
     terms = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
@@ -111,7 +139,7 @@ def _run(name: str, stage: StageName, config: Config, flops: float) -> TrainingR
     width = config.stage1.width if stage == "stage1" else config.stage2.width
     sized = {"name": name, "steps": steps, "lr": scaled_rate(config.train.lr, width), "validate_every": steps}
     config = _changed(config, "train", sized)
-    return TrainingRun(name, stage, config, parameters_of(config, stage), steps * each)
+    return TrainingRun(name, stage, config, parameters_of(config, stage, dimensions), steps * each)
 
 
 def plan(stage1: Config, stage2: Config, flops: float, names: Iterable[str] = SYSTEMS) -> list[System]:
@@ -125,16 +153,17 @@ def plan(stage1: Config, stage2: Config, flops: float, names: Iterable[str] = SY
     Raises:
         UserError: for an unknown system, for shards that are not there, or too few operations for a schedule.
     """
-    shared = _run(STAGE1, "stage1", stage1, flops / 2)
+    dimensions = Dimensions.of(stage1.train.data)
+    shared = _run(STAGE1, "stage1", stage1, flops / 2, dimensions)
     systems = []
     for name in names:
         if name not in SYSTEMS:
             raise UserError(f"{name} is no system; use some of: {', '.join(SYSTEMS)}")
         if name.startswith(SINGLE):
             several = _changed(stage1, STAGE1, {"num_codebooks": name.removeprefix(SINGLE)})
-            sized = _stage1_of_size(several, 2 * shared.parameters)
-            systems.append(System(name, _run(name, "stage1", sized, flops), None))
+            sized = _stage1_of_size(several, 2 * shared.parameters, dimensions)
+            systems.append(System(name, _run(name, "stage1", sized, flops, dimensions), None))
         else:
-            sized = _stage2_of_size(stage2, name.removeprefix(TWO), shared.parameters)
-            systems.append(System(name, shared, _run(name, "stage2", sized, flops / 2)))
+            sized = _stage2_of_size(stage2, name.removeprefix(TWO), shared.parameters, dimensions)
+            systems.append(System(name, shared, _run(name, "stage2", sized, flops / 2, dimensions)))
     return systems

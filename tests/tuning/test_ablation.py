@@ -14,7 +14,7 @@ from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.training.run import run_of
 from tuning import ablation
-from tuning.ablation_plan import SYSTEMS, System, parameters_of, plan
+from tuning.ablation_plan import SYSTEMS, Dimensions, System, parameters_of, plan
 
 FLOPS = 4e11
 
@@ -28,21 +28,23 @@ def stages(tokens: str, codec: str, out: Path, *overrides: str) -> tuple[Config,
     return configuration.load("tiny", words, "stage1"), configuration.load("tiny", words, "stage2")
 
 
-@pytest.fixture
-def systems(tiny_config: Config, tiny_tokens: str, tmp_path: Path) -> list[System]:
-    given = stages(tiny_tokens, tiny_config.codec.path, tmp_path, "stage1.width=96", "stage1.layers=2")
+@pytest.fixture(scope="module")
+def systems(tiny_config: Config, tiny_tokens: str, tmp_path_factory: pytest.TempPathFactory) -> list[System]:
+    out = tmp_path_factory.mktemp("ablation")
+    given = stages(tiny_tokens, tiny_config.codec.path, out, "stage1.width=96", "stage1.layers=2")
     return plan(*given, FLOPS)
 
 
 def test_all_come_to_one_size_and_one_cost(systems: list[System]) -> None:
     assert [system.name for system in systems] == list(SYSTEMS)
     wanted = 2 * systems[-1].stage1.parameters
+    dimensions = Dimensions.of(systems[0].stage1.config.train.data)
     for system in systems:
         assert system.flops == pytest.approx(FLOPS, rel=0.05), system.name
         assert system.parameters == pytest.approx(wanted, rel=0.12), system.name
         for run in (system.stage1, system.stage2):
             if run is not None:
-                assert parameters_of(run.config, run.stage) == run.parameters
+                assert parameters_of(run.config, run.stage, dimensions) == run.parameters
                 assert run.config.train.steps > 2 * run.config.train.warmup_steps
 
 
