@@ -51,7 +51,7 @@ COLUMNS = {
     "flops": "training FLOPs",
     "codes": "codes read by stage 1",
     "nats": "nats per code of codebook 0",
-    "frechet": "Fréchet distance, log-mel statistics",
+    "frechet": "Fréchet distance of true codes, log-mel statistics",
     **{name: name for name in ADHERENCE},
     "cpu_s": "CPU seconds for ten of music",
 }
@@ -133,7 +133,7 @@ def row_of(system: System, out: str, seconds: float) -> dict[str, Any]:
         "flops": f"{system.flops:.2e}",
         "codes": summary["tokens"],
         "nats": round(nats(summary["validation"]), 4),
-        "frechet": heard["frechet"]["generated"],
+        "frechet": (heard["stage2"] if system.stage2 else heard["single_stage"])["frechet"]["generated"],
         **{name: round(heard["adherence"][name]["generated"], 3) for name in ADHERENCE},
         "cpu_s": seconds,
     }
