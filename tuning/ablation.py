@@ -68,13 +68,13 @@ def command(job: str, config: Config, folder: str) -> list[str]:
     return [sys.executable, os.path.join(ROOT, "jobs", f"{job}.py"), "--preset", file]
 
 
-def run_all(commands: dict[str, list[str]], folder: str, at_once: int, threads: int) -> None:
-    """Run commands, so many at a time, each with a log of its own.
+def run_all(commands: dict[str, list[str]], folder: str, at_once: int) -> None:
+    """Run commands, so many at a time, each on one thread and with a log of its own.
 
     Raises:
         UserError: naming the log, if one fails; the others are waited for.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": ROOT}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
     bar = tqdm(desc="ablation", total=len(commands), unit="job", mininterval=1.0)
 
     def run(name: str) -> str | None:
@@ -161,7 +161,7 @@ def ablate(systems: Sequence[System], config: Config, out: str, at_once: int) ->
     folder = os.path.join(out, "logs")
     os.makedirs(folder, exist_ok=True)
     runs = [run for run in trainings(systems) if not storage.exists(run_of(run.config, run.stage).summary)]
-    run_all({run.name: command(f"train_{run.stage}", run.config, folder) for run in runs}, folder, at_once, 1)
+    run_all({run.name: command(f"train_{run.stage}", run.config, folder) for run in runs}, folder, at_once)
     for system in systems:
         bundle = storage.join(out, "bundles", system.name)
         if not storage.exists(storage.join(bundle, "bundle.json")):
@@ -173,7 +173,7 @@ def ablate(systems: Sequence[System], config: Config, out: str, at_once: int) ->
         for name, settings in told.items()
         if not storage.exists(storage.join(settings.evaluate.out, "evaluation.json"))
     }
-    run_all(missing, folder, at_once, 1)
+    run_all(missing, folder, at_once)
     seconds = generation_times(systems, out)
     return write_tables([row_of(system, out, seconds[system.name]) for system in systems], out)
 

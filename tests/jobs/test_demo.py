@@ -70,7 +70,7 @@ def test_steps_run_in_order_and_once(tiny_demo: demo.Demo, jobs: Jobs) -> None:
     assert jobs.ran == [*ORDER, "evaluate"]
 
 
-def test_trainings_get_what_its_minutes_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_get_what_its_minutes_leave(tmp_path: Path) -> None:
     hurried, settings = demo.open_demo(str(tmp_path), "tiny", [], 10.0)
     steps = {step.name: step for step in hurried.steps(settings)}
     state = {"asked": {}, "wall_s": {"compose": 30.0, "train_codec": 8.0}}

@@ -72,7 +72,7 @@ def test_a_failed_job_is_named_and_the_others_end(tmp_path: Path) -> None:
         "bad": [sys.executable, "-c", "raise SystemExit('no good')"],
     }
     with pytest.raises(UserError, match=r"its log is .*bad\.log"):
-        ablation.run_all(commands, str(tmp_path), 2, 1)
+        ablation.run_all(commands, str(tmp_path), 2)
     assert "no good" in (tmp_path / "bad.log").read_text()
     assert "fine" in (tmp_path / "good.log").read_text()
 
