@@ -178,6 +178,9 @@ class TrainConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
     seed: int = 0
     init: str | None = Field(None, description="bundle or finished run whose weights to start from: fine-tuning")
+    init_without: list[str] = Field(
+        [], description="with init: modules and parameters that start at random all the same, by name"
+    )
     resume: str = Field("auto", description="auto, never, or the URI of a checkpoint")
     checkpoint_every: int = Field(200, description="optimizer steps between two checkpoints, at most")
     checkpoint_minutes: float | None = Field(None, gt=0, description="save also when the last is this old")

@@ -10,13 +10,14 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ssmttm import storage
 from ssmttm.config import Config, Stage1Config, Stage2Config
 from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import COMMIT_NAME, read_model_id
 from ssmttm.model import weights
-from ssmttm.training.engine import State
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
 # Settings of training that leave the function of the network as it is.
@@ -103,10 +104,23 @@ def keep(initial: Initial, folder: str) -> None:
     storage.write_json(storage.join(folder, NOTE), {"name": initial.name})
 
 
-def state(config: Config, stage: str) -> State | None:
-    """The weights that `train.init` names, on the CPU; None if it names none."""
-    uri = config.train.init
-    return None if uri is None else weights.load_tensors(find(uri, stage).tensors)
+def load(model: nn.Module, config: Config, stage: str) -> None:
+    """Give a freshly built model the weights that `train.init` names, but for those of `train.init_without`.
+
+    Raises:
+        UserError: if a name of `train.init_without` is none of the model's.
+    """
+    uri, without = config.train.init, config.train.init_without
+    if uri is None:
+        return
+    known, fresh = weights.load_tensors(find(uri, stage).tensors), model.state_dict()
+    for name in without:
+        matching = {key: value for key, value in fresh.items() if key == name or key.startswith(f"{name}.")}
+        if not matching:
+            choices = ", ".join(dict.fromkeys(key.split(".")[0] for key in fresh))
+            raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
+        known |= matching
+    model.load_state_dict(known)
 
 
 def started_from(folder: str) -> str | None:

@@ -66,9 +66,10 @@ class Trainer:
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
         model = task.build()
-        known = checkpoint.model if checkpoint else initial.state(task.config, task.name)
-        if known is not None:
-            model.load_state_dict(known)
+        if checkpoint:
+            model.load_state_dict(checkpoint.model)
+        else:
+            initial.load(model, task.config, task.name)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         module = LossModule(model, task.loss)
         self.engine = make_engine(module, task.optimizer_groups(model), checkpoint.average if checkpoint else None)

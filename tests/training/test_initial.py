@@ -18,6 +18,7 @@ from ssmttm.training import initial
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows
+from ssmttm.training.stage1 import Stage1Task
 
 Tuned = Callable[..., Config]
 
@@ -58,6 +59,30 @@ def test_a_run_goes_on_from_a_runs_and_from_a_bundles_weights(
         for name, tensor in ours.items():  # after a step of next to no length
             torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
         shutil.rmtree(run.uri)
+
+
+def without(config: Config, *modules: str) -> Config:
+    values = config.model_dump()
+    values["train"]["init_without"] = list(modules)
+    return from_dict(values)
+
+
+def test_named_modules_start_at_random_all_the_same(base: tuple[str, str, str], tuned: Tuned, tmp_path: Path) -> None:
+    config = without(tuned(base[0]), "pooled_proj", "null_pooled")
+    ours = load_tensors(f"{train(config, 'stage1').weights}/model.safetensors")
+    theirs = load_tensors(f"{base[0]}/weights/model.safetensors")
+    torch.manual_seed(config.train.seed)
+    fresh = Stage1Task(config).build().state_dict()
+    changed = {name for name in ours if not torch.allclose(ours[name], theirs[name], rtol=1e-6, atol=1e-7)}
+    assert changed == {"pooled_proj.weight", "pooled_proj.bias", "null_pooled"}
+    for name in changed:
+        torch.testing.assert_close(ours[name], fresh[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_module_that_is_not_there_cannot_be_left_out(base: tuple[str, str, str], tuned: Tuned) -> None:
+    config = without(tuned(base[0]), "pooled")
+    with pytest.raises(UserError, match=r"init_without=pooled names nothing in stage1; its modules: .*pooled_proj"):
+        train(config, "stage1")
 
 
 def test_its_first_loss_is_that_of_the_weights(base: tuple[str, str, str], tuned: Tuned, tmp_path: Path) -> None:
