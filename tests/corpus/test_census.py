@@ -118,9 +118,9 @@ def test_codebook_usage(tiny_tokens: str) -> None:
 
 
 def test_the_sample_is_drawn_by_seed(tiny_tokens: str) -> None:
-    first, again, other = (figures_of(tiny_tokens, sample=3, seed=seed)["sample"] for seed in (1, 1, 2))
+    first, again, *others = (figures_of(tiny_tokens, sample=3, seed=seed)["sample"] for seed in (1, 1, *range(2, 8)))
     assert first == again
-    assert first != other
+    assert any(other != first for other in others)  # two samples may well have the same histograms
     assert (first["files"], first["of"]) == (3, 8)
 
 
