@@ -1,6 +1,6 @@
 """A bundle: everything that turns a prompt into audio, in one folder or under one URI.
 
-    config.json           resolved configuration, what rebuilds the models, references with fingerprints
+    config.json           resolved configuration, what rebuilds the models, references with fingerprints, costs
     stage1.safetensors    language model
     stage2.safetensors    latent completer; absent where stage 1 writes the other codebooks too
     codec.json, codec.safetensors, and vocoder.safetensors if one was trained
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -26,7 +26,7 @@ from ssmttm import storage
 from ssmttm.codec.base import VOCODER_NAME, WEIGHTS_NAME, Codec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.generation.card import CardFields, model_card
+from ssmttm.generation.card import CardFields, TrainingCost, model_card
 from ssmttm.model import weights
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
@@ -123,6 +123,7 @@ def write_bundle(
         **descriptions,
         "codec": {"fingerprint": codec_fingerprint},
         "text": {"reference": text["reference"], "fingerprint": text["fingerprint"]},
+        "costs": {part: asdict(cost) for part, cost in card.costs.items() if part not in card.uncounted},
     }
     storage.write_json(storage.join(out, "config.json"), content)
     storage.write_text(storage.join(out, "ATTRIBUTION.csv"), attribution)
@@ -156,6 +157,14 @@ def read_model_id(uri: str) -> str:
     """
     check_bundle(uri)
     return str(storage.read_json(storage.join(uri, COMMIT_NAME))["model_id"])
+
+
+def read_costs(uri: str) -> dict[str, TrainingCost]:
+    """What the parts of the bundle in a folder cost, those that it knows of; none where the folder holds no bundle."""
+    if not storage.exists(storage.join(uri, COMMIT_NAME)):
+        return {}
+    costs = storage.read_json(storage.join(uri, "config.json")).get("costs", {})
+    return {part: TrainingCost(**cost) for part, cost in costs.items()}
 
 
 def load_bundle(uri: str, device: str | None = None) -> Bundle:

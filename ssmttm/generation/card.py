@@ -17,11 +17,17 @@ ENCODER_LICENCES = {"minilm": "all-MiniLM-L6-v2 (sentence-transformers), Apache-
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What one part cost: hours of wall-clock time, and floating-point operations where they were counted."""
+    """What one part cost: hours of wall-clock time, and floating-point operations where they were counted. Whatever the
+    weights cost that its training began with is part of both."""
 
     hours: float
     flops: float | None = None
     parameters: int | None = None
+
+    def after(self, earlier: TrainingCost) -> TrainingCost:
+        """This training's cost, and that of the weights it began with."""
+        flops = None if self.flops is None or earlier.flops is None else self.flops + earlier.flops
+        return TrainingCost(self.hours + earlier.hours, flops, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class CardFields:
 
     data: what was learned from. costs: by part ("codec", "stage1", "stage2").
     metrics: name to value, measured on held-out prompts.
-    started_from: by stage, whose weights its training began with.
+    started_from: by stage, whose weights its training began with. uncounted: the stages for which nobody knows what
+    these had cost.
     """
 
     data: Sequence[TrainingData]
@@ -53,6 +60,7 @@ class CardFields:
     text_reference: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     started_from: dict[str, str] = field(default_factory=dict)
+    uncounted: frozenset[str] = frozenset()
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -151,7 +159,8 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         *_training_data(card.data),
         *(
             f"{stage} did not begin with random weights but with those of `{name}`; what these had learned from is "
-            "named in `ATTRIBUTION.csv` too, and their training is not part of the cost below."
+            "named in `ATTRIBUTION.csv` too, and their training is "
+            f"{'not ' if stage in card.uncounted else ''}part of the cost below."
             for stage, name in card.started_from.items()
         ),
         "## Training cost",

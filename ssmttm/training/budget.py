@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig
@@ -14,7 +16,7 @@ from ssmttm.training.schedule import decay_start
 from ssmttm.training.task import Task
 from ssmttm.training.writer import RunWriter
 
-FIRST, LAST = 5, 15  # the steps between these are timed; those before load and warm up
+FIRST, LAST = 10, 25  # the steps between these are timed; those before load and warm up
 FILE = "steps.json"
 
 
@@ -50,21 +52,23 @@ class TimeBudget:
     """
 
     def __init__(self, config: TrainConfig, done: int, clock: Callable[[], float] = time.perf_counter):
-        self._config, self._clock, self._start = config, clock, 0.0
+        self._config, self._clock = config, clock
+        self._ends: list[float] = []
         self._open = config.minutes is not None and done < FIRST
 
     def settle(self, step: int, task: Task, engine: Engine, writer: RunWriter | None, run: Run) -> None:
         """After step `LAST`, give the task's configuration the steps that fit, no fewer than twice the warm-up and no
-        more than `train.steps`. A collective there, in which the first worker's clock counts; that worker (it has a
+        more than `train.steps`. The median step counts, as single ones take far longer while memory and caches fill.
+        A collective there, in which the first worker's clock counts; that worker (it has a
         writer) also keeps the decision, and the run's own configuration states it from now on."""
         if not self._open or self._config.minutes is None:
             return
-        if step == FIRST:
-            self._start = self._clock()
+        if step >= FIRST:
+            self._ends.append(self._clock())
         if step != LAST:
             return
         self._open, train = False, self._config
-        each = (self._clock() - self._start) / (LAST - FIRST)
+        each = statistics.median(after - before for before, after in pairwise(self._ends))
         fitting = min(max(round(60 * train.minutes / each), 2 * train.warmup_steps), train.steps)
         steps = int(engine.sum(float(fitting if engine.rank == 0 else 0))[0])
         if steps == train.steps:

@@ -10,7 +10,7 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, allow_list
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import COMMIT_NAME, read_model_id, write_bundle
+from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id, write_bundle
 from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
@@ -59,16 +59,23 @@ def _training_data(runs: dict[str, Run]) -> list[TrainingData]:
     return sets
 
 
-def _costs(codec_uri: str, descriptions: dict[str, dict[str, Any]]) -> dict[str, TrainingCost]:
+def _costs(
+    codec_uri: str, runs: dict[str, Run], descriptions: dict[str, dict[str, Any]]
+) -> tuple[dict[str, TrainingCost], frozenset[str]]:
+    """By part, and the stages whose cost leaves out that of the weights they started from."""
     costs = {}
     report = storage.join(codec_uri, REPORT_NAME)
     if storage.exists(report):  # a codec that was not fitted here has none
         fitted = storage.read_json(report)
         costs["codec"] = TrainingCost(fitted["seconds"]["fit"] / 3600, fitted.get("flops"))
+    elif "codec" in (known := read_costs(codec_uri)):
+        costs["codec"] = known["codec"]
+    uncounted = set()
     for stage, description in descriptions.items():
-        summary = description["training"]
-        costs[stage] = TrainingCost(summary["seconds"] / 3600, summary["flops"], summary["parameters"])
-    return costs
+        costs[stage], is_all = initial.cost_of(runs[stage].uri, description)
+        if not is_all:
+            uncounted.add(stage)
+    return costs, frozenset(uncounted)
 
 
 def export_bundle(
@@ -111,13 +118,15 @@ def export_bundle(
         descriptions: dict[str, dict[str, Any]] = {stage: description for stage, (_, description, _) in trained.items()}
         _check_fit(stage1_run, stage2_run, descriptions)
         config, first = _resolved(descriptions), descriptions["stage1"]
-        codec_uri = first["codec"]["uri"]
+        codec_uri, runs = first["codec"]["uri"], {stage: run for stage, (run, _, _) in trained.items()}
+        costs, uncounted = _costs(codec_uri, runs, descriptions)
         card = CardFields(
-            _training_data({stage: run for stage, (run, _, _) in trained.items()}),
-            _costs(codec_uri, descriptions),
+            _training_data(runs),
+            costs,
             first["text"]["reference"],
             metrics or {},
-            {stage: name for stage, (run, _, _) in trained.items() if (name := initial.started_from(run.uri))},
+            {stage: name for stage, run in runs.items() if (name := initial.started_from(run.uri))},
+            uncounted,
         )
         write_bundle(
             out,
@@ -129,7 +138,7 @@ def export_bundle(
             text=first["text"],
             attribution=_attribution(
                 list(dict.fromkeys(part["data"]["uri"] for part in descriptions.values())),
-                [run for run, _, _ in trained.values()],
+                list(runs.values()),
             ),
             card=card,
             half=half,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,8 @@ from ssmttm import storage
 from ssmttm.config import Config, Stage1Config, Stage2Config
 from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import COMMIT_NAME, read_model_id
+from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.generation.card import TrainingCost
 from ssmttm.model import weights
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
@@ -33,6 +34,7 @@ class Initial:
 
     name: of the model; a run has its URI. section: its `stage1` or `stage2` settings. codec, text: fingerprints.
     tensors: URI of the safetensors file. sources: URIs of the attribution tables of all that the weights learned from.
+    cost: of all their training, None if that is not known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Initial:
     text: str
     tensors: str
     sources: tuple[str, ...]
+    cost: TrainingCost | None
 
 
 def find(uri: str, stage: str) -> Initial:
@@ -56,6 +59,7 @@ def find(uri: str, stage: str) -> Initial:
             raise UserError(f"train.init={uri} is of a single stage and has no {stage}; start {stage} without it")
         section, name = content[stage]["config"], read_model_id(uri)
         tensors, sources = storage.join(uri, f"{stage}.safetensors"), (storage.join(uri, ATTRIBUTION_NAME),)
+        cost = read_costs(uri).get(stage)
     else:
         folder = storage.join(uri, "weights")
         if not storage.exists(storage.join(folder, weights.DESCRIPTION)):
@@ -65,9 +69,11 @@ def find(uri: str, stage: str) -> Initial:
         earlier = storage.join(uri, ATTRIBUTION)
         sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
         sources += (earlier,) if storage.exists(earlier) else ()
+        counted, is_all = cost_of(uri, content)
+        cost = counted if is_all else None
     kind = Stage1Config if stage == "stage1" else Stage2Config
     whole = kind(**section).model_dump(mode="json")  # keys that are newer than the weights have their defaults
-    return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources)
+    return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources, cost)
 
 
 def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
@@ -101,7 +107,8 @@ def keep(initial: Initial, folder: str) -> None:
     """Note in a run's folder what it started from, and what that had learned from."""
     texts = [storage.read_text(uri) for uri in initial.sources]
     storage.write_text(storage.join(folder, ATTRIBUTION), merged_attribution(texts))
-    storage.write_json(storage.join(folder, NOTE), {"name": initial.name})
+    cost = None if initial.cost is None else asdict(initial.cost)
+    storage.write_json(storage.join(folder, NOTE), {"name": initial.name, "cost": cost})
 
 
 def load(model: nn.Module, config: Config, stage: str) -> None:
@@ -127,6 +134,17 @@ def started_from(folder: str) -> str | None:
     """The name of what a run started from, None if from nothing."""
     note = storage.join(folder, NOTE)
     return str(storage.read_json(note)["name"]) if storage.exists(note) else None
+
+
+def cost_of(folder: str, description: dict[str, Any]) -> tuple[TrainingCost, bool]:
+    """What a run's weights cost by their description, those included that the run started from; and whether that is
+    all, as nobody may know what those had cost."""
+    training, note = description["training"], storage.join(folder, NOTE)
+    cost = TrainingCost(training["seconds"] / 3600, training["flops"], training["parameters"])
+    if not storage.exists(note):
+        return cost, True
+    earlier = storage.read_json(note).get("cost")
+    return (cost, False) if earlier is None else (cost.after(TrainingCost(**earlier)), True)
 
 
 def merged_attribution(tables: list[str]) -> str:

@@ -60,13 +60,15 @@ def check_launch(config: TrainConfig) -> None:
     """Refuse what would otherwise fail only on the workers.
 
     Raises:
-        UserError: for a batch that cannot be divided, or for settings that DeepSpeed would not get or take.
+        UserError: for a batch that cannot be divided, or for settings that DeepSpeed or nobody would get or take.
     """
     batch_shape(config, config.workers)
     check_budget(config)
     if config.launch == "local" and (config.offload != "none" or config.deepspeed is not None):
         key = "deepspeed" if config.offload == "none" else "offload"
         raise UserError(f"train.{key}={getattr(config, key)} is for DeepSpeed, and train.launch=local is plain torch")
+    if config.init_without and config.init is None:
+        raise UserError("train.init_without leaves modules out of train.init, and there is none; set it, or neither")
     base_config(config)
 
 

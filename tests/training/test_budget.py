@@ -20,14 +20,14 @@ from ssmttm.training.run import Run
 from ssmttm.training.schedule import learning_rate
 
 MakeConfig = Callable[..., Config]
-SHORT = ("train.steps=60", f"train.warmup_steps={LAST}", "train.checkpoint_every=20", "train.validate_every=60")
+SHORT = ("train.steps=60", f"train.warmup_steps={LAST}", "train.checkpoint_every=30", "train.validate_every=60")
 HURRIED = (*SHORT, "train.minutes=1e-6")
 
 
 def settled(seconds_per_step: float, minutes: float | None, done: int = 0, rank: int = 0, first: float = 0.0) -> int:
     """Steps of a run with a clock that goes so fast; what the first worker found comes by `first`."""
     now = {"step": 0}
-    config = TrainConfig(steps=1000, warmup_steps=20, minutes=minutes)
+    config = TrainConfig(steps=1000, warmup_steps=LAST, minutes=minutes)
     task: Any = SimpleNamespace(config=Config(train=config))
     engine: Any = SimpleNamespace(rank=rank, sum=lambda value: [value + first])
     budget = TimeBudget(config, done, clock=lambda: 100.0 + seconds_per_step * now["step"])
@@ -41,7 +41,7 @@ def test_as_many_steps_as_fit() -> None:
     assert settled(0.5, 2.0) == 240
     assert settled(0.5, None) == 1000
     assert settled(0.01, 2.0) == 1000  # never more than were asked for
-    assert settled(100.0, 2.0) == 40  # nor fewer than twice the warm-up
+    assert settled(100.0, 2.0) == 2 * LAST  # nor fewer than twice the warm-up
 
 
 def test_the_first_workers_clock_counts_for_all() -> None:
@@ -72,7 +72,7 @@ def test_a_run_that_was_interrupted_keeps_its_number(make_config: MakeConfig, tm
     whole = train(make_config("stage1", *HURRIED, "train.name=whole"), "stage1")
     cut = Run(str(tmp_path / "cut"))
     shutil.copytree(whole.uri, cut.uri)
-    for name in ("checkpoints/step-000030", "weights", "samples"):
+    for name in ("checkpoints/step-000050", "weights", "samples"):
         shutil.rmtree(tmp_path / "cut" / name)
     storage.remove_tree(cut.summary)
     patient = make_config("stage1", *SHORT, "train.minutes=1000", "train.name=cut")

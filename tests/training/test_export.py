@@ -68,6 +68,9 @@ def test_the_card_counts_the_codec_too(runs: Runs, tmp_path: Path) -> None:
     card = storage.read_text(storage.join(export_bundle(*runs, out), "README.md"))
     assert "| codec | not recorded | 3.00e+18 | 2.00 |" in card
     assert "In all 3.00e+18 FLOPs and 2.00 hours." in card  # next to which the tiny stages are nothing
+    change_description(runs[0], {"codec": {**description["codec"], "uri": out}})  # the bundle's codec, used again
+    card = storage.read_text(storage.join(export_bundle(*runs, str(tmp_path / "second")), "README.md"))
+    assert "| codec | not recorded | 3.00e+18 | 2.00 |" in card
 
 
 def test_the_card_adds_up_what_the_runs_counted(runs: Runs, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tiny_bundle import shared_single_stage
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.generation.bundle import read_costs
 from ssmttm.model.weights import load_tensors
 from ssmttm.training import initial
 from ssmttm.training.export import export_bundle
@@ -161,3 +162,34 @@ def test_what_the_first_weights_learned_from_stays_named(
     card = storage.read_text(f"{out}/README.md")
     assert "stage1 did not begin with random weights but with those of `ssmttm-before-12345678`" in card
     assert "stage2 did not begin" not in card
+
+
+@pytest.mark.parametrize("start", ["run", "bundle", "untold"])
+def test_what_the_first_weights_cost_is_counted(
+    base: tuple[str, str, str], tuned: Tuned, tmp_path: Path, start: str
+) -> None:
+    first = str(shutil.copytree(base[0] if start == "run" else base[2], tmp_path / "first"))
+    if start == "untold":
+        content = storage.read_json(f"{first}/config.json")
+        del content["costs"]
+        storage.write_json(f"{first}/config.json", content)
+        storage.write_commit(first, "bundle.json", {"model_id": "untold"})
+    run = train(tuned(first), "stage1")
+    again = tuned(run.uri)
+    again = again.model_copy(update={"train": again.train.model_copy(update={"name": "again"})})
+    out = export_bundle(train(again, "stage1").uri, base[1], str(tmp_path / "bundle"))
+    flops = [storage.read_json(f"{uri}/summary.json")["flops"] for uri in (base[0], run.uri, str(tmp_path / "again"))]
+    costs = read_costs(out)
+    own = storage.read_json(f"{base[1]}/summary.json")["flops"]
+    assert costs["stage2"].flops == own
+    if start == "untold":
+        assert "stage1" not in costs  # a part of it would be taken for all
+    else:
+        assert costs["stage1"].flops == sum(flops)
+    said = f"their training is {'not ' if start == 'untold' else ''}part of the cost below."
+    assert said in storage.read_text(f"{out}/README.md")
+
+
+def test_nothing_can_be_left_out_of_no_weights(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match=r"train\.init_without leaves modules out of train\.init, and there is none"):
+        train(without(tiny_config, "pooled_proj"), "stage1")
