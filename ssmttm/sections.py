@@ -92,6 +92,9 @@ class TextConfig(Section):
     path: str | None = Field(None, description="folder of a transformers text encoder (encoder=transformers)")
     dim: int | None = Field(None, description="dimensions of its states; an encoder with others is refused")
     max_tokens: int = Field(96, description="longer prompts are an error, never cut")
+    numbers: bool = Field(
+        False, description="a prompt's numbers as places on a scale of tempi, beside each token's state"
+    )
 
 
 class Stage1Config(Section):
@@ -115,6 +118,9 @@ class Stage1Config(Section):
     max_frames: int = Field(0, ge=0, description="longest piece that sinusoidal positions are trained for; 0: any")
     num_codebooks: int = Field(1, description="codebooks modelled by the language model, with the delay pattern")
     null_probability: float = Field(0.1, description="share of samples trained on the null prefix")
+    crop_frames: int = Field(
+        0, ge=0, description="train on random crops of this many frames, whose beginnings only the text tells; 0: all"
+    )
     pooled: bool = Field(True, description="add one text vector in every layer")
     pooled_init_std: float = 0.001
     pooled_lr_factor: float = Field(

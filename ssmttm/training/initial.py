@@ -10,7 +10,8 @@ import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ssmttm import storage
 from ssmttm.config import Config, Stage1Config, Stage2Config
@@ -19,11 +20,12 @@ from ssmttm.errors import UserError
 from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id
 from ssmttm.generation.card import TrainingCost
 from ssmttm.model import weights
+from ssmttm.model.numbers import PLACES, fingerprint_with_numbers
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
 # Settings of training that leave the function of the network as it is.
 FREE_STAGE_KEYS = {
-    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor"},
+    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
     "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
 }
 
@@ -95,7 +97,7 @@ def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
             f"train.init={uri} speaks another codec's codes than {config.train.data} holds; preprocess the corpus "
             f"with its codec (a bundle holds it: codec.path={uri})"
         )
-    if initial.text != dataset["text"]["fingerprint"]:
+    if dataset["text"]["fingerprint"] not in (initial.text, fingerprint_with_numbers(initial.text)):
         raise UserError(
             f"train.init={uri} reads another text encoder's states than {config.train.data} holds; preprocess the "
             "corpus with its text encoder"
@@ -120,7 +122,10 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
     uri, without = config.train.init, config.train.init_without
     if uri is None:
         return
-    known, fresh = weights.load_tensors(find(uri, stage).tensors), model.state_dict()
+    fresh = model.state_dict()
+    known = {
+        name: _widened(tensor, fresh[name]) for name, tensor in weights.load_tensors(find(uri, stage).tensors).items()
+    }
     for name in without:
         matching = {key: value for key, value in fresh.items() if key == name or key.startswith(f"{name}.")}
         if not matching:
@@ -128,6 +133,15 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
             raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
         known |= matching
     model.load_state_dict(known)
+
+
+def _widened(known: Tensor, fresh: Tensor) -> Tensor:
+    """A tensor that reads text, as it must be once numbers stand beside the text's states (`check` lets no other
+    difference in): its weights for them are zero, and their statistics those of the data."""
+    if known.shape == fresh.shape:
+        return known
+    more = fresh[..., -PLACES:].to(known.dtype)
+    return torch.cat([known, more if fresh.ndim == 1 else torch.zeros_like(more)], dim=-1)
 
 
 def started_from(folder: str) -> str | None:

@@ -127,9 +127,16 @@ def check_dataset(config: Config, dataset: dict[str, Any]) -> None:
     for path in paths:
         if load_codec(path).fingerprint() != dataset["codec"]["fingerprint"]:
             raise UserError(f"{config.train.data} was made with another codec than {path} is now; {again}")
-    made, asked = dataset["text"]["reference"]["encoder"], config.text.encoder
+    reference = dataset["text"]["reference"]
+    made, asked = reference["encoder"], config.text.encoder
     if made != asked:
         raise UserError(f"{config.train.data} holds states of text encoder '{made}', but text.encoder={asked}; {again}")
+    if reference.get("numbers", False) != config.text.numbers:
+        has = "no numbers" if config.text.numbers else "numbers"
+        raise UserError(
+            f"{config.train.data} holds text states with {has} beside them, but "
+            f"text.numbers={config.text.numbers}; {again}"
+        )
 
 
 def prepare(config: Config, stage: str) -> Run | None:

@@ -95,8 +95,12 @@ class Stage1Task:
         train = self.config.train
         return module.optimizer_groups(train.lr, train.weight_decay, self.config.stage1.pooled_lr_factor)
 
+    def _frames(self, draw: Draw) -> int:
+        frames, crop = self.data.frames(draw.row), self.config.stage1.crop_frames
+        return min(frames, crop) if crop else frames
+
     def count(self, draw: Draw) -> int:
-        return self.config.stage1.num_codebooks * self.data.frames(draw.row)
+        return self.config.stage1.num_codebooks * self._frames(draw)
 
     def _delayed(self, codes: list[np.ndarray]) -> Tensor:
         K, special = self.config.stage1.num_codebooks, self.codec.codebook_size
@@ -105,14 +109,16 @@ class Stage1Task:
         return torch.stack([F.pad(d, (0, longest - d.shape[1]), value=special) for d in delayed])
 
     def collate(self, draws: list[Draw]) -> CodeBatch:
-        states, null = [], []
+        states, null, codes = [], [], []
         for draw in draws:
             row = self.data.rows[draw.row]
             generator = keyed_generator("stage1", self.config.train.seed, draw.epoch, row["id"])
             null.append(bool(generator.random() < self.config.stage1.null_probability))
             states.append(draw_caption(self.data, draw, generator))
-        delayed = self._delayed([self.data.codes(draw.row) for draw in draws])
-        return CodeBatch(delayed, collate_text(states, null), sum(map(self.count, draws)))
+            frames = self._frames(draw)
+            start = int(generator.integers(self.data.frames(draw.row) - frames + 1))
+            codes.append(self.data.codes(draw.row)[:, start : start + frames])
+        return CodeBatch(self._delayed(codes), collate_text(states, null), sum(map(self.count, draws)))
 
     def loss(self, module: nn.Module, batch: CodeBatch) -> Tensor:
         logits_BKSV = module(batch.delayed_BKS, batch.text, batch.drop_pooled, batch.drop_prefix)

@@ -57,8 +57,8 @@ def write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str)
     sizes["config"] = sizes["config"].model_dump(mode="json")
     sizes["text_dim"] = dataset["text"]["dim"]
     frames = dataset["frames_by_split"]["train"] / dataset["rows_by_split"]["train"]
-    if stage == "stage2" and config.stage2.crop_frames:
-        frames = min(frames, config.stage2.crop_frames)
+    if crop := getattr(config, stage).crop_frames:
+        frames = min(frames, crop)
     progress = checkpoint.progress
     description = {
         **sizes,

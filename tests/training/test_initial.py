@@ -12,6 +12,7 @@ from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.config import Config, from_dict
+from ssmttm.corpus.tokenize import preprocess_local
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import read_costs
 from ssmttm.model.weights import load_tensors
@@ -193,3 +194,35 @@ def test_what_the_first_weights_cost_is_counted(
 def test_nothing_can_be_left_out_of_no_weights(tiny_config: Config) -> None:
     with pytest.raises(UserError, match=r"train\.init_without leaves modules out of train\.init, and there is none"):
         train(without(tiny_config, "pooled_proj"), "stage1")
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_weights_of_before_learn_to_read_numbers(
+    tiny_config: Config, tiny_tokens: str, tuned: Tuned, tmp_path: Path, stage: str
+) -> None:
+    """At first they mean nothing, and all else is as it was."""
+    values = tiny_config.model_dump()
+    values["text"]["numbers"] = False
+    values["corpus"]["out"] = values["train"]["data"] = str(tmp_path / "plain")
+    values["train"] |= {"out": str(tmp_path / "plain-runs"), "steps": 1, "samples": 0}
+    plain = from_dict(values)
+    preprocess_local(plain)
+    before = train(plain, stage)
+    run = train(tuned(before.uri, stage), stage)
+    ours, theirs = (load_tensors(f"{uri}/weights/model.safetensors") for uri in (run.uri, before.uri))
+    longer = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert "pooled_mean" in longer
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor[tuple(map(slice, theirs[name].shape))], theirs[name], rtol=1e-6, atol=1e-7)
+        if name in longer and tensor.ndim == 2:
+            assert tensor[:, theirs[name].shape[1] :].abs().max() < 1e-6
+    back = plain.model_copy(update={"train": plain.train.model_copy(update={"init": run.uri, "name": "back"})})
+    with pytest.raises(UserError, match="another text encoder's states"):  # but none forgets them
+        train(back, stage)
+
+
+def test_shards_with_numbers_are_not_taken_for_others(tiny_config: Config, tiny_tokens: str) -> None:
+    values = tiny_config.model_dump()
+    values["text"]["numbers"] = False
+    with pytest.raises(UserError, match=r"text states with numbers beside them, but text\.numbers=False"):
+        train(from_dict(values), "stage1")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssmttm.config import Config
+from ssmttm.model.codebooks import revert_delay
 from ssmttm.model.lm import MusicLM
 from ssmttm.training.order import Draw
 from ssmttm.training.stage1 import Stage1Task
@@ -38,6 +39,20 @@ def test_draws_depend_on_sample_and_epoch_not_on_batch_mates(make_config: MakeCo
     over_epochs = [task.collate([Draw(3, epoch)]) for epoch in range(40)]
     assert len({tuple(batch.text.pooled_BD[0].tolist()) for batch in over_epochs}) == 3
     assert 8 <= sum(bool(batch.text.null_B[0]) for batch in over_epochs) <= 32
+
+
+def test_crops_are_stretches_of_the_row(make_config: MakeConfig) -> None:
+    task = Stage1Task(make_config("stage1", "stage1.crop_frames=6", "stage1.num_codebooks=2"))
+    special, starts = task.codec.codebook_size, set()
+    for epoch in range(8):
+        batch = task.collate([Draw(0, epoch), Draw(1, epoch)])
+        assert batch.count == 2 * 2 * 6 == int((batch.delayed_BKS != special).sum())
+        whole_KT = task.data.codes(0)[:2].astype(np.int64)
+        crop_KT = revert_delay(batch.delayed_BKS[:1])[0].numpy()
+        found = [t for t in range(whole_KT.shape[1] - 5) if np.array_equal(whole_KT[:, t : t + 6], crop_KT)]
+        assert found
+        starts.add(found[0])
+    assert len(starts) > 2
 
 
 def test_loss_counts_only_frames(make_config: MakeConfig) -> None:
