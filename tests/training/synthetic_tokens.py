@@ -80,7 +80,7 @@ def write_tokens(folder: Path, codec: MiniCodec, rows: int = 40, held_out: int =
             "config": codec.describe(),
         },
         "text": {
-            "reference": {"encoder": "minilm", "path": None, "max_tokens": 96},
+            "reference": {"encoder": "minilm", "path": None, "max_tokens": 96, "numbers": True},
             "fingerprint": "f",
             "dim": TEXT_DIM,
         },
