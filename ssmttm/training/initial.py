@@ -34,8 +34,9 @@ FREE_STAGE_KEYS = {
 class Initial:
     """One stage's weights.
 
-    name: of the model; a run has its URI. section: its `stage1` or `stage2` settings. codec, text: fingerprints.
-    tensors: URI of the safetensors file. sources: URIs of the attribution tables of all that the weights learned from.
+    name: of the model; a run has its folder's, as cards travel. section: its `stage1` or `stage2` settings.
+    codec, text: fingerprints. tensors: URI of the safetensors file.
+    sources: URIs of the attribution tables of all that the weights learned from.
     cost: of all their training, None if that is not known.
     """
 
@@ -67,7 +68,11 @@ def find(uri: str, stage: str) -> Initial:
         if not storage.exists(storage.join(folder, weights.DESCRIPTION)):
             raise UserError(f"train.init={uri} holds no trained model; give a bundle or the folder of a finished run")
         content = weights.read_description(folder, stage)
-        section, name, tensors = content["config"], uri, storage.join(folder, weights.TENSORS)
+        section, name, tensors = (
+            content["config"],
+            uri.rstrip("/").rsplit("/", 1)[-1],
+            storage.join(folder, weights.TENSORS),
+        )
         earlier = storage.join(uri, ATTRIBUTION)
         sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
         sources += (earlier,) if storage.exists(earlier) else ()

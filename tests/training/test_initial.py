@@ -183,6 +183,7 @@ def test_what_the_first_weights_cost_is_counted(
     costs = read_costs(out)
     own = storage.read_json(f"{base[1]}/summary.json")["flops"]
     assert costs["stage2"].flops == own
+    assert "with those of `stage1`" in storage.read_text(f"{out}/README.md")  # a run's name, without its place
     if start == "untold":
         assert "stage1" not in costs  # a part of it would be taken for all
     else:
