@@ -48,7 +48,7 @@ def test_every_recording_it_learned_from_is_named(shipped: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((shipped / "ATTRIBUTION.csv").read_text())))
     hours = yaml.safe_load((shipped / "README.md").read_text().split("---\n", 2)[1])["training_data"][0]
     assert len(rows) * 10 / 3600 >= hours["hours_by_licence"]["CC0-1.0"]  # and what it had learned from before
-    assert len({row["id"] for row in rows}) == len(rows)
+    assert len({row["source_id"] for row in rows}) == len(rows)
     assert {row["licence"] for row in rows} == {"CC0-1.0"}
 
 
