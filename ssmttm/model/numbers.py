@@ -12,11 +12,8 @@ import re
 
 import numpy as np
 
-LOWEST, HIGHEST, PLACES = (
-    50.0,
-    210.0,
-    24,
-)  # of the scale, logarithmic: tempi in beats per minute; 6 % from place to place
+# The scale is logarithmic, of tempi in beats per minute: 6 % from place to place.
+LOWEST, HIGHEST, PLACES = 50.0, 210.0, 24
 # A number that stands alone or before `bpm`: not the year 1985, the 80s, 4/4 or .75.
 _NUMBER = re.compile(r"(?<![\w.,/])(\d{2,3}(?:\.\d+)?)(?=\s*bpm\b|[^\w.]|\.?$|\.\s)", re.IGNORECASE)
 

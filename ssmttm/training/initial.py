@@ -68,11 +68,8 @@ def find(uri: str, stage: str) -> Initial:
         if not storage.exists(storage.join(folder, weights.DESCRIPTION)):
             raise UserError(f"train.init={uri} holds no trained model; give a bundle or the folder of a finished run")
         content = weights.read_description(folder, stage)
-        section, name, tensors = (
-            content["config"],
-            uri.rstrip("/").rsplit("/", 1)[-1],
-            storage.join(folder, weights.TENSORS),
-        )
+        section, tensors = content["config"], storage.join(folder, weights.TENSORS)
+        name = uri.rstrip("/").rsplit("/", 1)[-1]
         earlier = storage.join(uri, ATTRIBUTION)
         sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
         sources += (earlier,) if storage.exists(earlier) else ()
