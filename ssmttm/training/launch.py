@@ -60,7 +60,8 @@ def check_launch(config: TrainConfig) -> None:
     """Refuse what would otherwise fail only on the workers.
 
     Raises:
-        UserError: for a batch that cannot be divided, or for settings that DeepSpeed or nobody would get or take.
+        UserError: for a batch that cannot be divided, for settings that DeepSpeed would not get or take, or for
+            `init_without` without `init`.
     """
     batch_shape(config, config.workers)
     check_budget(config)
