@@ -39,7 +39,8 @@ class LanguageModel:
     ):
         loaded = load_bundle(bundle)
         self._config, self._encoder = loaded.config.generation, loaded.text_encoder
-        self._engine = SlotEngine(loaded.lm, slots, self._encoder.max_tokens, waiting, deterministic, compiled)
+        longest, reread = self._encoder.max_tokens, self._config.reread_frames
+        self._engine = SlotEngine(loaded.lm, slots, longest, waiting, deterministic, compiled, reread)
         self._model = Model(
             id=loaded.model_id,
             sample_rate=loaded.codec.sample_rate,

@@ -234,6 +234,12 @@ class GenerationConfig(Section):
         gt=0,
         description="code frames that the first window completes; each later one twice as many, up to all",
     )
+    reread_frames: int = Field(
+        0,
+        ge=0,
+        description="stage 1 reads the prompt again, and so many of the last frames, each time that so many more are "
+        "written; half of what it was trained on keeps long pieces from drifting; 0: never",
+    )
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 

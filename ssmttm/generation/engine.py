@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssmttm.generation.rereading import is_due
 from ssmttm.generation.sampling import Sampling, SamplingRows, frame_uniforms, guide, sample_each
-from ssmttm.model.codebooks import holds_frame
+from ssmttm.model.codebooks import as_beginning, holds_frame
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
 from ssmttm.model.text import TextBatch
@@ -28,10 +29,11 @@ class Decoder:
         text: the prompts, one row per clip.
         seeds: one per clip.
         sampling: of all clips. With guidance 1 the unconditional rows are left out.
+        reread_frames: see `rereading`.
     """
 
-    def __init__(self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling):
-        self._lm, self._seeds, self._sampling = lm, list(seeds), sampling
+    def __init__(self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling, reread_frames: int = 0):
+        self._lm, self._seeds, self._sampling, self._reread = lm, list(seeds), sampling, reread_frames
         self._device = next(lm.parameters()).device
         self._guided = sampling.guidance != 1.0
         self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)
@@ -45,26 +47,36 @@ class Decoder:
         codebooks = self._lm.config.num_codebooks
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         total = known + frames
-        recent: deque[Tensor] = deque(maxlen=codebooks)
+        recent: deque[Tensor] = deque(maxlen=max(codebooks, self._reread))
         logits_BKV = self._prefill()
         for step in range(total + codebooks - 1):
             tokens_BK = self._draw(logits_BKV, step, total, primer_BKT)
             recent.append(tokens_BK)
             frame = step - codebooks + 1
             if frame >= known:
-                yield torch.stack([recent[k][:, k] for k in range(codebooks)], dim=1)
-            if frame + 1 < total:
+                yield torch.stack([recent[k - codebooks][:, k] for k in range(codebooks)], dim=1)
+            if frame + 1 == total:
+                return
+            if is_due(step + 1, self._reread):
+                last_BKS = torch.stack(list(recent)[-self._reread :], dim=2)
+                logits_BKV = self._prefill(as_beginning(last_BKS, self._lm.special))
+            else:
                 logits_BKV = self._step(tokens_BK)
 
     @torch.inference_mode()
-    def _prefill(self) -> Tensor:
-        logits_RKV, self._state = self._lm.prefill(self._text)
+    def _prefill(self, delayed_BKS: Tensor | None = None) -> Tensor:
+        logits_RKV, self._state = self._lm.prefill(
+            self._text, None if delayed_BKS is None else self._for_rows(delayed_BKS)
+        )
         self._graph = capture(self._lm, self._state)
         return self._combine(logits_RKV)
 
+    def _for_rows(self, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens, tokens]) if self._guided else tokens
+
     @torch.inference_mode()
     def _step(self, tokens_BK: Tensor) -> Tensor:
-        tokens_RK = torch.cat([tokens_BK, tokens_BK]) if self._guided else tokens_BK
+        tokens_RK = self._for_rows(tokens_BK)
         if self._graph is not None:
             return self._combine(self._graph(tokens_RK))
         logits_RKV, self._state = self._lm.step(tokens_RK, self._state)

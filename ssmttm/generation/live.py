@@ -73,7 +73,8 @@ class LiveGenerator:
         self.generator = generator
         bundle = generator.bundle
         text_tokens = bundle.text_encoder.max_tokens
-        self._engine = SlotEngine(bundle.lm, slots, text_tokens, waiting, deterministic, compiled)
+        reread = generator.config.reread_frames
+        self._engine = SlotEngine(bundle.lm, slots, text_tokens, waiting, deterministic, compiled, reread)
         self._pool = RenderPool(generator.renderer, deterministic=deterministic)
 
     def stream(

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ssmttm.errors import UserError
+from ssmttm.generation.rereading import is_due, longest_read
 from ssmttm.generation.sampling import Sampling, SamplingRows, guide, sample_each, uniform_table
+from ssmttm.model.codebooks import as_beginning, shift_right
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.slots import StateRows
-from ssmttm.model.text import collate_text
+from ssmttm.model.text import TextBatch, collate_text
 
 AHEAD = 64  # frames whose random numbers are drawn in one go
 
@@ -70,13 +72,15 @@ class SlotBatch:
         text_tokens: the longest prompt.
         deterministic: give every seed the same bits in any company. A step always runs over all rows, and a prompt is
             read alone and padded to `text_tokens`; so one request takes as long as a full batch.
+        reread_frames: see `rereading`.
 
     Raises:
         UserError: if the model's state grows with the stream.
     """
 
-    def __init__(self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False):
+    def __init__(self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False, reread_frames: int = 0):
         self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
+        self._reread = reread_frames
         self._rows = StateRows(lm, 2 * slots, text_tokens, fixed=deterministic)
         self._free = list(range(slots))[::-1]
         self.members: list[Member] = []
@@ -84,7 +88,7 @@ class SlotBatch:
         K = lm.config.num_codebooks
         self._step_S, self._known_S, self._total_S = (np.zeros(slots, np.int64) for _ in range(3))
         self._token_SK = np.full((slots, K), lm.special)
-        self._recent_SJK = np.zeros((slots, K, K), np.int64)  # codes of the last steps, the newest first
+        self._recent_SJK = np.zeros((slots, max(K, reread_frames), K), np.int64)  # codes of step s at s modulo J
         self._uniform_SJK = np.zeros((slots, AHEAD + K - 1, K))
         self._first_uniform_S = np.zeros(slots, np.int64)  # the frame that `uniform` begins with
 
@@ -107,15 +111,14 @@ class SlotBatch:
         """Raises UserError if a request has more text or frames than a slot can take."""
         if len(request.text) > self._text_tokens:
             raise UserError(f"text of {len(request.text)} tokens is over the limit of {self._text_tokens}; shorten it")
-        self._lm.check_length(request.known + request.frames)
+        self._lm.check_length(longest_read(request.known + request.frames, self._reread))
 
     def join(self, requests: Sequence[CodeRequest]) -> list[Member]:
         """Read the prompts of new members. There must be as many free slots."""
         members = []
         groups = [[request] for request in requests] if self._deterministic else [requests]
         for group in groups:
-            text = collate_text([request.text for request in group])
-            state = self._rows.read(text.padded(self._text_tokens) if self._deterministic else text)
+            state = self._rows.read(self._collate(group))
             for index, request in enumerate(group):
                 member = Member(request, self._free.pop())
                 self._rows.put(self._give_row(member), state, index)
@@ -126,6 +129,10 @@ class SlotBatch:
         self.members += members
         self._arrange()
         return members
+
+    def _collate(self, requests: Sequence[CodeRequest]) -> TextBatch:
+        text = collate_text([request.text for request in requests])
+        return text.padded(self._text_tokens) if self._deterministic else text
 
     def _give_row(self, member: Member) -> int:
         member.rows.append(len(self._owners))
@@ -168,6 +175,9 @@ class SlotBatch:
     @torch.inference_mode()
     def step(self) -> Written:
         """Write one step of every member."""
+        for member in self.members:
+            if is_due(int(self._step_S[member.slot]), self._reread):
+                self._reread_last(member)
         logits_nKV = self._step_rows()
         slot_n, K = self._slot_n, self._lm.config.num_codebooks
         frame_nK = self._step_S[slot_n][:, None] - np.arange(K)
@@ -178,12 +188,26 @@ class SlotBatch:
         self._read_primers(codes_nK, frame_nK)
         self._token_SK[slot_n] = codes_nK
         written_n = frame_nK[:, -1]  # the youngest frame that all codebooks have
+        step_n, kept = self._step_S[slot_n], self._recent_SJK.shape[1]
+        self._recent_SJK[slot_n, step_n % kept] = codes_nK
+        codes_nK = self._recent_SJK[slot_n[:, None], (written_n[:, None] + np.arange(K)) % kept, np.arange(K)]
         self._step_S[slot_n] += 1
-        if K > 1:
-            self._recent_SJK[slot_n, 1:] = self._recent_SJK[slot_n, :-1]
-            self._recent_SJK[slot_n, 0] = codes_nK
-            codes_nK = self._recent_SJK[slot_n][:, np.arange(K)[::-1], np.arange(K)]
         return Written(codes_nK, written_n >= self._known_S[slot_n], written_n + 1 == total_n)
+
+    def _reread_last(self, member: Member) -> None:
+        """Put a member's rows where they are after its prompt and its last steps, but for the very last, which the
+        next step reads."""
+        first, kept = int(self._step_S[member.slot]) - self._reread, self._recent_SJK.shape[1]
+        last_SK = self._recent_SJK[member.slot, np.arange(first, first + self._reread) % kept]
+        last_1KS = as_beginning(torch.from_numpy(last_SK.T)[None], self._lm.special)
+        tokens_1KS = shift_right(last_1KS, self._lm.special)
+        self._token_SK[member.slot] = last_1KS[0, :, -1]
+        text = self._collate([member.request])
+        if len(member.rows) == 2:
+            text, tokens_1KS = TextBatch.cat(text, text.as_null()), tokens_1KS.expand(2, -1, -1)
+        state = self._rows.read(text, tokens_1KS)
+        for index, row in enumerate(member.rows):
+            self._rows.put(row, state, index)
 
     def _step_rows(self) -> Tensor:
         """Guided logits [n, K, V] of the members' next codes."""

@@ -123,7 +123,7 @@ class SlotEngine:
         slots: requests in the batch at most.
         text_tokens: the longest prompt.
         waiting: requests that may wait for a slot.
-        deterministic: see `SlotBatch`.
+        deterministic, reread_frames: see `SlotBatch`.
         compiled: let torch.compile fuse the step on a CPU; where that fails a warning says so.
 
     Raises:
@@ -138,9 +138,10 @@ class SlotEngine:
         waiting: int = 32,
         deterministic: bool = False,
         compiled: bool = False,
+        reread_frames: int = 0,
     ):
         self._codebooks = lm.config.num_codebooks
-        self._batch = SlotBatch(lm, slots, text_tokens, deterministic)
+        self._batch = SlotBatch(lm, slots, text_tokens, deterministic, reread_frames)
         self._compiled, self._most_waiting = compiled, waiting
         self._metrics = EngineMetrics(slots)
         self._streams: set[CodeStream] = set()  # all that have not ended

@@ -32,6 +32,14 @@ def shift_right(delayed_BKS: Tensor, special: int) -> Tensor:
     return torch.cat([start_BK1, delayed_BKS[..., :-1]], dim=-1)
 
 
+def as_beginning(delayed_BKS: Tensor, special: int) -> Tensor:
+    """Steps out of the middle of a piece as those of a piece that begins there: codebook k has its first frame at
+    step k."""
+    K, S = delayed_BKS.shape[1:]
+    is_before_KS = torch.arange(S, device=delayed_BKS.device) < torch.arange(K, device=delayed_BKS.device)[:, None]
+    return delayed_BKS.masked_fill(is_before_KS, special)
+
+
 def holds_frame(step: int, num_codebooks: int, num_frames: int) -> list[bool]:
     """Which codebooks hold a frame (not `special`) at a step of the delayed sequence."""
     return [0 <= step - k < num_frames for k in range(num_codebooks)]

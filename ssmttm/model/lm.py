@@ -274,11 +274,13 @@ class MusicLM(nn.Module):
             _, state = self._run(prefix_BTD, state, mask_BT, bidirectional=prefix_BTD.shape[1])
         return state
 
-    def prefill(self, text: TextBatch) -> tuple[Tensor, LMState]:
-        """Read the text and BOS: logits [B, K, V] of the first step, and the state."""
-        state = self.read_text(text)
-        start_BK = torch.full((len(text.null_B), self.config.num_codebooks), self.special, device=text.null_B.device)
-        return self.step(start_BK, state)
+    def prefill(self, text: TextBatch, delayed_BKS: Tensor | None = None) -> tuple[Tensor, LMState]:
+        """Read the text, BOS and the first steps' codes, if any: logits [B, K, V] of the next step, and the state."""
+        shape = (len(text.null_B), self.config.num_codebooks, 1)
+        start_BK1 = torch.full(shape, self.special, device=text.null_B.device)
+        tokens_BKS = start_BK1 if delayed_BKS is None else torch.cat([start_BK1, delayed_BKS], dim=2)
+        logits_BKSV, state = self.read(tokens_BKS, self.read_text(text))
+        return logits_BKSV[:, :, -1], state
 
     def read(self, tokens_BKS: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """Feed several steps' codes at once: logits [B, K, S, V], those at s of the step after s, as S calls of `step`
@@ -297,7 +299,7 @@ class MusicLM(nn.Module):
         if longest and frames > longest:
             raise UserError(
                 f"a piece of {frames} frames is longer than this model's positions are made for ({longest}); "
-                "make it shorter, or train with stage1.positions=none stage1.max_frames=0"
+                "make it shorter, have half of that read anew (generation.reread_frames), or train with stage1.positions=none"
             )
 
     def narrow(self, precision: str) -> None:

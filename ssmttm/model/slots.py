@@ -135,11 +135,13 @@ class StateRows:
         return torch.full((count, self._lm.config.num_codebooks), self._lm.special, device=self.device)
 
     @torch.inference_mode()
-    def read(self, text: TextBatch) -> LMState:
-        """The states after the text, one row each, to be put into rows."""
+    def read(self, text: TextBatch, tokens_BKS: Tensor | None = None) -> LMState:
+        """The states after the text and the steps' codes (BOS first), if any; one row each, to be put into rows."""
         if self._lm.looks_across:
             text = text.padded(self._text_tokens)
         state = self._lm.read_text(text.to(self.device))
+        if tokens_BKS is not None:
+            _, state = self._lm.read(tokens_BKS.to(self.device), state)
         for index, block in enumerate(self._lm.blocks):
             assert isinstance(block, Block)
             first, second, memory = state.blocks[index]

@@ -114,8 +114,9 @@ class Parts:
         """Seconds of music per second."""
         sampling = resolve(self._generator.config, 1.0).sampling
         lm, longest = self._generator.bundle.lm, self._generator.bundle.text_encoder.max_tokens
+        reread = self._generator.config.reread_frames
         with (
-            SlotEngine(lm, self._clips, longest, compiled=self._compiled) as engine,
+            SlotEngine(lm, self._clips, longest, compiled=self._compiled, reread_frames=reread) as engine,
             ThreadPoolExecutor(self._clips) as readers,
         ):
             for frames in (4, self._frames):  # the first round warms up

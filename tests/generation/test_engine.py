@@ -35,18 +35,28 @@ def prompts(lengths: tuple[int, ...]) -> TextBatch:
 
 
 def decode(
-    lm: MusicLM, text: TextBatch, seeds: list[int], sampling: Sampling, frames: int, primer: torch.Tensor | None = None
+    lm: MusicLM,
+    text: TextBatch,
+    seeds: list[int],
+    sampling: Sampling,
+    frames: int,
+    primer: torch.Tensor | None = None,
+    reread: int = 0,
 ) -> torch.Tensor:
-    return torch.stack(list(Decoder(lm, text, seeds, sampling).frames(frames, primer)), dim=2)
+    return torch.stack(list(Decoder(lm, text, seeds, sampling, reread).frames(frames, primer)), dim=2)
 
 
 @torch.inference_mode()
-def decode_slowly(lm: MusicLM, text: TextBatch, seed: int, sampling: Sampling, frames: int) -> torch.Tensor:
+def decode_slowly(
+    lm: MusicLM, text: TextBatch, seed: int, sampling: Sampling, frames: int, reread: int = 0
+) -> torch.Tensor:
     codes = torch.zeros(1, lm.config.num_codebooks, frames, dtype=torch.int64)
     K = lm.config.num_codebooks
     for step in range(frames + K - 1):
-        delayed = apply_delay(codes, lm.special)
-        logits = guide(lm(delayed, text)[:, :, step], lm(delayed, text.as_null())[:, :, step], sampling.guidance)
+        # What is read begins at the last multiple of `reread`, less one, as far as there is one.
+        first = max(step // reread - 1, 0) * reread if reread else 0
+        delayed, place = apply_delay(codes[..., first:], lm.special), step - first
+        logits = guide(lm(delayed, text)[:, :, place], lm(delayed, text.as_null())[:, :, place], sampling.guidance)
         for k in range(K):
             if 0 <= step - k < frames:
                 uniform = torch.tensor([[frame_uniforms(seed, step - k, K)[k]]]).double()
@@ -61,6 +71,15 @@ def test_recurrent_decoding_equals_full_passes(num_codebooks: int, backbone: str
     assert torch.equal(decode(lm, text, [3], sampling, 10), decode_slowly(lm, text, 3, sampling, 10))
 
 
+@pytest.mark.parametrize(("num_codebooks", "reread"), [(1, 4), (1, 1), (3, 5), (3, 2)])
+@pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba", "prefix_transformer"])
+def test_what_is_read_anew_equals_full_passes_from_there(num_codebooks: int, reread: int, backbone: str) -> None:
+    lm, text, sampling = make_lm(num_codebooks, backbone), prompts((5,)), Sampling(2.0, 0.9, 12)
+    found = decode(lm, text, [3], sampling, 20, reread=reread)
+    assert torch.equal(found, decode_slowly(lm, text, 3, sampling, 20, reread))
+    assert not torch.equal(found, decode(lm, text, [3], sampling, 20))
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_batch_mates_change_nothing(guidance: float) -> None:
     lm, sampling = make_lm(), Sampling(guidance, 1.0, 0)
@@ -73,8 +92,8 @@ def test_batch_mates_change_nothing(guidance: float) -> None:
 
 def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, rows = make_lm(), []
-    step = lm.step
-    monkeypatch.setattr(lm, "step", lambda tokens, state: (rows.append(len(tokens)), step(tokens, state))[1])
+    read = lm.read
+    monkeypatch.setattr(lm, "read", lambda tokens, state: (rows.append(len(tokens)), read(tokens, state))[1])
     plain = decode(lm, prompts((4,)), [0], Sampling(1.0, 1.0, 0), 6)
     nearly = decode(lm, prompts((4,)), [0], Sampling(1.0 + 1e-7, 1.0, 0), 6)
     assert rows[:6] == [1] * 6
@@ -82,11 +101,12 @@ def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPat
     assert torch.equal(plain, nearly)
 
 
+@pytest.mark.parametrize("reread", [0, 3])
 @pytest.mark.parametrize("num_codebooks", [1, 3])
-def test_a_primer_continues_the_same_piece(num_codebooks: int) -> None:
+def test_a_primer_continues_the_same_piece(num_codebooks: int, reread: int) -> None:
     lm, text, sampling = make_lm(num_codebooks), prompts((4,)), Sampling(1.5, 1.0, 0)
-    whole = decode(lm, text, [5], sampling, 12)
-    assert torch.equal(whole[:, :, 7:], decode(lm, text, [5], sampling, 5, primer=whole[:, :, :7]))
+    whole = decode(lm, text, [5], sampling, 12, reread=reread)
+    assert torch.equal(whole[:, :, 7:], decode(lm, text, [5], sampling, 5, whole[:, :, :7], reread))
 
 
 def test_prompt_and_seed_both_matter() -> None:

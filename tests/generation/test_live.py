@@ -53,6 +53,23 @@ def test_together_as_alone_bit_for_bit(generator: Generator) -> None:
         assert np.array_equal(together[number], alone[number])
 
 
+def test_what_is_read_anew_is_so_in_company_too(bundle_uri: str) -> None:
+    generator = Generator.load(bundle_uri)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in generator.bundle.lm.parameters():  # or what went before would hardly matter
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    without = generator.generate(PROMPTS[0], 3.0, seed=3).samples
+    generator.config = generator.config.model_copy(update={"reread_frames": 15})
+    expected = [generator.generate(prompt, 3.0, seed=3).samples for prompt in PROMPTS[:2]]
+    assert np.array_equal(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2])
+    assert not np.allclose(expected[0], without, atol=1e-2)
+    with LiveGenerator(generator, slots=2) as live:
+        clips = [live.stream(prompt, 3.0, seed=3) for prompt in PROMPTS[:2]]
+        for clip, whole in zip(clips, expected, strict=True):
+            assert np.abs(join(list(clip)) - whole).max() < 1e-3
+
+
 def test_a_clip_is_what_the_generator_makes(generator: Generator) -> None:
     expected = generator.generate(PROMPTS[0], 2.0, seed=3).samples
     with LiveGenerator(generator, slots=2) as live:
