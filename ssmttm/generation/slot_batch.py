@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ssmttm.model.lm import MusicLM
 from ssmttm.model.slots import StateRows
 from ssmttm.model.text import TextBatch, collate_text
 
+Read = TypeVar("Read")
 AHEAD = 64  # frames whose random numbers are drawn in one go
 
 
@@ -116,8 +117,7 @@ class SlotBatch:
     def join(self, requests: Sequence[CodeRequest]) -> list[Member]:
         """Read the prompts of new members. There must be as many free slots."""
         members = []
-        groups = [[request] for request in requests] if self._deterministic else [requests]
-        for group in groups:
+        for group in self._groups(requests):
             state = self._rows.read(self._collate(group))
             for index, request in enumerate(group):
                 member = Member(request, self._free.pop())
@@ -129,6 +129,10 @@ class SlotBatch:
         self.members += members
         self._arrange()
         return members
+
+    def _groups(self, together: Sequence[Read]) -> list[Sequence[Read]]:
+        """What is read in one go: all, or each alone where company must not matter."""
+        return [[one] for one in together] if self._deterministic else [together]
 
     def _collate(self, requests: Sequence[CodeRequest]) -> TextBatch:
         text = collate_text([request.text for request in requests])
@@ -175,9 +179,9 @@ class SlotBatch:
     @torch.inference_mode()
     def step(self) -> Written:
         """Write one step of every member."""
-        for member in self.members:
-            if is_due(int(self._step_S[member.slot]), self._reread):
-                self._reread_last(member)
+        due = [one for one in self.members if is_due(int(self._step_S[one.slot]), self._reread)]
+        for group in self._groups(due) if due else []:
+            self._read_anew(group)
         logits_nKV = self._step_rows()
         slot_n, K = self._slot_n, self._lm.config.num_codebooks
         frame_nK = self._step_S[slot_n][:, None] - np.arange(K)
@@ -194,20 +198,21 @@ class SlotBatch:
         self._step_S[slot_n] += 1
         return Written(codes_nK, written_n >= self._known_S[slot_n], written_n + 1 == total_n)
 
-    def _reread_last(self, member: Member) -> None:
-        """Put a member's rows where they are after its prompt and its last steps, but for the very last, which the
-        next step reads."""
-        first, kept = int(self._step_S[member.slot]) - self._reread, self._recent_SJK.shape[1]
-        last_SK = self._recent_SJK[member.slot, np.arange(first, first + self._reread) % kept]
-        last_1KS = as_beginning(torch.from_numpy(last_SK.T)[None], self._lm.special)
-        tokens_1KS = shift_right(last_1KS, self._lm.special)
-        self._token_SK[member.slot] = last_1KS[0, :, -1]
-        text = self._collate([member.request])
-        if len(member.rows) == 2:
-            text, tokens_1KS = TextBatch.cat(text, text.as_null()), tokens_1KS.expand(2, -1, -1)
-        state = self._rows.read(text, tokens_1KS)
-        for index, row in enumerate(member.rows):
-            self._rows.put(row, state, index)
+    def _read_anew(self, members: Sequence[Member]) -> None:
+        """Put members' rows where they are after the prompt and the last steps, but for the very last, which the next
+        step reads."""
+        slot_n = np.array([member.slot for member in members])
+        step_nS = self._step_S[slot_n][:, None] + np.arange(-self._reread, 0)
+        last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
+        last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
+        self._token_SK[slot_n] = last_nKS[:, :, -1]
+        text, tokens_nKS = self._collate([one.request for one in members]), shift_right(last_nKS, self._lm.special)
+        for which, read in enumerate((text, text.as_null())):  # the conditional rows, the unconditional ones
+            if any(len(member.rows) > which for member in members):
+                state = self._rows.read(read, tokens_nKS)
+                for index, member in enumerate(members):
+                    if len(member.rows) > which:
+                        self._rows.put(member.rows[which], state, index)
 
     def _step_rows(self) -> Tensor:
         """Guided logits [n, K, V] of the members' next codes."""
