@@ -17,6 +17,7 @@ from serve.wire import CodeOrder, LostError, Refusal
 from ssmttm.errors import UserError
 from ssmttm.generation.bundle import load_bundle
 from ssmttm.generation.request import check_prompt
+from ssmttm.generation.rereading import Rereading
 from ssmttm.generation.sampling import Sampling
 from ssmttm.generation.slot_batch import CodeRequest
 from ssmttm.generation.slot_engine import EngineClosedError, QueueFullError, SlotEngine
@@ -39,8 +40,8 @@ class LanguageModel:
     ):
         loaded = load_bundle(bundle)
         self._config, self._encoder = loaded.config.generation, loaded.text_encoder
-        longest, reread = self._encoder.max_tokens, self._config.reread_frames
-        self._engine = SlotEngine(loaded.lm, slots, longest, waiting, deterministic, compiled, reread)
+        longest, rereading = self._encoder.max_tokens, Rereading.of(self._config)
+        self._engine = SlotEngine(loaded.lm, slots, longest, waiting, deterministic, compiled, rereading)
         self._model = Model(
             id=loaded.model_id,
             sample_rate=loaded.codec.sample_rate,

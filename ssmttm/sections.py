@@ -234,12 +234,13 @@ class GenerationConfig(Section):
         gt=0,
         description="code frames that the first window completes; each later one twice as many, up to all",
     )
-    reread_frames: int = Field(
+    reread_every: int = Field(
         0,
         ge=0,
-        description="stage 1 reads the prompt again, and so many of the last frames, each time that so many more are "
-        "written; half of what it was trained on keeps long pieces from drifting; 0: never",
+        description="after so many frames stage 1 reads the prompt again, and the last ones, lest long pieces drift; "
+        "with reread_frames no more than it was trained on; 0: never",
     )
+    reread_frames: int = Field(64, ge=32, description="last frames that it then reads")
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.generation.rereading import is_due
+from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.sampling import Sampling, SamplingRows, frame_uniforms, guide, sample_each
 from ssmttm.model.codebooks import as_beginning, holds_frame
 from ssmttm.model.lm import MusicLM
@@ -29,11 +29,13 @@ class Decoder:
         text: the prompts, one row per clip.
         seeds: one per clip.
         sampling: of all clips. With guidance 1 the unconditional rows are left out.
-        reread_frames: see `rereading`.
+        rereading: of pieces that are longer than what the model was trained on.
     """
 
-    def __init__(self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling, reread_frames: int = 0):
-        self._lm, self._seeds, self._sampling, self._reread = lm, list(seeds), sampling, reread_frames
+    def __init__(
+        self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling, rereading: Rereading = NEVER
+    ):
+        self._lm, self._seeds, self._sampling, self._rereading = lm, list(seeds), sampling, rereading
         self._device = next(lm.parameters()).device
         self._guided = sampling.guidance != 1.0
         self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)
@@ -47,7 +49,7 @@ class Decoder:
         codebooks = self._lm.config.num_codebooks
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         total = known + frames
-        recent: deque[Tensor] = deque(maxlen=max(codebooks, self._reread))
+        recent: deque[Tensor] = deque(maxlen=max(codebooks, self._rereading.frames))
         logits_BKV = self._prefill()
         for step in range(total + codebooks - 1):
             tokens_BK = self._draw(logits_BKV, step, total, primer_BKT)
@@ -57,8 +59,8 @@ class Decoder:
                 yield torch.stack([recent[k - codebooks][:, k] for k in range(codebooks)], dim=1)
             if frame + 1 == total:
                 return
-            if is_due(step + 1, self._reread):
-                last_BKS = torch.stack(list(recent)[-self._reread :], dim=2)
+            if self._rereading.is_due(step + 1):
+                last_BKS = torch.stack(list(recent)[-self._rereading.frames :], dim=2)
                 logits_BKV = self._prefill(as_beginning(last_BKS, self._lm.special))
             else:
                 logits_BKV = self._step(tokens_BK)

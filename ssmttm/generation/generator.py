@@ -24,7 +24,7 @@ from ssmttm.generation.fine import Finished, Piece
 from ssmttm.generation.limiter import finish
 from ssmttm.generation.render import Renderer
 from ssmttm.generation.request import Settings, check_prompt, check_seed, resolve
-from ssmttm.generation.rereading import longest_read
+from ssmttm.generation.rereading import Rereading
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.text import TextBatch, collate_text
 
@@ -228,9 +228,9 @@ class Generator:
         """
         frames = -(-samples // self.bundle.codec.hop_length)
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
-        reread = self.config.reread_frames
-        self.bundle.lm.check_length(longest_read(known + frames, reread))
-        decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling, reread)
+        rereading = Rereading.of(self.config)
+        self.bundle.lm.check_length(rereading.longest_read(known + frames))
+        decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling, rereading)
         codes = decoder.frames(frames, primer_BKT)
         piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
         audio = self.renderer.render(codes, frames, piece, history, known)

@@ -18,6 +18,7 @@ from ssmttm.generation.limiter import finish
 from ssmttm.generation.render import Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import check_seed, resolve
+from ssmttm.generation.rereading import Rereading
 from ssmttm.generation.slot_batch import CodeRequest
 from ssmttm.generation.slot_engine import CodeStream, EngineMetrics, SlotEngine
 from ssmttm.model.text import collate_text
@@ -73,8 +74,8 @@ class LiveGenerator:
         self.generator = generator
         bundle = generator.bundle
         text_tokens = bundle.text_encoder.max_tokens
-        reread = generator.config.reread_frames
-        self._engine = SlotEngine(bundle.lm, slots, text_tokens, waiting, deterministic, compiled, reread)
+        rereading = Rereading.of(generator.config)
+        self._engine = SlotEngine(bundle.lm, slots, text_tokens, waiting, deterministic, compiled, rereading)
         self._pool = RenderPool(generator.renderer, deterministic=deterministic)
 
     def stream(

@@ -1,16 +1,34 @@
-"""How stage 1 writes more than it was trained on: with R `reread_frames`, it begins anew at step 2R and every R steps
-from there, from the prompt and the last R steps. So what it has read is never older than 2R steps, and always begins
-with the prompt, as in training; without it, what the text said fades in the state, and music drifts.
+"""How stage 1 writes more than it was trained on: every so many steps it begins anew, from the prompt and the last few
+steps. So what it has read always begins with the prompt and is no longer than in training; otherwise what the text
+said fades in the state, and music drifts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def is_due(step: int, reread_frames: int) -> bool:
-    """Whether the steps before this one are read anew."""
-    return reread_frames > 0 and step >= 2 * reread_frames and step % reread_frames == 0
+from ssmttm.config import GenerationConfig
 
 
-def longest_read(frames: int, reread_frames: int) -> int:
-    """The most frames that are read in one go, in a piece of so many."""
-    return min(frames, 2 * reread_frames) if reread_frames else frames
+@dataclass(frozen=True)
+class Rereading:
+    """It begins anew at step `frames + every`, and each `every` steps from there, with the last `frames` steps; never
+    where `every` is 0. `frames` must be as many as there are codebooks, or what is delayed would be read in part."""
+
+    every: int = 0
+    frames: int = 0
+
+    @classmethod
+    def of(cls, config: GenerationConfig) -> Rereading:
+        return cls(config.reread_every, config.reread_frames)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the steps before this one are read anew."""
+        return self.every > 0 and step > self.frames and (step - self.frames) % self.every == 0
+
+    def longest_read(self, frames: int) -> int:
+        """The most frames that are read in one go, in a piece of so many."""
+        return min(frames, self.frames + self.every) if self.every else frames
+
+
+NEVER = Rereading()

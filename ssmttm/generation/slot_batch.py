@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssmttm.errors import UserError
-from ssmttm.generation.rereading import is_due, longest_read
+from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.sampling import Sampling, SamplingRows, guide, sample_each, uniform_table
 from ssmttm.model.codebooks import as_beginning, shift_right
 from ssmttm.model.lm import MusicLM
@@ -73,15 +73,17 @@ class SlotBatch:
         text_tokens: the longest prompt.
         deterministic: give every seed the same bits in any company. A step always runs over all rows, and a prompt is
             read alone and padded to `text_tokens`; so one request takes as long as a full batch.
-        reread_frames: see `rereading`.
+        rereading: of pieces that are longer than what the model was trained on.
 
     Raises:
         UserError: if the model's state grows with the stream.
     """
 
-    def __init__(self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False, reread_frames: int = 0):
+    def __init__(
+        self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False, rereading: Rereading = NEVER
+    ):
         self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
-        self._reread = reread_frames
+        self._rereading = rereading
         self._rows = StateRows(lm, 2 * slots, text_tokens, fixed=deterministic)
         self._free = list(range(slots))[::-1]
         self.members: list[Member] = []
@@ -89,7 +91,7 @@ class SlotBatch:
         K = lm.config.num_codebooks
         self._step_S, self._known_S, self._total_S = (np.zeros(slots, np.int64) for _ in range(3))
         self._token_SK = np.full((slots, K), lm.special)
-        self._recent_SJK = np.zeros((slots, max(K, reread_frames), K), np.int64)  # codes of step s at s modulo J
+        self._recent_SJK = np.zeros((slots, max(K, rereading.frames), K), np.int64)  # codes of step s at s modulo J
         self._uniform_SJK = np.zeros((slots, AHEAD + K - 1, K))
         self._first_uniform_S = np.zeros(slots, np.int64)  # the frame that `uniform` begins with
 
@@ -112,7 +114,7 @@ class SlotBatch:
         """Raises UserError if a request has more text or frames than a slot can take."""
         if len(request.text) > self._text_tokens:
             raise UserError(f"text of {len(request.text)} tokens is over the limit of {self._text_tokens}; shorten it")
-        self._lm.check_length(longest_read(request.known + request.frames, self._reread))
+        self._lm.check_length(self._rereading.longest_read(request.known + request.frames))
 
     def join(self, requests: Sequence[CodeRequest]) -> list[Member]:
         """Read the prompts of new members. There must be as many free slots."""
@@ -179,7 +181,7 @@ class SlotBatch:
     @torch.inference_mode()
     def step(self) -> Written:
         """Write one step of every member."""
-        due = [one for one in self.members if is_due(int(self._step_S[one.slot]), self._reread)]
+        due = [one for one in self.members if self._rereading.is_due(int(self._step_S[one.slot]))]
         for group in self._groups(due) if due else []:
             self._read_anew(group)
         logits_nKV = self._step_rows()
@@ -202,7 +204,7 @@ class SlotBatch:
         """Put members' rows where they are after the prompt and the last steps, but for the very last, which the next
         step reads."""
         slot_n = np.array([member.slot for member in members])
-        step_nS = self._step_S[slot_n][:, None] + np.arange(-self._reread, 0)
+        step_nS = self._step_S[slot_n][:, None] + np.arange(-self._rereading.frames, 0)
         last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
         last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
         self._token_SK[slot_n] = last_nKS[:, :, -1]

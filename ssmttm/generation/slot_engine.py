@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.slot_batch import CodeRequest, Member, SlotBatch
 from ssmttm.model.lm import MusicLM
 
@@ -123,7 +124,7 @@ class SlotEngine:
         slots: requests in the batch at most.
         text_tokens: the longest prompt.
         waiting: requests that may wait for a slot.
-        deterministic, reread_frames: see `SlotBatch`.
+        deterministic, rereading: see `SlotBatch`.
         compiled: let torch.compile fuse the step on a CPU; where that fails a warning says so.
 
     Raises:
@@ -138,10 +139,10 @@ class SlotEngine:
         waiting: int = 32,
         deterministic: bool = False,
         compiled: bool = False,
-        reread_frames: int = 0,
+        rereading: Rereading = NEVER,
     ):
         self._codebooks = lm.config.num_codebooks
-        self._batch = SlotBatch(lm, slots, text_tokens, deterministic, reread_frames)
+        self._batch = SlotBatch(lm, slots, text_tokens, deterministic, rereading)
         self._compiled, self._most_waiting = compiled, waiting
         self._metrics = EngineMetrics(slots)
         self._streams: set[CodeStream] = set()  # all that have not ended

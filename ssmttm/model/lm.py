@@ -299,7 +299,7 @@ class MusicLM(nn.Module):
         if longest and frames > longest:
             raise UserError(
                 f"a piece of {frames} frames is longer than this model's positions are made for ({longest}); "
-                f"make it shorter, set generation.reread_frames={longest // 2}, or train with stage1.positions=none"
+                f"make it shorter, set generation.reread_every, or train with stage1.positions=none"
             )
 
     def narrow(self, precision: str) -> None:

@@ -36,6 +36,7 @@ from ssmttm.generation.generator import Generator
 from ssmttm.generation.render import Track
 from ssmttm.generation.render_pool import RenderPool
 from ssmttm.generation.request import resolve
+from ssmttm.generation.rereading import Rereading
 from ssmttm.generation.slot_batch import CodeRequest
 from ssmttm.generation.slot_engine import SlotEngine
 from ssmttm.model.text import collate_text
@@ -114,9 +115,9 @@ class Parts:
         """Seconds of music per second."""
         sampling = resolve(self._generator.config, 1.0).sampling
         lm, longest = self._generator.bundle.lm, self._generator.bundle.text_encoder.max_tokens
-        reread = self._generator.config.reread_frames
+        rereading = Rereading.of(self._generator.config)
         with (
-            SlotEngine(lm, self._clips, longest, compiled=self._compiled, reread_frames=reread) as engine,
+            SlotEngine(lm, self._clips, longest, compiled=self._compiled, rereading=rereading) as engine,
             ThreadPoolExecutor(self._clips) as readers,
         ):
             for frames in (4, self._frames):  # the first round warms up

@@ -8,6 +8,7 @@ import torch
 
 from ssmttm.config import Stage1Config
 from ssmttm.generation.engine import Decoder
+from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.sampling import Sampling, frame_uniforms, guide, sample
 from ssmttm.model.codebooks import apply_delay
 from ssmttm.model.lm import MusicLM
@@ -41,20 +42,20 @@ def decode(
     sampling: Sampling,
     frames: int,
     primer: torch.Tensor | None = None,
-    reread: int = 0,
+    rereading: Rereading = NEVER,
 ) -> torch.Tensor:
-    return torch.stack(list(Decoder(lm, text, seeds, sampling, reread).frames(frames, primer)), dim=2)
+    return torch.stack(list(Decoder(lm, text, seeds, sampling, rereading).frames(frames, primer)), dim=2)
 
 
 @torch.inference_mode()
 def decode_slowly(
-    lm: MusicLM, text: TextBatch, seed: int, sampling: Sampling, frames: int, reread: int = 0
+    lm: MusicLM, text: TextBatch, seed: int, sampling: Sampling, frames: int, rereading: Rereading = NEVER
 ) -> torch.Tensor:
     codes = torch.zeros(1, lm.config.num_codebooks, frames, dtype=torch.int64)
     K = lm.config.num_codebooks
     for step in range(frames + K - 1):
-        # What is read begins at the last multiple of `reread`, less one, as far as there is one.
-        first = max(step // reread - 1, 0) * reread if reread else 0
+        due = [begun for begun in range(step + 1) if rereading.is_due(begun)]
+        first = due[-1] - rereading.frames if due else 0
         delayed, place = apply_delay(codes[..., first:], lm.special), step - first
         logits = guide(lm(delayed, text)[:, :, place], lm(delayed, text.as_null())[:, :, place], sampling.guidance)
         for k in range(K):
@@ -71,12 +72,17 @@ def test_recurrent_decoding_equals_full_passes(num_codebooks: int, backbone: str
     assert torch.equal(decode(lm, text, [3], sampling, 10), decode_slowly(lm, text, 3, sampling, 10))
 
 
-@pytest.mark.parametrize(("num_codebooks", "reread"), [(1, 4), (1, 1), (3, 5), (3, 2)])
+@pytest.mark.parametrize(
+    ("num_codebooks", "every", "frames"), [(1, 4, 4), (1, 1, 1), (1, 7, 2), (1, 2, 3), (3, 5, 5), (3, 2, 2), (3, 6, 3)]
+)
 @pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba", "prefix_transformer"])
-def test_what_is_read_anew_equals_full_passes_from_there(num_codebooks: int, reread: int, backbone: str) -> None:
+def test_what_is_read_anew_equals_full_passes_from_there(
+    num_codebooks: int, every: int, frames: int, backbone: str
+) -> None:
     lm, text, sampling = make_lm(num_codebooks, backbone), prompts((5,)), Sampling(2.0, 0.9, 12)
-    found = decode(lm, text, [3], sampling, 20, reread=reread)
-    assert torch.equal(found, decode_slowly(lm, text, 3, sampling, 20, reread))
+    rereading = Rereading(every, frames)
+    found = decode(lm, text, [3], sampling, 20, rereading=rereading)
+    assert torch.equal(found, decode_slowly(lm, text, 3, sampling, 20, rereading))
     assert not torch.equal(found, decode(lm, text, [3], sampling, 20))
 
 
@@ -101,12 +107,12 @@ def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPat
     assert torch.equal(plain, nearly)
 
 
-@pytest.mark.parametrize("reread", [0, 3])
+@pytest.mark.parametrize("rereading", [NEVER, Rereading(3, 2)])
 @pytest.mark.parametrize("num_codebooks", [1, 3])
-def test_a_primer_continues_the_same_piece(num_codebooks: int, reread: int) -> None:
+def test_a_primer_continues_the_same_piece(num_codebooks: int, rereading: Rereading) -> None:
     lm, text, sampling = make_lm(num_codebooks), prompts((4,)), Sampling(1.5, 1.0, 0)
-    whole = decode(lm, text, [5], sampling, 12, reread=reread)
-    assert torch.equal(whole[:, :, 7:], decode(lm, text, [5], sampling, 5, whole[:, :, :7], reread))
+    whole = decode(lm, text, [5], sampling, 12, rereading=rereading)
+    assert torch.equal(whole[:, :, 7:], decode(lm, text, [5], sampling, 5, whole[:, :, :7], rereading))
 
 
 def test_prompt_and_seed_both_matter() -> None:

@@ -201,6 +201,6 @@ def test_positions_refuse_longer_pieces_at_once(bundle_uri: str) -> None:
     clip = generator.generate("calm piano", 1.0, seed=1)
     with pytest.raises(UserError, match="positions are made for"):
         generator.extend(clip, "calm piano", 1.0)
-    generator.config = generator.config.model_copy(update={"reread_frames": 15})
+    generator.config = generator.config.model_copy(update={"reread_every": 20, "reread_frames": 10})
     assert generator.generate("calm piano", 2.0, seed=1).seconds == 2
     assert generator.extend(clip, "calm piano", 1.0).seconds == 2

@@ -60,7 +60,7 @@ def test_what_is_read_anew_is_so_in_company_too(bundle_uri: str) -> None:
         for parameter in generator.bundle.lm.parameters():  # or what went before would hardly matter
             parameter.add_(0.1 * torch.randn_like(parameter))
     without = generator.generate(PROMPTS[0], 3.0, seed=3).samples
-    generator.config = generator.config.model_copy(update={"reread_frames": 15})
+    generator.config = generator.config.model_copy(update={"reread_every": 20, "reread_frames": 10})
     expected = [generator.generate(prompt, 3.0, seed=3).samples for prompt in PROMPTS[:2]]
     assert np.array_equal(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2])
     assert not np.allclose(expected[0], without, atol=1e-2)

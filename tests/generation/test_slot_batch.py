@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_engine import TEXT, V, decode, make_lm, prompts
 
 from ssmttm.errors import UserError
+from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.sampling import Sampling
 from ssmttm.generation.slot_batch import AHEAD, CodeRequest, SlotBatch
 from ssmttm.model.codebooks import apply_delay
@@ -53,10 +54,10 @@ def run(batch: SlotBatch, arrivals: list[tuple[int, CodeRequest]]) -> list[np.nd
     return [np.stack(found[id(request)], axis=1) for _, request in arrivals]
 
 
-def alone(lm: MusicLM, request: CodeRequest, reread: int = 0) -> np.ndarray:
+def alone(lm: MusicLM, request: CodeRequest, rereading: Rereading = NEVER) -> np.ndarray:
     primer = None if request.primer_KT is None else torch.from_numpy(request.primer_KT)[None]
     text = collate_text([request.text])
-    return decode(lm, text, [request.seed], request.sampling, request.frames, primer, reread)[0].numpy()
+    return decode(lm, text, [request.seed], request.sampling, request.frames, primer, rereading)[0].numpy()
 
 
 def random_arrivals(seed: int, count: int) -> list[tuple[int, CodeRequest]]:
@@ -75,31 +76,32 @@ def test_random_arrivals_give_what_each_request_gives_alone(backbone: str, num_c
         assert np.array_equal(codes, alone(lm, request))
 
 
-@pytest.mark.parametrize("reread", [1, 2, 5, 12])
+@pytest.mark.parametrize(("every", "frames"), [(2, 2), (5, 5), (12, 3), (3, 8)])
 @pytest.mark.parametrize("num_codebooks", [1, 3])
 @pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba"])
-def test_what_is_read_anew_is_the_same_in_slots(backbone: str, num_codebooks: int, reread: int) -> None:
+def test_what_is_read_anew_is_the_same_in_slots(backbone: str, num_codebooks: int, every: int, frames: int) -> None:
     lm, arrivals = make_lm(num_codebooks, backbone), random_arrivals(2, 12)
     primer = np.random.default_rng(0).integers(0, V, (num_codebooks, 7))
+    rereading = Rereading(every, frames)
     arrivals.append((3, replace(make_request(5, 20), primer_KT=primer)))
-    for (_, request), codes in zip(arrivals, run(SlotBatch(lm, 5, TOKENS, False, reread), arrivals), strict=True):
-        assert np.array_equal(codes, alone(lm, request, reread))
+    for (_, request), codes in zip(arrivals, run(SlotBatch(lm, 5, TOKENS, False, rereading), arrivals), strict=True):
+        assert np.array_equal(codes, alone(lm, request, rereading))
 
 
 @given(
     seed=st.integers(0, 2**32 - 1),
     slots=st.integers(1, 8),
     count=st.integers(1, 8),
-    reread=st.sampled_from([0, 0, 1, 4, 9]),
+    rereading=st.sampled_from([NEVER, NEVER, Rereading(1, 1), Rereading(4, 2), Rereading(2, 9)]),
 )
 @settings(max_examples=40, deadline=None)
-def test_in_fixed_shapes_company_changes_no_bit(seed: int, slots: int, count: int, reread: int) -> None:
+def test_in_fixed_shapes_company_changes_no_bit(seed: int, slots: int, count: int, rereading: Rereading) -> None:
     """The logits too, which say more than the codes."""
     lm, arrivals = make_lm(), random_arrivals(seed, count)
-    together = Recorder(lm, slots, deterministic=True, reread=reread)
+    together = Recorder(lm, slots, deterministic=True, rereading=rereading)
     codes = run(together, arrivals)
     for (_, request), mine in zip(arrivals, codes, strict=True):
-        single = Recorder(lm, slots, deterministic=True, reread=reread)
+        single = Recorder(lm, slots, deterministic=True, rereading=rereading)
         assert np.array_equal(run(single, [(0, request)])[0], mine)
         assert torch.equal(single.logits_of(request), together.logits_of(request))
 
@@ -107,8 +109,8 @@ def test_in_fixed_shapes_company_changes_no_bit(seed: int, slots: int, count: in
 class Recorder(SlotBatch):
     """Keeps the guided logits of every request."""
 
-    def __init__(self, lm: MusicLM, slots: int, deterministic: bool = False, reread: int = 0):
-        super().__init__(lm, slots, TOKENS, deterministic, reread)
+    def __init__(self, lm: MusicLM, slots: int, deterministic: bool = False, rereading: Rereading = NEVER):
+        super().__init__(lm, slots, TOKENS, deterministic, rereading)
         self.seen: dict[int, list[torch.Tensor]] = {}
 
     def _step_rows(self) -> torch.Tensor:
