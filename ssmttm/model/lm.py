@@ -276,9 +276,8 @@ class MusicLM(nn.Module):
 
     def prefill(self, text: TextBatch, delayed_BKS: Tensor | None = None) -> tuple[Tensor, LMState]:
         """Read the text, BOS and the first steps' codes, if any: logits [B, K, V] of the next step, and the state."""
-        shape = (len(text.null_B), self.config.num_codebooks, 1)
-        start_BK1 = torch.full(shape, self.special, device=text.null_B.device)
-        tokens_BKS = start_BK1 if delayed_BKS is None else torch.cat([start_BK1, delayed_BKS], dim=2)
+        bos_BK1 = text.null_B.new_full((len(text.null_B), self.config.num_codebooks, 1), self.special, dtype=torch.long)
+        tokens_BKS = bos_BK1 if delayed_BKS is None else torch.cat([bos_BK1, delayed_BKS], dim=2)
         logits_BKSV, state = self.read(tokens_BKS, self.read_text(text))
         return logits_BKSV[:, :, -1], state
 
