@@ -240,7 +240,7 @@ class GenerationConfig(Section):
         description="after so many frames stage 1 reads the prompt again, and the last ones, lest long pieces drift; "
         "with reread_frames no more than it was trained on; 0: never",
     )
-    reread_frames: int = Field(64, ge=32, description="last frames that it then reads")
+    reread_frames: int = Field(64, gt=0, description="last frames that it then reads")
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 

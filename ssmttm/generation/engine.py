@@ -36,6 +36,7 @@ class Decoder:
         self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling, rereading: Rereading = NEVER
     ):
         self._lm, self._seeds, self._sampling, self._rereading = lm, list(seeds), sampling, rereading
+        rereading.check(lm.config.num_codebooks)
         self._device = next(lm.parameters()).device
         self._guided = sampling.guidance != 1.0
         self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)

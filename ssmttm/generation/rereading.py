@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssmttm.config import GenerationConfig
+from ssmttm.errors import UserError
 
 
 @dataclass(frozen=True)
 class Rereading:
     """It begins anew at step `frames + every`, and each `every` steps from there, with the last `frames` steps; never
-    where `every` is 0. `frames` must be as many as there are codebooks, or what is delayed would be read in part."""
+    where `every` is 0."""
 
     every: int = 0
     frames: int = 0
@@ -21,6 +22,14 @@ class Rereading:
     @classmethod
     def of(cls, config: GenerationConfig) -> Rereading:
         return cls(config.reread_every, config.reread_frames)
+
+    def check(self, num_codebooks: int) -> None:
+        """Raises UserError if codes that are delayed would be read in part: they go as far back as there are
+        codebooks."""
+        if self.every and self.frames < num_codebooks:
+            raise UserError(
+                f"generation.reread_frames={self.frames} are too few for {num_codebooks} codebooks; give as many"
+            )
 
     def is_due(self, step: int) -> bool:
         """Whether the steps before this one are read anew."""

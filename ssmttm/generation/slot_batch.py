@@ -76,7 +76,7 @@ class SlotBatch:
         rereading: of pieces that are longer than what the model was trained on.
 
     Raises:
-        UserError: if the model's state grows with the stream.
+        UserError: if the model's state grows with the stream, or too few frames are read anew.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class SlotBatch:
     ):
         self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
         self._rereading = rereading
+        rereading.check(lm.config.num_codebooks)
         self._rows = StateRows(lm, 2 * slots, text_tokens, fixed=deterministic)
         self._free = list(range(slots))[::-1]
         self.members: list[Member] = []

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssmttm.config import Stage1Config
+from ssmttm.errors import UserError
 from ssmttm.generation.engine import Decoder
 from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.sampling import Sampling, frame_uniforms, guide, sample
@@ -73,7 +74,7 @@ def test_recurrent_decoding_equals_full_passes(num_codebooks: int, backbone: str
 
 
 @pytest.mark.parametrize(
-    ("num_codebooks", "every", "frames"), [(1, 4, 4), (1, 1, 1), (1, 7, 2), (1, 2, 3), (3, 5, 5), (3, 2, 2), (3, 6, 3)]
+    ("num_codebooks", "every", "frames"), [(1, 4, 4), (1, 1, 1), (1, 7, 2), (1, 2, 3), (3, 5, 5), (3, 2, 3), (3, 6, 3)]
 )
 @pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba", "prefix_transformer"])
 def test_what_is_read_anew_equals_full_passes_from_there(
@@ -84,6 +85,11 @@ def test_what_is_read_anew_equals_full_passes_from_there(
     found = decode(lm, text, [3], sampling, 20, rereading=rereading)
     assert torch.equal(found, decode_slowly(lm, text, 3, sampling, 20, rereading))
     assert not torch.equal(found, decode(lm, text, [3], sampling, 20))
+
+
+def test_too_few_frames_to_read_anew_are_an_error() -> None:
+    with pytest.raises(UserError, match="reread_frames=2 are too few for 3 codebooks"):
+        Decoder(make_lm(3), prompts((5,)), [0], Sampling(1.0, 1.0, 0), Rereading(5, 2))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -107,7 +113,7 @@ def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPat
     assert torch.equal(plain, nearly)
 
 
-@pytest.mark.parametrize("rereading", [NEVER, Rereading(3, 2)])
+@pytest.mark.parametrize("rereading", [NEVER, Rereading(3, 3)])
 @pytest.mark.parametrize("num_codebooks", [1, 3])
 def test_a_primer_continues_the_same_piece(num_codebooks: int, rereading: Rereading) -> None:
     lm, text, sampling = make_lm(num_codebooks), prompts((4,)), Sampling(1.5, 1.0, 0)

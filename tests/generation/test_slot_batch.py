@@ -76,7 +76,7 @@ def test_random_arrivals_give_what_each_request_gives_alone(backbone: str, num_c
         assert np.array_equal(codes, alone(lm, request))
 
 
-@pytest.mark.parametrize(("every", "frames"), [(2, 2), (5, 5), (12, 3), (3, 8)])
+@pytest.mark.parametrize(("every", "frames"), [(2, 3), (5, 5), (12, 3), (3, 8)])
 @pytest.mark.parametrize("num_codebooks", [1, 3])
 @pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba"])
 def test_what_is_read_anew_is_the_same_in_slots(backbone: str, num_codebooks: int, every: int, frames: int) -> None:
@@ -172,6 +172,8 @@ def test_whoever_leaves_early_takes_nothing_from_others() -> None:
 
 
 def test_limits_are_named() -> None:
+    with pytest.raises(UserError, match="too few for 3 codebooks"):
+        SlotBatch(make_lm(3), 2, TOKENS, False, Rereading(5, 2))
     batch = SlotBatch(make_lm(), 2, TOKENS)
     with pytest.raises(UserError, match="text of 10 tokens is over the limit of 9"):
         batch.check(CodeRequest(np.zeros((10, TEXT), np.float16), 5, 0, SAMPLINGS[0]))
