@@ -18,7 +18,7 @@ from typing import Any
 
 from ssmttm import config, storage
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.evaluation.report import render
+from ssmttm.reports.demo import render
 from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
 from ssmttm.training.rows import read_rows
 

@@ -22,18 +22,18 @@ import torch
 from tqdm import tqdm
 
 from ssmttm import config, storage
-from ssmttm.comparison import compare
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config
-from ssmttm.corpus.prompts import FREE_FORM_PROMPTS
-from ssmttm.corpus.readers import read_source
+from ssmttm.engine.fine import Piece
+from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.evaluation import adherence
+from ssmttm.evaluation.comparison import compare
+from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
 from ssmttm.evaluation.results import Measurements, summarise
 from ssmttm.evaluation.worker import HeldOut, RealClip, Request, Worker
-from ssmttm.generation.fine import Piece
-from ssmttm.generation.generator import Generator
-from ssmttm.model.text import collate_text
-from ssmttm.training.data import TokenDataset
+from ssmttm.sources.readers import read_source
+from ssmttm.tokens.data import TokenDataset
 
 Task = tuple[str, tuple[Any, ...]]  # a Worker's method and its arguments
 

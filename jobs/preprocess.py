@@ -15,10 +15,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ssmttm import config
-from ssmttm.corpus.dataset_card import summary_table
-from ssmttm.corpus.parts import PartReport
-from ssmttm.corpus.tokenize import Plan, Worker, preprocess, preprocess_local
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.tokens.dataset_card import summary_table
+from ssmttm.tokens.parts import PartReport
+from ssmttm.tokens.tokenize import Plan, Worker, preprocess, preprocess_local
 
 
 class PartWriter:

@@ -25,9 +25,9 @@ from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList,
 from serve.uploads import read_upload
 from serve.wire import LostError, Order, Refusal, Service
 from ssmttm.audio import Audio
+from ssmttm.engine.request import check_seed
+from ssmttm.engine.sampling import MAX_SEED
 from ssmttm.errors import UserError
-from ssmttm.generation.request import check_seed
-from ssmttm.generation.sampling import MAX_SEED
 
 BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
 READY_S = 5.0

@@ -15,7 +15,7 @@ from serve.metrics import Metrics
 from serve.schema import MEDIA_TYPES, Clip, Provenance
 from serve.wire import Began, Event, LostError, Order, Refusal, Service
 from ssmttm.audio import Audio
-from ssmttm.generation import files
+from ssmttm.engine import files
 
 LOOK_S = 0.5  # how often to look whether the listener is still there
 AHEAD = 2  # events that are made before they are taken

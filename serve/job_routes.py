@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from serve.job_runner import JobRunner
 from serve.schema import MEDIA_TYPES, ClipRequest, Error, Job, Provenance
 from serve.wire import Order, Service
-from ssmttm.generation import files
-from ssmttm.generation.request import check_seed
+from ssmttm.engine import files
+from ssmttm.engine.request import check_seed
 
 LOOK_S = 0.5  # between looks for progress
 ENDS = {"done", "failed", "cancelled"}

@@ -14,13 +14,13 @@ import numpy as np
 
 from serve.schema import MEDIA_TYPES, SETTINGS, Model
 from serve.wire import CodeOrder, LostError, Refusal
+from ssmttm.bundle.store import load_bundle
+from ssmttm.engine.request import check_prompt
+from ssmttm.engine.rereading import Rereading
+from ssmttm.engine.sampling import Sampling
+from ssmttm.engine.slot_batch import CodeRequest
+from ssmttm.engine.slot_engine import EngineClosedError, QueueFullError, SlotEngine
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import load_bundle
-from ssmttm.generation.request import check_prompt
-from ssmttm.generation.rereading import Rereading
-from ssmttm.generation.sampling import Sampling
-from ssmttm.generation.slot_batch import CodeRequest
-from ssmttm.generation.slot_engine import EngineClosedError, QueueFullError, SlotEngine
 
 RETRY_AFTER_S = 5
 

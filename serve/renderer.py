@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from serve.wire import Began, CodeOrder, CodeWriter, Event, LostError, Order, Refusal
+from ssmttm.bundle.store import load_bundle
+from ssmttm.conditions.text import collate_text
+from ssmttm.engine.continuation import Continuation
+from ssmttm.engine.fine import Piece
+from ssmttm.engine.limiter import finish
+from ssmttm.engine.render import Renderer as WindowRenderer
+from ssmttm.engine.render import Track
+from ssmttm.engine.render_pool import RenderPool
+from ssmttm.engine.request import resolve
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import load_bundle
-from ssmttm.generation.continuation import Continuation
-from ssmttm.generation.fine import Piece
-from ssmttm.generation.limiter import finish
-from ssmttm.generation.render import Renderer as WindowRenderer
-from ssmttm.generation.render import Track
-from ssmttm.generation.render_pool import RenderPool
-from ssmttm.generation.request import resolve
-from ssmttm.model.text import collate_text
 
 ATTEMPTS = 4  # language models that a clip may be begun with, or continued by
 PAUSE_S = 0.5  # between them, doubled each time

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ssmttm.generation.request import MAX_GUIDANCE, MAX_STEPS, MAX_TEMPERATURE, MAX_TOP_K
-from ssmttm.generation.sampling import MAX_SEED
+from ssmttm.engine.request import MAX_GUIDANCE, MAX_STEPS, MAX_TEMPERATURE, MAX_TOP_K
+from ssmttm.engine.sampling import MAX_SEED
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
 MAX_VARIATIONS = 8

@@ -66,8 +66,8 @@ def generate(
     from tqdm import tqdm
 
     from ssmttm.audio import Audio
-    from ssmttm.generation.generator import Generator
-    from ssmttm.generation.request import check_seed
+    from ssmttm.engine.generator import Generator
+    from ssmttm.engine.request import check_seed
 
     seed = check_seed(seed)
     generator = Generator.load(bundle, precision=precision)
@@ -111,8 +111,8 @@ def export(
 ) -> None:
     """Gather the trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm import storage
+    from ssmttm.bundle.store import read_model_id
     from ssmttm.evaluation.results import card_figures
-    from ssmttm.generation.bundle import read_model_id
     from ssmttm.training.export import export_bundle
 
     export_bundle(
@@ -148,7 +148,7 @@ def listen(
     Clips are brought to one loudness; order and sides are drawn for each listener; anchors and checks are among them.
     Nothing is kept of a listener but the answers.
     """
-    from ssmttm import listen as test
+    from ssmttm.evaluation import listen as test
     from ssmttm.evaluation.listening import Settings
 
     if results is not None:
@@ -169,7 +169,7 @@ def doctor(
     """Say what this machine has: versions, devices, precision, soundfont, text encoder, model sizes."""
     import json
 
-    from ssmttm.doctor import examine
+    from ssmttm.cli_doctor import examine
 
     findings = examine(preset)
     if as_json:

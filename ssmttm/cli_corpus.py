@@ -28,7 +28,7 @@ def compose(
     captions: Annotated[int, typer.Option(help="Captions written for each piece.")] = 6,
 ) -> None:
     """Compose a corpus of captioned pieces in eight genres and render it with a General MIDI soundfont."""
-    from ssmttm.corpus.composer import compose_corpus
+    from ssmttm.sources.composed import compose_corpus
 
     tracks = compose_corpus(out, hours, seed, clip_seconds, captions)
     print(f"{out}: {len(tracks)} pieces, {sum(track.duration_s for track in tracks) / 3600:.2f} hours")
@@ -47,8 +47,8 @@ def scan(
 
     Lengths that are not stated are read from the files. Entries that could not be understood are named and left out.
     """
-    from ssmttm.corpus.census import census
-    from ssmttm.corpus.listing import write_scan
+    from ssmttm.tokens.census import census
+    from ssmttm.tokens.listing import write_scan
 
     listing, manifest = write_scan(source, out, _corpus_config(layout, licence))
     _print_figures(census(listing, sample=0, progress=False))
@@ -72,14 +72,14 @@ def check(
     import json
 
     from ssmttm import storage
-    from ssmttm.corpus.census import census
-    from ssmttm.corpus.listing import read_listing
+    from ssmttm.tokens.census import census
+    from ssmttm.tokens.listing import read_listing
 
     listing = read_listing(uri, _corpus_config(layout, licence))
     figures = census(listing, sample, seed)
     if html is not None:
-        from ssmttm.census_page import render
-        from ssmttm.corpus.clips import clips
+        from ssmttm.reports.census import render
+        from ssmttm.tokens.clips import clips
 
         storage.write_text(html, render(figures, clips(listing, seed=seed)))
     if as_json:
@@ -103,8 +103,8 @@ def trace(
     import json
     from dataclasses import asdict
 
-    from ssmttm.corpus.provenance import describe
-    from ssmttm.corpus.provenance import trace as follow
+    from ssmttm.tokens.provenance import describe
+    from ssmttm.tokens.provenance import trace as follow
 
     found = follow(dataset, row_id, seed)
     print(json.dumps(asdict(found), indent=2, ensure_ascii=False) if as_json else describe(found))

@@ -7,19 +7,22 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+from synthetic_tokens import make_codec, write_tokens
+from tiny_bundle import shared_bundle
 
 from ssmttm import audio, config
 
 if TYPE_CHECKING:
     from ssmttm.codec.base import Codec
-    from ssmttm.model.text import TextEncoder
+    from ssmttm.conditions.text import TextEncoder
+    from ssmttm.engine.generator import Generator
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # jobs/ is not part of the installed package; Ray hands this path on to its workers
@@ -71,7 +74,7 @@ def tiny_config(tiny_folder: Path) -> config.Config:
 @pytest.fixture(scope="session")
 def tiny_corpus(tiny_config: config.Config) -> str:
     """Folder of a composed corpus: `TINY_CLIPS` clips of 3 s, two of them held out."""
-    from ssmttm.corpus.composer import compose_corpus
+    from ssmttm.sources.composed import compose_corpus
 
     corpus = tiny_config.corpus
     hours = TINY_CLIPS * corpus.clip_seconds / 3600
@@ -91,7 +94,7 @@ def tiny_corpus(tiny_config: config.Config) -> str:
 def tiny_codec(tiny_config: config.Config, tiny_corpus: str) -> Codec:
     """`mini` codec of the tiny preset, fitted on the tiny corpus and saved to `codec.path`."""
     from ssmttm.codec.mini import MiniCodec
-    from ssmttm.corpus.readers import read_source
+    from ssmttm.sources.readers import read_source
 
     tracks = read_source(tiny_corpus, tiny_config.corpus)
     codec = MiniCodec(tiny_config.codec)
@@ -103,7 +106,7 @@ def tiny_codec(tiny_config: config.Config, tiny_corpus: str) -> Codec:
 @pytest.fixture(scope="session")
 def tiny_tokens(tiny_config: config.Config, tiny_codec: Codec) -> str:
     """Folder of the tiny corpus' token shards."""
-    from ssmttm.corpus.tokenize import preprocess_local
+    from ssmttm.tokens.tokenize import preprocess_local
 
     preprocess_local(tiny_config)
     return tiny_config.corpus.out
@@ -112,7 +115,7 @@ def tiny_tokens(tiny_config: config.Config, tiny_codec: Codec) -> str:
 @pytest.fixture(scope="session")
 def tiny_text_encoder(tiny_config: config.Config) -> TextEncoder:
     """The text encoder of the tiny preset (MiniLM), loaded once."""
-    from ssmttm.model.text import load_text_encoder
+    from ssmttm.conditions.text import load_text_encoder
 
     return load_text_encoder(tiny_config.text)
 
@@ -137,3 +140,35 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny bundle with random weights, to be read only."""
+    return shared_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def generator(bundle_uri: str) -> Generator:
+    from ssmttm.engine.generator import Generator
+
+    return Generator.load(bundle_uri)
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Synthetic token shards and the codec they belong to."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    codec = make_codec(folder / "codec", config.load("tiny").codec)
+    return write_tokens(folder / "tokens", codec)
+
+
+@pytest.fixture
+def make_config(tokens: str, tmp_path: Path) -> Callable[..., config.Config]:
+    """A tiny configuration on the synthetic shards: in process, untracked, with the given overrides."""
+
+    def make(stage: str = "stage1", *overrides: str) -> config.Config:
+        fixed = [f"train.data={tokens}", f"train.out={tmp_path}", "train.launch=local", "tracking.enabled=false"]
+        return config.load("tiny", [*fixed, *overrides], job=stage)
+
+    return make

@@ -11,7 +11,7 @@ import soundfile
 from command_line import Command
 
 from ssmttm import storage
-from ssmttm.corpus.manifest import Track, read_manifest, write_manifest
+from ssmttm.sources.manifest import Track, read_manifest, write_manifest
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from jobs import preprocess, train_codec
 from ssmttm import audio, cli, config, storage
-from ssmttm.generation.generator import Generator
+from ssmttm.engine.generator import Generator
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows
 

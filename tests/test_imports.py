@@ -54,10 +54,10 @@ import torch
 torch.set_num_threads(1)
 from ssmttm import audio, config
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.corpus.composer import compose_corpus
-from ssmttm.corpus.readers import read_source
-from ssmttm.corpus.tokenize import preprocess_local
-from ssmttm.generation.generator import Generator
+from ssmttm.sources.composed import compose_corpus
+from ssmttm.sources.readers import read_source
+from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.engine.generator import Generator
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 

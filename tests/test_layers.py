@@ -16,25 +16,36 @@ LAYERS = {
     "ssmttm": 0,
     "ssmttm.errors": 0,
     "ssmttm.storage": 0,
-    "ssmttm.sections": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
-    "ssmttm.model": 1,
+    "ssmttm.conditions": 1,
     "ssmttm.codec": 1,
-    "ssmttm.corpus": 2,
-    "ssmttm.generation": 2,
-    "ssmttm.evaluation": 2,
+    "ssmttm.model": 1,
+    "ssmttm.composer": 2,
+    "ssmttm.sources": 2,
+    "ssmttm.tokens": 2,
+    "ssmttm.bundle": 2,
+    "ssmttm.engine": 2,
     "ssmttm.tracking": 2,
     "ssmttm.training": 3,
-    "ssmttm.doctor": 3,
-    "ssmttm.census_page": 3,
-    "ssmttm.comparison": 3,
-    "ssmttm.listen": 3,
+    "ssmttm.evaluation": 3,
+    "ssmttm.reports": 3,
     "serve": 3,
+    "ssmttm.cli": 4,
     "ssmttm.cli_corpus": 4,
-    "ssmttm.cli": 5,
+    "ssmttm.cli_doctor": 4,
     "jobs": 4,
     "tuning": 4,
+}
+# Inside a layer: what a room may use of its neighbours besides.
+NEIGHBOURS = {
+    "ssmttm.model": {"ssmttm.conditions"},
+    "ssmttm.sources": {"ssmttm.composer"},
+    "ssmttm.tokens": {"ssmttm.sources"},
+    "ssmttm.bundle": {"ssmttm.tokens"},
+    "ssmttm.engine": {"ssmttm.bundle"},
+    "ssmttm.reports": {"ssmttm.evaluation"},
+    "ssmttm.cli": {"ssmttm.cli_corpus", "ssmttm.cli_doctor"},
 }
 BASE = {name for name, layer in LAYERS.items() if layer == 0}  # layer 0 is one unit: its files may use one another
 
@@ -88,7 +99,9 @@ def test_imports_point_downwards(module: str) -> None:
     assert own in LAYERS, f"{module} has no layer: add {own} to LAYERS"
     for target in imported(MODULES[module]):
         other = unit_of(target)
-        allowed = other == own or LAYERS[other] < LAYERS[own] or {own, other} <= BASE
+        allowed = (
+            other == own or LAYERS[other] < LAYERS[own] or {own, other} <= BASE or other in NEIGHBOURS.get(own, ())
+        )
         assert allowed, f"{module} (layer {LAYERS[own]}) imports {target} (layer {LAYERS[other]})"
 
 

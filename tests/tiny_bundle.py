@@ -8,15 +8,15 @@ import torch
 
 from ssmttm import config as configuration
 from ssmttm import storage
+from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
+from ssmttm.bundle.store import write_bundle
 from ssmttm.codec.base import load_codec
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.conditions.text import load_text_encoder
 from ssmttm.config import Config
-from ssmttm.generation.bundle import write_bundle
-from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
 from ssmttm.model import weights
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import load_text_encoder
 
 
 def _tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:

@@ -34,8 +34,8 @@ from tqdm import tqdm
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config, JobName
+from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.generation.generator import Generator
 from ssmttm.training.export import export_bundle
 from ssmttm.training.run import run_of
 from tuning.ablation_plan import SYSTEMS, System, TrainingRun, plan

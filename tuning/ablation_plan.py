@@ -18,7 +18,7 @@ from ssmttm.errors import UserError
 from ssmttm.model import costs
 from ssmttm.model.denoiser import EQUAL_SIZES
 from ssmttm.model.diffusion import LatentCompleter
-from ssmttm.training.data import read_dataset_info
+from ssmttm.tokens.data import read_dataset_info
 from ssmttm.training.flops import task_flops
 from ssmttm.training.order import Draw
 from ssmttm.training.stages import StageName, make_task

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmttm.evaluation.pictures import LINES, as_svg, clear_figure
+from ssmttm.reports.pictures import LINES, as_svg, clear_figure
 from tuning import analysis
 from tuning.analysis import Trial
 

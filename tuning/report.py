@@ -16,7 +16,7 @@ from html import escape
 
 from ssmttm import storage
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.evaluation.page import page, picture, table
+from ssmttm.reports.page import page, picture, table
 from tuning import analysis, figures
 from tuning.analysis import Mean, Trial
 

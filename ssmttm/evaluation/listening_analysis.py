@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ssmttm.evaluation.comparison_page import short
 from ssmttm.evaluation.intervals import interval, resampled
 from ssmttm.evaluation.listening import ANCHORS
 from ssmttm.evaluation.listening_store import Answer
-from ssmttm.evaluation.page import page, table
+from ssmttm.reports.comparison import short
+from ssmttm.reports.page import page, table
 
 DRAWS = 1000
 QUESTIONS = ("quality", "relevance")

@@ -21,10 +21,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage1Config
-from ssmttm.model.attention import AttentionState
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import TextBatch
+from ssmttm.model.mixers.attention import AttentionState
 
 TEXT_TOKENS = 32  # of a typical caption
 FP32, BF16 = 4, 2  # bytes

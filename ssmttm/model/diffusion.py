@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssmttm.conditions.text import TextBatch, TextStatistics
 from ssmttm.config import GenerationConfig, Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.model.denoiser import build_denoiser
 from ssmttm.model.lm import parameter_groups
 from ssmttm.model.paths import path_of
 from ssmttm.model.solvers import SOLVERS, FreshNoise, ancestral, time_grid
-from ssmttm.model.text import TextBatch, TextStatistics
 
 
 @dataclass(frozen=True)

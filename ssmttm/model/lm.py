@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.text import TextBatch, TextStatistics
 from ssmttm.config import Stage1Config
 from ssmttm.errors import UserError
-from ssmttm.model.attention import Attention, CrossAttention, TextMemory
-from ssmttm.model.codebooks import shift_right
-from ssmttm.model.layers import MLP, Mamba2, sinusoids
+from ssmttm.model.delay import shift_right
 from ssmttm.model.linear import narrow_linears
-from ssmttm.model.text import TextBatch, TextStatistics
+from ssmttm.model.mixers.attention import Attention, CrossAttention, TextMemory
+from ssmttm.model.mixers.mamba2 import MLP, Mamba2, sinusoids
 
 
 class BlockState(NamedTuple):

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.errors import UserError
-from ssmttm.model.layers import Mamba2
 from ssmttm.model.lm import Block, BlockState, LMState, MusicLM
+from ssmttm.model.mixers.mamba2 import Mamba2
 from ssmttm.model.step_graph import StepGraph, capture, has_fixed_size
-from ssmttm.model.text import TextBatch
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import logging
 import torch
 from torch import Tensor
 
-from ssmttm.model.layers import Mamba2State
 from ssmttm.model.lm import LMState, MusicLM
+from ssmttm.model.mixers.mamba2 import Mamba2State
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import logmel_l1
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.config import Config
-from ssmttm.corpus.manifest import Track
-from ssmttm.corpus.readers import read_source
 from ssmttm.errors import UserError
+from ssmttm.sources.manifest import Track
+from ssmttm.sources.readers import read_source
 from ssmttm.tracking import Tracker
 
 REPORT_NAME = "report.json"

@@ -7,14 +7,14 @@ from typing import Any
 
 from ssmttm import config as configuration
 from ssmttm import storage
+from ssmttm.bundle import initial
+from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
+from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id, write_bundle
 from ssmttm.config import Config
-from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME, allow_list
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id, write_bundle
-from ssmttm.generation.card import CardFields, TrainingCost, TrainingData
+from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME, allow_list
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
-from ssmttm.training import initial
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.run import Run
 from ssmttm.training.stages import StageName

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssmttm import storage
+from ssmttm.bundle import initial
 from ssmttm.codec.base import load_codec
 from ssmttm.config import CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
-from ssmttm.training import initial
+from ssmttm.tokens.data import read_dataset_info
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
-from ssmttm.training.data import read_dataset_info
 from ssmttm.training.schedule import learning_rate
 
 # What may change between two starts of one run without changing what it computes.

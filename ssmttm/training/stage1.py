@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
+from ssmttm.conditions.text import TextBatch, TextStatistics, collate_text
 from ssmttm.config import Config
-from ssmttm.generation.engine import Decoder
-from ssmttm.generation.sampling import Sampling
-from ssmttm.model.codebooks import apply_delay
+from ssmttm.engine.decoder import Decoder
+from ssmttm.engine.sampling import Sampling
+from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import TextBatch, TextStatistics, collate_text
-from ssmttm.training.data import TokenDataset
+from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.order import Draw, keyed_generator
 from ssmttm.training.validation import ValidationSet
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
+from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.config import Config
 from ssmttm.model.diffusion import LatentCompleter, Sampler
-from ssmttm.model.text import TextBatch, collate_text
-from ssmttm.training.data import TokenDataset
+from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.order import Draw, keyed_generator
 from ssmttm.training.stage1 import decode_samples, draw_caption, text_statistics
 from ssmttm.training.validation import ValidationSet

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssmttm.audio import Audio
 from ssmttm.config import Config
-from ssmttm.training.data import TokenDataset
+from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.order import Draw
 
 

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import torch
 
+from ssmttm.bundle import initial
 from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training import initial
 from ssmttm.training.budget import TimeBudget
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero

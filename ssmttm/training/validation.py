@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.config import TrainConfig
-from ssmttm.model.text import TextBatch, collate_text
-from ssmttm.training.data import TokenDataset
+from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.engine import Engine
 from ssmttm.training.task import Task
 

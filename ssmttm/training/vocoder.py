@@ -16,8 +16,8 @@ from ssmttm import audio, storage
 from ssmttm.codec.base import load_codec
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.config import Config
-from ssmttm.corpus.readers import read_source
 from ssmttm.errors import UserError
+from ssmttm.sources.readers import read_source
 from ssmttm.tracking import Tracker
 from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
 from ssmttm.training.engine import tune_allocator

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage1Config
 from ssmttm.model import costs
-from ssmttm.model.attention import AttentionState
 from ssmttm.model.lm import LMState, MusicLM
+from ssmttm.model.mixers.attention import AttentionState
 from ssmttm.model.step_graph import capture
-from ssmttm.model.text import TextBatch
 from ssmttm.training.engine import use_bf16_on_cpu
 
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)

@@ -16,12 +16,12 @@ from random import Random
 
 import numpy as np
 
+from ssmttm.composer.captions import write_captions
+from ssmttm.composer.genres import GENRES
+from ssmttm.conditions.text import TextEncoder, load_text_encoder
 from ssmttm.config import TextConfig
-from ssmttm.corpus.captions import write_captions
-from ssmttm.corpus.composer import attributes_of
-from ssmttm.corpus.genres import GENRES
-from ssmttm.corpus.prompts import FREE_FORM_PROMPTS
-from ssmttm.model.text import TextEncoder, load_text_encoder
+from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
+from ssmttm.sources.composed import attributes_of
 
 SEED = 11
 PER_PIECE = 6

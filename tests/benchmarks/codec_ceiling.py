@@ -26,19 +26,19 @@ from torch import Tensor
 
 from ssmttm import config as configuration
 from ssmttm.audio import mel_to_hz
+from ssmttm.bundle.store import Bundle, load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import NUM_MELS, log_mel
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config
-from ssmttm.corpus.manifest import Track
-from ssmttm.corpus.readers import read_source
+from ssmttm.engine.fine import Piece
+from ssmttm.engine.render import Renderer
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.clips import ClipAnalysis, analyse
 from ssmttm.evaluation.embeddings import logmel_statistics
-from ssmttm.generation.bundle import Bundle, load_bundle
-from ssmttm.generation.fine import Piece
-from ssmttm.generation.render import Renderer
-from ssmttm.model.text import collate_text
+from ssmttm.sources.manifest import Track
+from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import choose_clips, read_clips
 
 RESULTS = Path(__file__).parent / "results"

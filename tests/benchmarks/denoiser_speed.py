@@ -19,10 +19,10 @@ import torch
 from measuring import machine, timed
 
 from ssmttm import config as configuration
+from ssmttm.conditions.text import TextBatch
 from ssmttm.model import costs
 from ssmttm.model.denoiser import EQUAL_SIZES
 from ssmttm.model.diffusion import LatentCompleter, Sampler
-from ssmttm.model.text import TextBatch
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, SECONDS = (4, 8, 16), 10

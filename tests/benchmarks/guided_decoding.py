@@ -24,10 +24,10 @@ from candidates import Step, musicgen_decoder, musicgen_step
 from measuring import machine, timed
 
 from ssmttm import config as configuration
+from ssmttm.conditions.text import TextBatch
 from ssmttm.model import costs
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
-from ssmttm.model.text import TextBatch
 from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,10 +87,10 @@ def recomputation(lm: MusicLM, device: torch.device) -> Step:
 @torch.inference_mode()
 def divergences(bundle: str) -> dict[str, float]:
     """Mean KL(fp32 || precision) of the next code, in nats, over ten seconds of four prompts."""
-    from ssmttm.generation.engine import Decoder
-    from ssmttm.generation.generator import Generator
-    from ssmttm.generation.sampling import Sampling
-    from ssmttm.model.text import collate_text
+    from ssmttm.conditions.text import collate_text
+    from ssmttm.engine.decoder import Decoder
+    from ssmttm.engine.generator import Generator
+    from ssmttm.engine.sampling import Sampling
 
     generator = Generator.load(bundle, "cpu")
     lm, settings = generator.bundle.lm, generator.config

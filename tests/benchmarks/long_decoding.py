@@ -19,8 +19,8 @@ import torch
 from candidates import SIZES, STATE_SIZE, our_lm
 from measuring import machine, timed
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.model.lm import LMState, MusicLM
-from ssmttm.model.text import TextBatch
 
 RESULTS = Path(__file__).parent / "results"
 EARLY = 512

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from measuring import machine
 
+from ssmttm.conditions.text import collate_text
+from ssmttm.engine.fine import Piece
+from ssmttm.engine.generator import Generator
+from ssmttm.engine.render import Renderer
 from ssmttm.evaluation import seams
-from ssmttm.generation.fine import Piece
-from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Renderer
-from ssmttm.model.text import collate_text
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT = "a slow jazz piece with a piano melody, in D minor, with drums, at 90 bpm"

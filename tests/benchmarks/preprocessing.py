@@ -65,9 +65,9 @@ def joined(source: Path, folder: Path, minutes: float) -> None:
 
 def bare(settings: Config, share: int, start: Any, results: Any) -> None:
     """Encode every second shard of the plan without Ray; seconds of work and of audio, memory of the models."""
-    from ssmttm.corpus.plan import plan_dataset
-    from ssmttm.corpus.segments import read_segments
-    from ssmttm.corpus.tokenize import Worker
+    from ssmttm.tokens.plan import plan_dataset
+    from ssmttm.tokens.segments import read_segments
+    from ssmttm.tokens.tokenize import Worker
 
     torch.set_num_threads(1)
     worker = Worker(settings)
@@ -154,7 +154,7 @@ def main() -> None:
 
     sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     from jobs.preprocess import execute_with_ray
-    from ssmttm.corpus.tokenize import Worker, preprocess
+    from ssmttm.tokens.tokenize import Worker, preprocess
 
     folder = Path(tempfile.mkdtemp(prefix="preprocessing"))
     (joined if arguments.long_file else excerpt)(arguments.source.resolve(), folder / "music", arguments.minutes)

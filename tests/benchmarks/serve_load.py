@@ -31,15 +31,15 @@ import torch
 from measuring import machine
 
 from serve.limits import is_loopback
-from ssmttm.generation.fine import Piece
-from ssmttm.generation.generator import Generator
-from ssmttm.generation.render import Track
-from ssmttm.generation.render_pool import RenderPool
-from ssmttm.generation.request import resolve
-from ssmttm.generation.rereading import Rereading
-from ssmttm.generation.slot_batch import CodeRequest
-from ssmttm.generation.slot_engine import SlotEngine
-from ssmttm.model.text import collate_text
+from ssmttm.conditions.text import collate_text
+from ssmttm.engine.fine import Piece
+from ssmttm.engine.generator import Generator
+from ssmttm.engine.render import Track
+from ssmttm.engine.render_pool import RenderPool
+from ssmttm.engine.request import resolve
+from ssmttm.engine.rereading import Rereading
+from ssmttm.engine.slot_batch import CodeRequest
+from ssmttm.engine.slot_engine import SlotEngine
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = 10  # streams, one after another, before the load

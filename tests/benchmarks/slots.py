@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from measuring import machine
 
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import Stage1Config
-from ssmttm.generation.engine import Decoder
-from ssmttm.generation.sampling import Sampling
-from ssmttm.generation.slot_batch import CodeRequest, SlotBatch
-from ssmttm.generation.slot_engine import SlotEngine
+from ssmttm.engine.decoder import Decoder
+from ssmttm.engine.sampling import Sampling
+from ssmttm.engine.slot_batch import CodeRequest, SlotBatch
+from ssmttm.engine.slot_engine import SlotEngine
 from ssmttm.model import costs
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import collate_text
 from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"

@@ -33,14 +33,14 @@ from measuring import machine
 from torch import Tensor
 
 from ssmttm import storage
+from ssmttm.bundle.store import load_bundle
 from ssmttm.codec.base import Codec, load_codec
+from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.evaluation.embeddings import log_mel
 from ssmttm.evaluation.frechet import LogMelSpace, Moments
-from ssmttm.generation.bundle import load_bundle
 from ssmttm.model.diffusion import LatentCompleter, Sampler
-from ssmttm.model.text import TextBatch, collate_text
 from ssmttm.model.weights import load_completer
-from ssmttm.training.data import TokenDataset
+from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.order import keyed_generator
 
 RESULTS = Path(__file__).parent / "results"

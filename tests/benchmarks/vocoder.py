@@ -22,7 +22,7 @@ from measuring import machine
 from ssmttm import audio, config
 from ssmttm.audio import Audio
 from ssmttm.codec import MiniCodec, load_codec
-from ssmttm.corpus.readers import read_source
+from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import choose_clips, read_clips
 from ssmttm.training.vocoder_report import RIVAL_ITERATIONS, SPEED_THREADS, compare
 

@@ -33,7 +33,7 @@ def test_the_readme_names_every_file() -> None:
 
 
 def test_the_readmes_figures_are_the_models() -> None:
-    from ssmttm.doctor import examine
+    from ssmttm.cli_doctor import examine
 
     models = examine("paper")
     stage1, stage2 = models["stage1"], models["stage2"]

@@ -9,10 +9,10 @@ import pytest
 
 from ssmttm import audio
 from ssmttm.config import CorpusConfig
-from ssmttm.corpus.composer import compose_corpus
-from ssmttm.corpus.readers import read_source
 from ssmttm.evaluation import music
 from ssmttm.evaluation.clips import analyse
+from ssmttm.sources.composed import compose_corpus
+from ssmttm.sources.readers import read_source
 
 PIECES = 48
 

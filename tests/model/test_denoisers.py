@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssmttm import config as configuration
+from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.config import Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.model.costs import trainable_parameters
@@ -19,7 +20,6 @@ from ssmttm.model.denoisers.common import Denoiser
 from ssmttm.model.denoisers.ssm import BidirectionalMamba2
 from ssmttm.model.denoisers.transformer import SelfAttention
 from ssmttm.model.denoisers.unet import UNetDenoiser
-from ssmttm.model.text import TextBatch, collate_text
 
 DF, DC, TEXT = 4, 3, 5
 NAMES = [(name, cross) for name in DENOISERS for cross in (False, True)]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from ssmttm.conditions.text import TextStatistics, collate_text
 from ssmttm.config import GenerationConfig, Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
 from ssmttm.model.diffusion import LatentCompleter, Sampler, rescaled
-from ssmttm.model.text import TextStatistics, collate_text
 
 DF, DC, TEXT = 4, 3, 5
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssmttm import config as configuration
+from ssmttm.conditions.text import TextStatistics, collate_text
 from ssmttm.config import Backbone, Stage1Config
 from ssmttm.errors import UserError
 from ssmttm.model import costs
-from ssmttm.model.codebooks import apply_delay
+from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import TextStatistics, collate_text
 
 BACKBONES = get_args(Backbone)
 V, TEXT_DIM = 11, 6

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage1Config
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture, has_fixed_size
-from ssmttm.model.text import TextBatch
 
 
 def prefilled(backbone="prefix_simba", device="cpu"):

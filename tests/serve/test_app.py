@@ -20,9 +20,9 @@ from serve.app import Arguments, build
 from serve.remote import RemoteService
 from serve.wire import Began, Order
 from ssmttm import audio, storage
+from ssmttm.bundle.store import shipped_bundle
+from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import shipped_bundle
-from ssmttm.generation.generator import Generator
 
 ROOT = Path(__file__).parents[2]
 REQUEST = {"prompt": "calm piano in a minor key, slow", "seconds": 1.0, "seed": 1}

@@ -213,7 +213,7 @@ def test_listeners_who_leave_free_their_place() -> None:
 
 
 def test_samples_that_no_file_holds_stay_within_it() -> None:
-    from ssmttm.generation.files import pcm16
+    from ssmttm.engine.files import pcm16
 
     assert np.frombuffer(pcm16(np.array([-2.0, -1.0, 0.0, 1.0, 2.0], np.float32)), "<i2").tolist() == [
         -32768,

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import TrainConfig, load
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.text import collate_text
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine
 from ssmttm.training.engine import Engine, LossModule, State, TorchEngine
 from ssmttm.training.schedule import BatchShape

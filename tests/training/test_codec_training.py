@@ -13,8 +13,8 @@ from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
 from ssmttm.codec import load_codec
 from ssmttm.config import Config
-from ssmttm.corpus.manifest import Track
 from ssmttm.errors import UserError
+from ssmttm.sources.manifest import Track
 from ssmttm.training.codec import HELD_OUT_CLIPS, choose_clips, read_clips, train_codec
 
 

@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from ssmttm import storage
+from ssmttm.bundle.store import load_bundle
 from ssmttm.config import Config, from_dict
+from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import load_bundle
-from ssmttm.generation.generator import Generator
 from ssmttm.model.weights import load_tensors
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssmttm.config import Config
-from ssmttm.model.codebooks import revert_delay
+from ssmttm.model.delay import revert_delay
 from ssmttm.model.lm import MusicLM
 from ssmttm.training.order import Draw
 from ssmttm.training.stage1 import Stage1Task

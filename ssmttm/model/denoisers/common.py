@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage2Config
-from ssmttm.model.attention import CrossAttention
-from ssmttm.model.text import TextBatch
+from ssmttm.model.mixers.attention import CrossAttention
 
 
 def time_features(t_B: Tensor, width: int) -> Tensor:

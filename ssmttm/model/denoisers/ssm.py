@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssmttm.config import Stage2Config
 from ssmttm.model.denoisers.transformer import TransformerDenoiser
-from ssmttm.model.layers import Mamba2
+from ssmttm.model.mixers.mamba2 import Mamba2
 
 
 class BidirectionalMamba2(nn.Module):

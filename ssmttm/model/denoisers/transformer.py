@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssmttm.config import Stage2Config
 from ssmttm.model.denoisers.common import Denoiser, Prefix, modulated, text_attention, zero_linear
-from ssmttm.model.layers import MLP
+from ssmttm.model.mixers.mamba2 import MLP
 
 ROTARY_PERIOD = 10_000
 

@@ -1,0 +1,1 @@
+"""What travels: bundles saved and loaded, model cards, initial weights."""

@@ -1,0 +1,172 @@
+"""Trained weights that a run starts from (`train.init`): a bundle's, or another run's. Fine-tuning, in other words.
+
+What the weights learned from stays named: the run keeps their attribution, and an export passes it on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssmttm import storage
+from ssmttm.config import Config, Stage1Config, Stage2Config
+from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME
+from ssmttm.errors import UserError
+from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.generation.card import TrainingCost
+from ssmttm.model import weights
+from ssmttm.model.numbers import PLACES, fingerprint_with_numbers
+
+NOTE, ATTRIBUTION = "initial.json", "initial.csv"
+# Settings of training that leave the function of the network as it is.
+FREE_STAGE_KEYS = {
+    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
+    "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
+}
+
+
+@dataclass(frozen=True)
+class Initial:
+    """One stage's weights.
+
+    name: of the model; a run has its folder's, as cards travel. section: its `stage1` or `stage2` settings.
+    codec, text: fingerprints. tensors: URI of the safetensors file.
+    sources: URIs of the attribution tables of all that the weights learned from.
+    cost: of all their training, None if that is not known.
+    """
+
+    name: str
+    section: dict[str, Any]
+    codec: str
+    text: str
+    tensors: str
+    sources: tuple[str, ...]
+    cost: TrainingCost | None
+
+
+def find(uri: str, stage: str) -> Initial:
+    """The weights of a stage in a bundle or a finished run.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if storage.exists(storage.join(uri, COMMIT_NAME)):
+        storage.read_commit(uri, COMMIT_NAME, verify=True)
+        content = storage.read_json(storage.join(uri, "config.json"))
+        if stage not in content:
+            raise UserError(f"train.init={uri} is of a single stage and has no {stage}; start {stage} without it")
+        section, name = content[stage]["config"], read_model_id(uri)
+        tensors = storage.join(uri, f"{stage}.safetensors")
+        sources: tuple[str, ...] = (storage.join(uri, ATTRIBUTION_NAME),)
+        cost = read_costs(uri).get(stage)
+    else:
+        folder = storage.join(uri, "weights")
+        if not storage.exists(storage.join(folder, weights.DESCRIPTION)):
+            raise UserError(f"train.init={uri} holds no trained model; give a bundle or the folder of a finished run")
+        content = weights.read_description(folder, stage)
+        section, tensors = content["config"], storage.join(folder, weights.TENSORS)
+        name = uri.rstrip("/").rsplit("/", 1)[-1]
+        earlier = storage.join(uri, ATTRIBUTION)
+        sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
+        sources += (earlier,) if storage.exists(earlier) else ()
+        counted, is_all = cost_of(uri, content)
+        cost = counted if is_all else None
+    kind = Stage1Config if stage == "stage1" else Stage2Config
+    whole = kind(**section).model_dump(mode="json")  # keys that are newer than the weights have their defaults
+    return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources, cost)
+
+
+def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
+    """The weights that `train.init` names, which must fit the configuration and the token shards.
+
+    Raises:
+        UserError: saying what does not fit, and what to do.
+    """
+    uri = config.train.init
+    assert uri is not None
+    initial = find(uri, stage)
+    asked = getattr(config, stage).model_dump(mode="json")
+    for key, value in initial.section.items():
+        if key not in FREE_STAGE_KEYS[stage] and asked[key] != value:
+            setting = f"{stage}.{key}={value}"
+            raise UserError(f"train.init={uri} has {setting}, this run {asked[key]}; set {setting}")
+    if initial.codec != dataset["codec"]["fingerprint"]:
+        raise UserError(
+            f"train.init={uri} speaks another codec's codes than {config.train.data} holds; preprocess the corpus "
+            f"with its codec (a bundle holds it: codec.path={uri})"
+        )
+    if dataset["text"]["fingerprint"] not in (initial.text, fingerprint_with_numbers(initial.text)):
+        raise UserError(
+            f"train.init={uri} reads another text encoder's states than {config.train.data} holds; preprocess the "
+            "corpus with its text encoder"
+        )
+    return initial
+
+
+def keep(initial: Initial, folder: str) -> None:
+    """Note in a run's folder what it started from, and what that had learned from."""
+    texts = [storage.read_text(uri) for uri in initial.sources]
+    storage.write_text(storage.join(folder, ATTRIBUTION), merged_attribution(texts))
+    cost = None if initial.cost is None else asdict(initial.cost)
+    storage.write_json(storage.join(folder, NOTE), {"name": initial.name, "cost": cost})
+
+
+def load(model: nn.Module, config: Config, stage: str) -> None:
+    """Give a freshly built model the weights that `train.init` names, but for those of `train.init_without`.
+
+    Raises:
+        UserError: if a name of `train.init_without` is none of the model's.
+    """
+    uri, without = config.train.init, config.train.init_without
+    if uri is None:
+        return
+    fresh = model.state_dict()
+    known = {
+        name: _widened(tensor, fresh[name]) for name, tensor in weights.load_tensors(find(uri, stage).tensors).items()
+    }
+    for name in without:
+        matching = {key: value for key, value in fresh.items() if key == name or key.startswith(f"{name}.")}
+        if not matching:
+            choices = ", ".join(dict.fromkeys(key.split(".")[0] for key in fresh))
+            raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
+        known |= matching
+    model.load_state_dict(known)
+
+
+def _widened(known: Tensor, fresh: Tensor) -> Tensor:
+    """A tensor that reads text, as it must be once numbers stand beside the text's states (`check` lets no other
+    difference in): its weights for them are zero, and their statistics those of the data."""
+    if known.shape == fresh.shape:
+        return known
+    more = fresh[..., -PLACES:].to(known.dtype)
+    return torch.cat([known, more if fresh.ndim == 1 else torch.zeros_like(more)], dim=-1)
+
+
+def started_from(folder: str) -> str | None:
+    """The name of what a run started from, None if from nothing."""
+    note = storage.join(folder, NOTE)
+    return str(storage.read_json(note)["name"]) if storage.exists(note) else None
+
+
+def cost_of(folder: str, description: dict[str, Any]) -> tuple[TrainingCost, bool]:
+    """What a run's weights cost by their description, those included that the run started from; and whether that is
+    all, as nobody may know what those had cost."""
+    training, note = description["training"], storage.join(folder, NOTE)
+    cost = TrainingCost(training["seconds"] / 3600, training["flops"], training["parameters"])
+    if not storage.exists(note):
+        return cost, True
+    earlier = storage.read_json(note).get("cost")
+    return (cost, False) if earlier is None else (cost.after(TrainingCost(**earlier)), True)
+
+
+def merged_attribution(tables: list[str]) -> str:
+    """The rows of attribution tables, each once, under one head."""
+    rows = dict.fromkeys(tuple(row) for table in tables for row in csv.reader(io.StringIO(table)))
+    merged = io.StringIO()
+    csv.writer(merged, lineterminator="\n").writerows(rows)
+    return merged.getvalue()

@@ -1,0 +1,128 @@
+"""What `ssmttm doctor` reports of the machine and its installation."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import ssmttm
+from ssmttm import config as configuration
+from ssmttm.errors import UserError
+from ssmttm.model.kernels import backend
+
+PACKAGES = ("torch", "ray", "deepspeed", "transformers", "mlflow", "numpy", "soundfile", "mamba-ssm")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _soundfont() -> str:
+    from ssmttm.composer.soundfont import find_soundfont
+
+    try:
+        return find_soundfont().path
+    except UserError as error:
+        return f"none: {error}"
+
+
+def _text_dim(config: configuration.Config) -> int:
+    """Dimensions of the text states: as configured, else of the encoder itself."""
+    from ssmttm.conditions.text import load_text_encoder
+
+    return config.text.dim or load_text_encoder(config.text).dim
+
+
+def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
+    """Coarse and fine dimensions of the codec."""
+    if config.name == "dac":
+        from transformers import DacConfig
+
+        entry = DacConfig().codebook_dim
+        return entry, entry * (config.num_codebooks - 1)
+    if config.name == "encodec":
+        from transformers import EncodecConfig
+
+        entry = EncodecConfig().hidden_size
+        return entry, entry
+    return config.stack * config.pca_dim, config.stack * config.pca_dim
+
+
+def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
+    """What the stages cost, counted without allocating them."""
+    from ssmttm.model import costs
+    from ssmttm.model.diffusion import LatentCompleter
+
+    try:
+        text_dim = _text_dim(config)
+    except UserError as error:
+        return {"stage1": {"text encoder": f"none: {error}"}}
+    coarse_dim, fine_dim = _latents(config.codec)
+    shape = costs.Shape(config.codec.codebook_size, text_dim, coarse_dim)
+    frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
+    frames = round(config.corpus.segment_seconds * frame_rate)
+    lm = costs.build(config.stage1, shape)
+    decode, train = (measure(config.stage1, shape, frames) for measure in (costs.decode_costs, costs.train_costs))
+    total = train.flops_per_frame * frames * config.train.global_batch * config.train.steps
+    micro = min(config.train.micro_batch, config.train.global_batch)
+    musicgen = costs.musicgen_small_training_flops()
+    stage1 = {
+        "backbone": config.stage1.backbone,
+        "trainable_params": costs.trainable_parameters(lm),
+        "frames_per_second": round(frame_rate, 3),
+        "context_frames": frames,
+        "state_bytes_per_stream": decode.state_bytes,
+        "decode_flops_per_frame": decode.flops,
+        "decode_bytes_per_frame": decode.bytes_moved,
+        "decode_bytes_per_frame_guided": decode.guided_bytes_moved,
+        "train_flops_per_frame": round(train.flops_per_frame),
+        "train_flops_total": total,
+        "train_flops_of_musicgen_small": musicgen,
+        "train_flops_share_of_musicgen_small": round(total / musicgen, 4),
+        "train_micro_batch": micro,
+        "train_memory_bytes": train.fixed_bytes + micro * train.bytes_per_sequence,
+    }
+    if config.stage1.num_codebooks > 1:
+        return {"stage1": stage1, "stage2": {"none": "stage 1 writes the codebooks that fine latents come from"}}
+    with torch.device("meta"):
+        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
+    return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
+
+
+def examine(preset: str) -> dict[str, dict[str, Any]]:
+    """Findings by heading, as JSON values.
+
+    Raises:
+        UserError: for an unknown preset.
+    """
+    config = configuration.load(preset, job="stage1")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if gpus:
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    sizes = (config.stage1.head_dim, config.stage1.state_size)
+    return {
+        "versions": {
+            "ssmttm": ssmttm.__version__,
+            "python": platform.python_version(),
+            **{package: _version(package) for package in PACKAGES},
+        },
+        "machine": {
+            "processor": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "torch threads": torch.get_num_threads(),
+            "gpus": ", ".join(gpus) or "none",
+            "bf16": "native" if bf16 else "emulated",
+            "mamba-2": backend.chosen("cuda", *sizes).description if gpus else backend.TORCH.description,
+        },
+        "corpus": {"soundfont": _soundfont()},
+        **_models(config),
+    }

@@ -1,0 +1,1 @@
+"""What music can be asked by."""

@@ -1,0 +1,250 @@
+"""Stage 1 for many requests at once: each holds a slot, and joins and leaves the batch between any two steps.
+
+Shapes: S slots, n members (slots in use), R rows of recurrent state (one per member, two with guidance), K codebooks,
+V codes, T frames. Step s of a member's delayed sequence holds frame s - k of codebook k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.engine.rereading import NEVER, Rereading
+from ssmttm.engine.sampling import Sampling, SamplingRows, guide, sample_each, uniform_table
+from ssmttm.errors import UserError
+from ssmttm.model.delay import as_beginning, shift_right
+from ssmttm.model.lm import MusicLM
+from ssmttm.model.slots import StateRows
+
+Read = TypeVar("Read")
+AHEAD = 64  # frames whose random numbers are drawn in one go
+
+
+@dataclass(frozen=True, eq=False)
+class CodeRequest:
+    """Codes to be written.
+
+    text: token states [tokens, D] of the prompt, as `TextEncoder.encode` gives them.
+    frames: how many to write.
+    primer_KT: codes that the new ones continue; new frames are numbered from its length on.
+    """
+
+    text: np.ndarray
+    frames: int
+    seed: int
+    sampling: Sampling
+    primer_KT: np.ndarray | None = None
+
+    @property
+    def known(self) -> int:
+        return 0 if self.primer_KT is None else self.primer_KT.shape[1]
+
+
+@dataclass(eq=False)
+class Member:
+    """A request in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one."""
+
+    request: CodeRequest
+    slot: int
+    rows: list[int] = field(default_factory=list)
+
+
+class Written(NamedTuple):
+    """What a step gave: codes int64 [n, K] in the order of `members`; where they are a new frame; where the last."""
+
+    codes_nK: np.ndarray
+    is_frame_n: np.ndarray
+    is_last_n: np.ndarray
+
+
+class SlotBatch:
+    """Requests in slots. Results of a seed differ with the batch mates by rounding alone: the number of rows and the
+    padding of the text choose between kernels that sum in different orders.
+
+    Args:
+        lm: in evaluation mode.
+        slots: requests at a time.
+        text_tokens: the longest prompt.
+        deterministic: give every seed the same bits in any company. A step always runs over all rows, and a prompt is
+            read alone and padded to `text_tokens`; so one request takes as long as a full batch.
+        rereading: of pieces that are longer than what the model was trained on.
+
+    Raises:
+        UserError: if the model's state grows with the stream, or too few frames are read anew.
+    """
+
+    def __init__(
+        self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False, rereading: Rereading = NEVER
+    ):
+        self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
+        self._rereading = rereading
+        rereading.check(lm.config.num_codebooks)
+        self._rows = StateRows(lm, 2 * slots, text_tokens, fixed=deterministic)
+        self._free = list(range(slots))[::-1]
+        self.members: list[Member] = []
+        self._owners: list[Member] = []  # of the rows in use, which come first
+        K = lm.config.num_codebooks
+        self._step_S, self._known_S, self._total_S = (np.zeros(slots, np.int64) for _ in range(3))
+        self._token_SK = np.full((slots, K), lm.special)
+        self._recent_SJK = np.zeros((slots, max(K, rereading.frames), K), np.int64)  # codes of step s at s modulo J
+        self._uniform_SJK = np.zeros((slots, AHEAD + K - 1, K))
+        self._first_uniform_S = np.zeros(slots, np.int64)  # the frame that `uniform` begins with
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def warm_up(self, compiled: bool) -> bool:
+        """See `StateRows.warm_up`.
+
+        Raises:
+            ArithmeticError: if it cannot be deterministic on this machine.
+        """
+        is_fast = self._rows.warm_up(compiled)
+        if self._deterministic:
+            self._rows.check_rows_agree()
+        return is_fast
+
+    def check(self, request: CodeRequest) -> None:
+        """Raises UserError if a request has more text or frames than a slot can take."""
+        if len(request.text) > self._text_tokens:
+            raise UserError(f"text of {len(request.text)} tokens is over the limit of {self._text_tokens}; shorten it")
+        self._lm.check_length(self._rereading.longest_read(request.known + request.frames))
+
+    def join(self, requests: Sequence[CodeRequest]) -> list[Member]:
+        """Read the prompts of new members. There must be as many free slots."""
+        members = []
+        for group in self._groups(requests):
+            state = self._rows.read(self._collate(group))
+            for index, request in enumerate(group):
+                member = Member(request, self._free.pop())
+                self._rows.put(self._give_row(member), state, index)
+                if request.sampling.guidance != 1:
+                    self._rows.put_null(self._give_row(member))
+                self._begin(member)
+                members.append(member)
+        self.members += members
+        self._arrange()
+        return members
+
+    def _groups(self, together: Sequence[Read]) -> list[Sequence[Read]]:
+        """What is read in one go: all, or each alone where company must not matter."""
+        return [[one] for one in together] if self._deterministic else [together]
+
+    def _collate(self, requests: Sequence[CodeRequest]) -> TextBatch:
+        text = collate_text([request.text for request in requests])
+        return text.padded(self._text_tokens) if self._deterministic else text
+
+    def _give_row(self, member: Member) -> int:
+        member.rows.append(len(self._owners))
+        self._owners.append(member)
+        return member.rows[-1]
+
+    def _begin(self, member: Member) -> None:
+        slot, request = member.slot, member.request
+        self._step_S[slot], self._known_S[slot] = 0, request.known
+        self._total_S[slot] = request.known + request.frames
+        self._token_SK[slot] = self._lm.special
+        self._draw_ahead(member)
+
+    def leave(self, leaving: Collection[Member]) -> None:
+        """Free the members' slots; the rows of others move up into theirs."""
+        gone = set(map(id, leaving))
+        self.members = [member for member in self.members if id(member) not in gone]
+        self._free += [member.slot for member in leaving]
+        for row in sorted((row for member in leaving for row in member.rows), reverse=True):
+            last, owner = len(self._owners) - 1, self._owners.pop()
+            if row < last:
+                self._rows.move(last, row)
+                owner.rows[owner.rows.index(last)] = row
+                self._owners[row] = owner
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What depends on who is in the batch, and is the same from step to step."""
+        if not self.members:
+            return
+        count = self._rows.count_for(len(self._owners))
+        self._slot_n = np.array([member.slot for member in self.members])
+        # Rows that are not in use are stepped with the others' codes, to no effect.
+        self._slot_R = np.array([owner.slot for owner in self._owners] + [0] * (count - len(self._owners)))
+        device = self._rows.device
+        self._conditional_n = torch.tensor([member.rows[0] for member in self.members], device=device)
+        self._unconditional_n = torch.tensor([member.rows[-1] for member in self.members], device=device)
+        self._sampling = SamplingRows.of([member.request.sampling for member in self.members], device)
+
+    @torch.inference_mode()
+    def step(self) -> Written:
+        """Write one step of every member."""
+        due = [one for one in self.members if self._rereading.is_due(int(self._step_S[one.slot]))]
+        for group in self._groups(due) if due else []:
+            self._read_anew(group)
+        logits_nKV = self._step_rows()
+        slot_n, K = self._slot_n, self._lm.config.num_codebooks
+        frame_nK = self._step_S[slot_n][:, None] - np.arange(K)
+        uniform_nK = torch.from_numpy(self._uniforms(frame_nK.clip(min=0))).to(self._rows.device)
+        codes_nK = sample_each(logits_nKV, uniform_nK, self._sampling).cpu().numpy()
+        total_n = self._total_S[slot_n]
+        codes_nK[(frame_nK < 0) | (frame_nK >= total_n[:, None])] = self._lm.special
+        self._read_primers(codes_nK, frame_nK)
+        self._token_SK[slot_n] = codes_nK
+        written_n = frame_nK[:, -1]  # the youngest frame that all codebooks have
+        step_n, kept = self._step_S[slot_n], self._recent_SJK.shape[1]
+        self._recent_SJK[slot_n, step_n % kept] = codes_nK
+        codes_nK = self._recent_SJK[slot_n[:, None], (written_n[:, None] + np.arange(K)) % kept, np.arange(K)]
+        self._step_S[slot_n] += 1
+        return Written(codes_nK, written_n >= self._known_S[slot_n], written_n + 1 == total_n)
+
+    def _read_anew(self, members: Sequence[Member]) -> None:
+        """Put members' rows where they are after the prompt and the last steps, but for the very last, which the next
+        step reads."""
+        slot_n = np.array([member.slot for member in members])
+        step_nS = self._step_S[slot_n][:, None] + np.arange(-self._rereading.frames, 0)
+        last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
+        last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
+        self._token_SK[slot_n] = last_nKS[:, :, -1]
+        text, tokens_nKS = self._collate([one.request for one in members]), shift_right(last_nKS, self._lm.special)
+        for which, read in enumerate((text, text.as_null())):  # the conditional rows, the unconditional ones
+            if any(len(member.rows) > which for member in members):
+                state = self._rows.read(read, tokens_nKS)
+                for index, member in enumerate(members):
+                    if len(member.rows) > which:
+                        self._rows.put(member.rows[which], state, index)
+
+    def _step_rows(self) -> Tensor:
+        """Guided logits [n, K, V] of the members' next codes."""
+        logits_RKV = self._rows.step(torch.from_numpy(self._token_SK[self._slot_R]).to(self._rows.device)).float()
+        conditional_nKV = logits_RKV[self._conditional_n]
+        if len(self._owners) == len(self.members):  # no guidance
+            return conditional_nKV
+        return guide(conditional_nKV, logits_RKV[self._unconditional_n], self._sampling.guidance)
+
+    def _uniforms(self, frame_nK: np.ndarray) -> np.ndarray:
+        """The random numbers of the members' next codes, [n, K]."""
+        slot_n = self._slot_n
+        for index in (frame_nK[:, 0] >= self._first_uniform_S[slot_n] + AHEAD).nonzero()[0]:
+            self._draw_ahead(self.members[index])
+        place_nK = frame_nK - self._first_uniform_S[slot_n][:, None]
+        return self._uniform_SJK[slot_n[:, None], place_nK, np.arange(frame_nK.shape[1])]
+
+    def _draw_ahead(self, member: Member) -> None:
+        length, K = self._uniform_SJK.shape[1:]
+        first = max(int(self._step_S[member.slot]) - K + 1, 0)
+        self._first_uniform_S[member.slot] = first
+        self._uniform_SJK[member.slot] = uniform_table(member.request.seed, first, length, K)
+
+    def _read_primers(self, codes_nK: np.ndarray, frame_nK: np.ndarray) -> None:
+        """Put the codes of the primers, where they have them, in the place of drawn ones."""
+        known_n = self._known_S[self._slot_n]
+        for index in ((known_n > 0) & (frame_nK[:, -1] < known_n)).nonzero()[0]:
+            primer_KT = self.members[index].request.primer_KT
+            assert primer_KT is not None
+            for k, frame in enumerate(frame_nK[index]):
+                if 0 <= frame < primer_KT.shape[1]:
+                    codes_nK[index, k] = primer_KT[k, frame]

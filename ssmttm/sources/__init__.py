@@ -1,0 +1,1 @@
+"""Where tracks come from: folders, published corpora, tags, licences, captions made."""

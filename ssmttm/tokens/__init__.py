@@ -1,0 +1,1 @@
+"""The dataset format: what is planned, written, read and checked."""

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ssmttm.errors import UserError
+from ssmttm.sources.manifest import Track, read_manifest, write_manifest
+
+TRACK = Track(
+    id="a",
+    audio="audio/00/a.flac",
+    captions=("slow jazz", "Klavier und Geige – ruhig"),
+    split="train",
+    licence="CC0-1.0",
+    artist="someone",
+    title="A",
+    source_url="https://example.org/a",
+    duration_s=10.0,
+    tags={"genre": "jazz", "bpm": 90, "drums": True},
+)
+
+
+def _line(**changes: object) -> str:
+    values = {**TRACK.__dict__, "captions": list(TRACK.captions), **changes}
+    return json.dumps({name: value for name, value in values.items() if value is not None})
+
+
+def test_round_trip_resolves_audio_against_the_folder(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    tracks = [TRACK, replace(TRACK, id="b", split="val", audio="audio/b.wav", tags={})]
+    write_manifest(folder, tracks)
+    by_folder, by_file = read_manifest(folder), read_manifest(f"{folder}/manifest.jsonl")
+    assert by_folder == by_file
+    assert by_folder == [replace(track, audio=f"{folder}/{track.audio}") for track in tracks]
+    write_manifest(f"{folder}/manifest.jsonl", by_folder)  # resolved paths become relative again
+    assert read_manifest(folder) == by_folder
+    assert "Geige – ruhig" in (tmp_path / "manifest.jsonl").read_text()
+
+
+def test_remote_manifest() -> None:
+    write_manifest("memory://corpus-manifest-test", [TRACK])
+    assert read_manifest("memory://corpus-manifest-test")[0].audio == "memory://corpus-manifest-test/audio/00/a.flac"
+
+
+@pytest.mark.parametrize("audio", ["../a.flac", "/etc/a.flac", "x/../../a.flac", "s3://bucket/a.flac", "~/a.flac", ""])
+def test_audio_outside_the_folder_is_refused(tmp_path: Path, audio: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(_line(audio=audio) + "\n")
+    with pytest.raises(UserError, match="inside"):
+        read_manifest(str(tmp_path))
+    with pytest.raises(UserError, match="inside"):
+        write_manifest(str(tmp_path), [replace(TRACK, audio=audio)])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 2 is not valid JSON"),
+        ("[1, 2]", "JSON object"),
+        (_line(licence=None), "lacks licence"),
+        (_line(colour="red"), "unknown fields colour"),
+        (_line(captions="slow jazz"), "list of texts"),
+        (_line(split="test"), "train, val"),
+        (_line(duration_s="ten"), "duration_s"),
+        (_line(title=3), "title must be text"),
+        (_line(tags=["jazz"]), "tags"),
+        (_line(id="first"), "occurs twice"),
+    ],
+)
+def test_malformed_lines_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(f"{_line(id='first')}\n{line}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        read_manifest(str(tmp_path))
+    assert "manifest.jsonl line 2" in str(caught.value)
+
+
+def test_missing_or_empty_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_manifest(str(tmp_path))
+    (tmp_path / "manifest.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="no tracks"):
+        read_manifest(str(tmp_path))
