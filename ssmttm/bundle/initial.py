@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm import storage
+from ssmttm.bundle.card import TrainingCost
+from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
 from ssmttm.config import Config, Stage1Config, Stage2Config
-from ssmttm.corpus.dataset_card import ATTRIBUTION_NAME
 from ssmttm.errors import UserError
-from ssmttm.generation.bundle import COMMIT_NAME, read_costs, read_model_id
-from ssmttm.generation.card import TrainingCost
 from ssmttm.model import weights
-from ssmttm.model.numbers import PLACES, fingerprint_with_numbers
+from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
 # Settings of training that leave the function of the network as it is.

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssmttm.sources import composed as composer
 from ssmttm.composer.arrange import Note, Part, arrange
 from ssmttm.composer.form import draw_form
 from ssmttm.composer.genres import GENRES, Mix
@@ -19,6 +18,7 @@ from ssmttm.composer.render import SAMPLE_RATE, Player, render
 from ssmttm.composer.soundfont import find_soundfont
 from ssmttm.composer.theory import KEYS, SCALES, chord_scale, parse_chord, voicing
 from ssmttm.errors import UserError
+from ssmttm.sources import composed as composer
 from ssmttm.sources.manifest import read_manifest
 
 
