@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.config import Config, Stage1Config
 from ssmttm.model import costs
-from ssmttm.model.denoiser import DENOISERS
+from ssmttm.model.denoisers.registry import DENOISERS
 from ssmttm.training import flops, progress
 from ssmttm.training.flops import peak_flops, task_flops
 from ssmttm.training.order import Draw
