@@ -126,13 +126,18 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
     if uri is None:
         return
     fresh = model.state_dict()
-    known = {
-        name: _widened(tensor, fresh[name]) for name, tensor in weights.load_tensors(find(uri, stage).tensors).items()
-    }
-    for name in without:
+    stored = weights.current_names(stage, weights.load_tensors(find(uri, stage).tensors))
+    # Input layers of conditions that the weights never heard of begin at zero, as built.
+    known = {name: tensor for name, tensor in fresh.items() if "inputs." in name and name not in stored}
+    known |= {name: _widened(tensor, fresh[name]) for name, tensor in stored.items()}
+    for name in (weights.current_name(stage, given) for given in without):
         matching = {key: value for key, value in fresh.items() if key == name or key.startswith(f"{name}.")}
         if not matching:
-            choices = ", ".join(dict.fromkeys(key.split(".")[0] for key in fresh))
+            # Of what reads the conditions the single layers, of the rest the whole.
+            parts = (key.split(".") for key in fresh)
+            choices = ", ".join(
+                dict.fromkeys(".".join(part[:3] if "inputs" in part[:1] else part[:1]) for part in parts)
+            )
             raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
         known |= matching
     model.load_state_dict(known)

@@ -37,10 +37,10 @@ FORMAT = 1
 # Only what generation needs: the other sections hold paths of the machine that trained the model.
 SECTIONS = ("preset", "codec", "text", "generation")  # and those of the stages that there are
 
-# What rebuilds each model; runs record more.
+# What rebuilds each model; runs record more. `controls` is there only where the model takes some.
 ARCHITECTURE = {
-    "stage1": ("config", "codebook_size", "text_dim"),
-    "stage2": ("config", "fine_dim", "coarse_dim", "text_dim"),
+    "stage1": ("config", "codebook_size", "text_dim", "controls"),
+    "stage2": ("config", "fine_dim", "coarse_dim", "text_dim", "controls"),
 }
 
 
@@ -110,7 +110,7 @@ def write_bundle(
     descriptions = {}
     for kind, folder in stages.items():
         description = weights.read_description(folder, kind)
-        descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind]}
+        descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind] if key in description}
         tensors = weights.load_tensors(storage.join(folder, weights.TENSORS))
         weights.save_tensors(storage.join(out, f"{kind}.safetensors"), weights.halved(tensors) if half else tensors)
     values = config.model_dump(mode="json", include={*SECTIONS, *stages})

@@ -22,6 +22,11 @@ COMMIT = "dataset.json"
 METADATA = ["id", "source_id", "split", "start_s", "duration_s", "frames", "text_keys", "licence", "artist", "tags"]
 
 
+def control_column(name: str) -> str:
+    """The shards' column of a control by frame: float16 [C, T] in C order, NaN where unknown."""
+    return f"control.{name}"
+
+
 def read_dataset_info(uri: str) -> dict[str, Any]:
     """The dataset's commit file: codec, text encoder, counts.
 
@@ -80,6 +85,8 @@ class TokenDataset:
         self.uri, self.info, self.split = uri, info, split
         self.rows: list[dict[str, Any]] = [row for table in tables for row in table.select(METADATA).to_pylist()]
         self._codes = _buffers(tables, "codes")
+        self.controls: dict[str, int] = info.get("controls", {})  # channels of controls by frame, by name
+        self._controls = {name: _buffers(tables, control_column(name)) for name in self.controls}
         self._fine = fine
         self.text = TextTable(uri, {key for row in self.rows for key in row["text_keys"]})
 
@@ -95,7 +102,7 @@ class TokenDataset:
         shards = [storage.join(folder, name) for name in storage.list_names(folder) if name.endswith(".parquet")]
         tables, frames, chosen = [], [], []
         for shard in shards:
-            table = read_columns(shard, [*METADATA, "codes"])
+            table = read_columns(shard, [*METADATA, "codes", *map(control_column, info.get("controls", {}))])
             mine = pc.equal(table.column("split"), split)
             tables.append(table.filter(mine))
             frames.append(table.column("frames").to_numpy())
@@ -119,6 +126,10 @@ class TokenDataset:
         """Fine latents float16 [D, T]."""
         assert self._fine is not None, "opened without fine latents"
         return self._fine[i]
+
+    def control(self, i: int, name: str) -> np.ndarray:
+        """A control by frame, float16 [C, T], NaN where it is unknown."""
+        return np.frombuffer(self._controls[name][i], np.float16).reshape(-1, self.frames(i))
 
     def text_keys(self, i: int) -> list[str]:
         return self.rows[i]["text_keys"]

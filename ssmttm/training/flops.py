@@ -44,9 +44,9 @@ def peak_flops(device: torch.device) -> float | None:
 def _stage2_flops(config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int, frames: int) -> int:
     """Of one sequence, forward and backward, counted without memory behind it."""
     with FakeTensorMode():
-        completer = LatentCompleter(config, fine_dim, coarse_dim, text_dim)
+        completer = LatentCompleter(config, fine_dim, coarse_dim, {"text": text_dim})
         fine_BDT, coarse_BDT = torch.empty(1, fine_dim, frames), torch.empty(1, coarse_dim, frames)
-        text = costs.sample_text(costs.Shape(0, text_dim, coarse_dim), costs.TEXT_TOKENS)
+        text = costs.sample_conditions(costs.Shape(0, text_dim, coarse_dim), costs.TEXT_TOKENS)
         mask_BT = torch.ones(1, frames, dtype=torch.bool)
         with costs.counting() as counter:
             loss, _ = completer.loss(fine_BDT, coarse_BDT, text, torch.empty(1), torch.empty_like(fine_BDT), mask_BT)

@@ -99,14 +99,14 @@ def test_batch_mates_change_nothing(guidance: float) -> None:
     together = decode(lm, prompts((3, 7, 5)), [1, 2, 3], sampling, 12)
     text = prompts((3, 7, 5))
     for row in range(3):
-        alone = Conditions(*(getattr(text, name)[row : row + 1] for name in vars(text)))
+        alone = text.rows([row])
         assert torch.equal(together[row : row + 1], decode(lm, alone, [row + 1], sampling, 12))
 
 
 def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, rows = make_lm(), []
     read = lm.read
-    monkeypatch.setattr(lm, "read", lambda tokens, state: (rows.append(len(tokens)), read(tokens, state))[1])
+    monkeypatch.setattr(lm, "read", lambda tokens, *rest: (rows.append(len(tokens)), read(tokens, *rest))[1])
     plain = decode(lm, prompts((4,)), [0], Sampling(1.0, 1.0, 0), 6)
     nearly = decode(lm, prompts((4,)), [0], Sampling(1.0 + 1e-7, 1.0, 0), 6)
     assert rows[:6] == [1] * 6

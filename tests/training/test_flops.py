@@ -67,7 +67,7 @@ def test_a_token_costs_what_one_sample_is_counted_at(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         task.loss(module, batch).backward()
     frames = batch.count / (task.config.stage1.num_codebooks if stage == "stage1" else 1)
-    monkeypatch.setattr(costs, "TEXT_TOKENS", batch.text.states_BSD.shape[1])
+    monkeypatch.setattr(costs, "TEXT_TOKENS", batch.conditions["text"].states_BSD.shape[1])
     estimate = flops.flops_per_token(task.config, stage, task.data.info, frames)
     assert estimate == pytest.approx(counter.get_total_flops() / batch.count, rel=0.03)
 
