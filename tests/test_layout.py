@@ -64,8 +64,10 @@ def test_tests_mirror_the_rooms() -> None:
 
 
 def test_the_layers_are_those_of_the_tests() -> None:
+    stated: dict[str, int] = {}
     for number, cells in re.findall(r"^\| (\d) \| (.*) \|$", LAYOUT, flags=re.MULTILINE):
-        stated = {name.removesuffix(".py").replace("/", ".") for name in re.findall(r"`([^`]+)`", cells)}
-        held = {unit for unit, layer in LAYERS.items() if layer == int(number) and unit != "ssmttm"}
-        held = {"ssmttm.cli*" if unit.startswith("ssmttm.cli") else unit for unit in held}
-        assert stated == held, f"layer {number} of docs/layout.md"
+        for name in re.findall(r"`([^`*]+)`", cells):
+            stated[name.replace("/", ".")] = int(number)
+    rooms_held = {unit: layer for unit, layer in LAYERS.items() if (ROOT / unit.replace(".", "/")).is_dir()}
+    del rooms_held["ssmttm"]
+    assert stated == rooms_held
