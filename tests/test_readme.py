@@ -188,5 +188,5 @@ def test_the_file_tree_matches_the_repository() -> None:
         for path in (ROOT / folder).glob("*.py")
         if not path.name.startswith("_") and (folder != "tuning" or "__main__" in path.read_text())
     }
-    unlisted = (top | packages | entry_points | {"cluster", "ssmttm/presets"}) - listed
+    unlisted = (top | packages | entry_points | {"cluster", "ssmttm/config/presets"}) - listed
     assert not unlisted, f"README.md's tree leaves out: {sorted(unlisted)}"

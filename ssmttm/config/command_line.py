@@ -72,10 +72,10 @@ def help_on_keys(job: JobName) -> str:
             if len(head) > MEANING_COLUMN - 2:
                 lines.append(head)
                 head = ""
-            is_choice = get_origin(field.annotation) is Literal
-            choices = f" [{', '.join(map(str, get_args(field.annotation)))}]" if is_choice else ""
-            indents = {"initial_indent": head.ljust(MEANING_COLUMN), "subsequent_indent": " " * MEANING_COLUMN}
-            lines += textwrap.wrap(facts.meaning + choices, width, **indents)
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            text = facts.meaning + (f" [{', '.join(map(str, choices))}]" if choices else "")
+            margin = " " * MEANING_COLUMN
+            lines += textwrap.wrap(text, width, initial_indent=head.ljust(len(margin)), subsequent_indent=margin)
     return "\n".join(lines)
 
 
