@@ -13,11 +13,10 @@ import yaml
 
 from ssmttm import storage
 from ssmttm.config.loading import from_dict, load, preset_names
-from ssmttm.config.sections import SECTIONS, Config, JobName
+from ssmttm.config.sections import SECTIONS, Config, Facts, JobName
 from ssmttm.errors import UserError
 
 MEANING_COLUMN = 36  # of the help's keys
-SQLITE = "sqlite:///"  # begins the address of MLflow's database on a disk
 
 
 def inside_ray_job() -> bool:
@@ -36,24 +35,23 @@ def with_absolute_paths(config: Config, job: JobName) -> Config:
         for name, facts in kind.facts().items():
             if facts.is_path:
                 refuse = job in facts.jobs and inside_ray_job()
-                values[section][name] = _absolute(values[section][name], f"{section}.{name}", facts.words, refuse)
+                values[section][name] = _absolute(values[section][name], f"{section}.{name}", facts, refuse)
     return from_dict(values)
 
 
-def _absolute(value: Any, key: str, words: tuple[str, ...], refuse: bool) -> Any:
+def _absolute(value: Any, key: str, facts: Facts, refuse: bool) -> Any:
     """A key's value, a path or a table of paths, made absolute, or refused if it is not."""
     if isinstance(value, dict):
-        return {name: _absolute(one, f"{key}.{name}", words, refuse) for name, one in value.items()}
-    if value is None or value in words:
+        return {name: _absolute(one, f"{key}.{name}", facts, refuse) for name, one in value.items()}
+    if value is None or value in facts.words or not value.startswith(facts.scheme):
         return value
-    scheme = SQLITE if value.startswith(SQLITE) else ""
-    path = value.removeprefix(scheme)
-    absolute = scheme + storage.absolute(path)
+    path = value.removeprefix(facts.scheme)
+    absolute = facts.scheme + storage.absolute(path)
     if refuse and value != absolute:
-        example = f"{scheme}/shared/{path}" if scheme else f"s3://bucket/{path}"
+        example = f"{facts.scheme}/shared/{path}" if facts.scheme else f"s3://bucket/{path}"
         raise UserError(
             f"{key}={value} is relative, and a Ray job runs in a temporary copy of the folder; "
-            f"give {''.join(f'{word}, ' for word in words)}an absolute path or URI, e.g. {key}={example}"
+            f"give {''.join(f'{word}, ' for word in facts.words)}an absolute path or URI, e.g. {key}={example}"
         )
     return absolute
 

@@ -31,8 +31,9 @@ class Facts:
         meaning: in a line.
         jobs: those that read it. `demo` composes the corpus, and passes everything else on.
         decides: see `Decides`; None where what was made is not compared key by key.
-        is_path: whether it holds paths or URIs, `words` apart.
+        is_path: whether it holds paths or URIs.
         words: values of a path that name no file.
+        scheme: what must come before a path, as anything else names no file; empty for all other keys.
     """
 
     meaning: str
@@ -40,6 +41,7 @@ class Facts:
     decides: Decides | None
     is_path: bool
     words: tuple[str, ...]
+    scheme: str
 
 
 def key(
@@ -50,11 +52,12 @@ def key(
     jobs: tuple[JobName, ...] = (),
     is_path: bool = False,
     words: tuple[str, ...] = (),
+    scheme: str = "",
     **bounds: Any,
 ) -> Any:
     """A key of a section, with its `Facts`; `decides` and `jobs` default to the section's. `bounds`: as pydantic's."""
-    facts: dict[str, Any] = {"decides": decides, "jobs": jobs, "is_path": is_path, "words": words}
-    return Field(default, description=meaning, json_schema_extra=facts, **bounds)
+    facts = {"decides": decides, "jobs": jobs, "is_path": is_path, "words": words, "scheme": scheme}
+    return Field(default, description=meaning, json_schema_extra=facts, **bounds)  # type: ignore[arg-type]
 
 
 class Section(BaseModel):
@@ -342,9 +345,7 @@ class TrackingConfig(Section):
     jobs = TRAININGS
 
     enabled: bool = key(True, "log runs to MLflow")
-    uri: str | None = key(
-        None, "MLflow tracking URI; default: sqlite in train.out", is_path=True, words=("databricks",)
-    )
+    uri: str | None = key(None, "MLflow tracking URI; default: sqlite in train.out", is_path=True, scheme="sqlite:///")
     experiment: str = key("ssmttm", "that runs are listed under")
     parent: str | None = key(None, "id of the MLflow run that this one is part of; studies set it")
 

@@ -54,7 +54,8 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def with_path(key: str, path: str) -> str:
-    return f"{key}.ours={path}" if key == "evaluate.systems" else f"{key}={path}"
+    """An override; paths of a table and behind a scheme look like it."""
+    return f"{key}.ours={path}" if key == "evaluate.systems" else f"{key}={KEYS[key].scheme}{path}"
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_everything_is_said_of_every_key(key: str) -> None:
     assert set(facts.jobs) <= set(JOBS)
     made = section in ("codec", "vocoder", "stage1", "stage2", "train")
     assert facts.decides in get_args(Decides) if made else facts.decides is None
-    assert facts.is_path or not facts.words
+    assert facts.is_path or not (facts.words or facts.scheme)
 
 
 def test_what_a_run_keeps_is_what_it_was() -> None:
@@ -108,7 +109,8 @@ def test_every_path_becomes_absolute(key: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     for given, expected in (("mine/songs", str(tmp_path / "mine/songs")), ("s3://bucket/songs", "s3://bucket/songs")):
         config = with_absolute_paths(load("mini", [with_path(key, given)]), "stage1")
-        assert value_of(config, key) == ({"ours": expected} if key == "evaluate.systems" else expected)
+        value = value_of(config, key)
+        assert (value["ours"] if key == "evaluate.systems" else value) == KEYS[key].scheme + expected
     for word in KEYS[key].words:
         assert value_of(with_absolute_paths(load("mini", [f"{key}={word}"]), "stage1"), key) == word
 
@@ -128,7 +130,7 @@ def absolute_paths(job: str) -> dict[str, str]:
 def test_a_ray_job_refuses_relative_paths_that_it_reads(job: Any, key: str) -> None:
     given = [*(absolute_paths(job) | {key: with_path(key, "songs")}).values()]
     if key in READ[job]:
-        with pytest.raises(UserError, match=r"=songs is relative, and a Ray job .* absolute path or URI") as error:
+        with pytest.raises(UserError, match=r"songs is relative, and a Ray job .* absolute path or URI") as error:
             parse_arguments("A job.", job, ["--preset", "tiny", *given])
         assert str(error.value).startswith(with_path(key, "songs"))
     else:
@@ -152,6 +154,9 @@ def test_the_refusal_names_words_that_would_do(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_database_on_the_disk_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for other in ("http://tracking:5000", "databricks"):
+        kept = with_absolute_paths(load("mini", [f"tracking.uri={other}"]), "stage1")
+        assert kept.tracking.uri == other
     config = load("mini", ["tracking.uri=sqlite:///runs.db", "train.data=/d", "train.out=/o"])
     absolute = with_absolute_paths(config, "stage1")
     assert absolute.tracking.uri == f"sqlite:///{tmp_path}/runs.db"
