@@ -139,7 +139,7 @@ def parse(argv: list[str] | None = None) -> tuple[Config, list[Row], str, bool]:
     trials = grid(config, arguments.backbone, arguments.size, arguments.lr, arguments.vary, arguments.width_per_layer)
     for trial in trials:
         sized(config, trial)
-    return configuration.with_absolute_paths(config), trials, storage.absolute(arguments.out), arguments.asha
+    return configuration.with_absolute_paths(config, "stage1"), trials, storage.absolute(arguments.out), arguments.asha
 
 
 def main() -> None:

@@ -17,17 +17,12 @@ from ssmttm import storage
 from ssmttm.bundle.card import TrainingCost
 from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id
 from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
-from ssmttm.config import Config, Stage1Config, Stage2Config
+from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
 from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
-# Settings of training that leave the function of the network as it is.
-FREE_STAGE_KEYS = {
-    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
-    "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
-}
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,8 @@ def find(uri: str, stage: str) -> Initial:
         sources += (earlier,) if storage.exists(earlier) else ()
         counted, is_all = cost_of(uri, content)
         cost = counted if is_all else None
-    kind = Stage1Config if stage == "stage1" else Stage2Config
-    whole = kind(**section).model_dump(mode="json")  # keys that are newer than the weights have their defaults
+    # Keys that are newer than the weights have their defaults.
+    whole = SECTIONS[stage](**section).model_dump(mode="json")
     return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources, cost)
 
 
@@ -91,9 +86,9 @@ def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
     assert uri is not None
     initial = find(uri, stage)
     asked = getattr(config, stage).model_dump(mode="json")
-    for key, value in initial.section.items():
-        if key not in FREE_STAGE_KEYS[stage] and asked[key] != value:
-            setting = f"{stage}.{key}={value}"
+    for key in SECTIONS[stage].deciding("model"):
+        if asked[key] != initial.section[key]:
+            setting = f"{stage}.{key}={initial.section[key]}"
             raise UserError(f"train.init={uri} has {setting}, this run {asked[key]}; set {setting}")
     if initial.codec != dataset["codec"]["fingerprint"]:
         raise UserError(

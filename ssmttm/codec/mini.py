@@ -26,7 +26,7 @@ from ssmttm.audio import mel_filters
 from ssmttm.codec.base import Codec
 from ssmttm.codec.griffin_lim import GriffinLim, GriffinLimState
 from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
-from ssmttm.codec.neural_vocoder import SIZES, NeuralVocoder, VocoderState
+from ssmttm.codec.neural_vocoder import NeuralVocoder, VocoderState
 from ssmttm.config import CodecConfig, VocoderConfig
 from ssmttm.errors import UserError
 
@@ -34,8 +34,6 @@ FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
 AHEAD_FRAMES = 4  # code frames of look-ahead in a block
 NONNEGATIVE_STEPS = 2
-# Keys of CodecConfig that say where the codec lies, how it came about and what may be trained on top.
-NOT_IDENTITY = ("path", "fit_clips", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,12 @@ class MiniCodec(Codec):
         return cls(CodecConfig.model_validate(config))
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "mini", "config": self.config.model_dump(mode="json", exclude=set(NOT_IDENTITY))}
+        sizes = set(CodecConfig.deciding("model"))
+        return {"name": "mini", "config": self.config.model_dump(mode="json", include=sizes)}
 
     def describe_vocoder(self) -> dict[str, Any] | None:
-        return None if self.neural_vocoder is None else self.neural_vocoder.config.model_dump(include=set(SIZES))
+        sizes = set(VocoderConfig.deciding("model"))
+        return None if self.neural_vocoder is None else self.neural_vocoder.config.model_dump(include=sizes)
 
     def add_vocoder(self, config: dict[str, Any]) -> None:
         sizes = VocoderConfig.model_validate(config)

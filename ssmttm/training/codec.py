@@ -19,7 +19,7 @@ from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import logmel_l1
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.config import Config
+from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
@@ -73,7 +73,7 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
 
 def _settings(config: Config) -> dict[str, dict[str, Any]]:
     """What a fitted codec depends on."""
-    codec = config.codec.model_dump(mode="json", exclude={"path", "vocoder"})
+    codec = config.codec.model_dump(mode="json", include=set(CodecConfig.deciding("model", "training")))
     corpus = {"source": config.corpus.source, "segment_seconds": config.corpus.segment_seconds}
     return {"codec": codec, "corpus": corpus, "train": {"seed": config.train.seed}}
 
