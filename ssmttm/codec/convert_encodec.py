@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ssmttm import storage
-from ssmttm.codec.base import PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME
 from ssmttm.codec.encodec import EncodecCodec
+from ssmttm.codec.store import PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME
 from ssmttm.errors import UserError, exit_on_user_error
 
 # Original names to transformers': both number the layers alike; transformers has no wrappers around convolutions and

@@ -48,9 +48,7 @@ class CorpusConfig(Section):
 
 
 class CodecConfig(Section):
-    name: Literal["mini", "dac", "encodec"] = Field(
-        "mini", description="mini: fitted here; dac, encodec: a published checkpoint"
-    )
+    name: str = Field("mini", description="mini: fitted here; dac, encodec: a published checkpoint")
     path: str = Field("runs/demo/codec", description="folder of the fitted or downloaded codec")
     sample_rate: int = 24_000
     fft_size: int = 2048
