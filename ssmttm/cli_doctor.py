@@ -42,7 +42,7 @@ def _text_dim(config: configuration.Config) -> int:
 
 def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     """What the stages cost, counted without allocating them."""
-    from ssmttm.codec.registry import codec_class
+    from ssmttm.codec.registry import CODECS
     from ssmttm.model import costs
     from ssmttm.model.diffusion import LatentCompleter
 
@@ -50,7 +50,7 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
         text_dim = _text_dim(config)
     except UserError as error:
         return {"stage1": {"text encoder": f"none: {error}"}}
-    coarse_dim, fine_dim = codec_class(config.codec.name).latent_dims(config.codec)
+    coarse_dim, fine_dim = CODECS.find(config.codec.name).latent_dims(config.codec)
     shape = costs.Shape(config.codec.codebook_size, text_dim, coarse_dim)
     frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
     frames = round(config.corpus.segment_seconds * frame_rate)

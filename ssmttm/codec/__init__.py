@@ -5,7 +5,7 @@ from ssmttm.codec.dac import DacCodec
 from ssmttm.codec.encodec import EncodecCodec
 from ssmttm.codec.metrics import logmel_l1
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.codec.registry import CODECS, codec_class
+from ssmttm.codec.registry import CODECS
 from ssmttm.codec.store import load_codec, save_codec
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "DacCodec",
     "EncodecCodec",
     "MiniCodec",
-    "codec_class",
     "load_codec",
     "logmel_l1",
     "save_codec",

@@ -26,7 +26,7 @@ from torch import Tensor
 from ssmttm import storage
 from ssmttm.codec.encodec import EncodecCodec
 from ssmttm.codec.store import PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME
-from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.errors import MissingExtraError, UserError, exit_on_user_error
 
 PACKAGE_MODEL = "encodec_24khz"
 # Original names to transformers': both number the layers alike; transformers has no wrappers around convolutions and
@@ -58,7 +58,7 @@ def encodec_package() -> types.ModuleType:
     cannot be imported (its wheels want a torch for CUDA) an empty module stands in while the package is.
 
     Raises:
-        UserError: if it is not installed.
+        MissingExtraError: if it is not installed.
     """
     stand_in = None
     try:
@@ -68,7 +68,7 @@ def encodec_package() -> types.ModuleType:
     try:
         return importlib.import_module("encodec")
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'ssmttm[encodec]'") from None
+        raise MissingExtraError(error.name or "encodec", "encodec") from None
     finally:
         if stand_in is not None:
             del sys.modules["torchaudio"]

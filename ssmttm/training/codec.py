@@ -18,7 +18,7 @@ from ssmttm import audio, storage
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import logmel_l1
-from ssmttm.codec.registry import codec_class
+from ssmttm.codec.registry import CODECS
 from ssmttm.codec.store import save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
@@ -49,7 +49,7 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
         UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, or the codec is not one
             that is fitted.
     """
-    kind = codec_class(config.codec.name)
+    kind = CODECS.find(config.codec.name)
     if not kind.is_fitted:
         raise UserError(
             f"codec.name={config.codec.name} is a published codec, with nothing to fit: put its checkpoint at "
@@ -153,7 +153,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
     tracks = read_source(config.corpus.source, config.corpus)
     to_fit, held_out = choose_clips(tracks, config.codec.fit_clips, config.train.seed)
     refused: list[str] = []
-    codec = codec_class(config.codec.name).from_config(config.codec)
+    codec = CODECS.find(config.codec.name).from_config(config.codec)
     with FlopCounterMode(display=False) as counter:  # counts products, not Fourier transforms
         codec.fit(read_clips(to_fit, config, refused), config.train.seed)
     fitted = time.perf_counter()

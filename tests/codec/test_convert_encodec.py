@@ -166,7 +166,9 @@ def test_without_the_package_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "encodec", None)
     with pytest.raises(SystemExit):
         main(["encodec_24khz", str(tmp_path / "out")])
-    assert capsys.readouterr().err == "error: encodec is not installed; pip install 'ssmttm[encodec]'\n"
+    assert (
+        capsys.readouterr().err == "error: encodec is not installed; install it with: pip install 'ssmttm[encodec]'\n"
+    )
     assert "torchaudio" not in sys.modules
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jobs import train_codec as job
 from ssmttm import config, storage
-from ssmttm.codec import CODECS, Codec, codec_class, load_codec
+from ssmttm.codec import CODECS, Codec, load_codec
 from ssmttm.config import CodecConfig, Config
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
@@ -138,7 +138,7 @@ def test_a_toy_codec_goes_all_the_way(toy: list[str], tiny_corpus: str, tmp_path
 
 
 def test_a_toy_codec_decodes_in_chunks(toy: list[str]) -> None:
-    codec = codec_class("toy").from_config(config.load("tiny", toy).codec)
+    codec = CODECS.find("toy").from_config(config.load("tiny", toy).codec)
     random = np.random.default_rng(0)
     codec.fit([random.standard_normal(24_000).astype("f4") for _ in range(2)], seed=0)
     wav_B1N = torch.from_numpy(random.standard_normal((2, 1, 20 * codec.hop_length - 5)).astype("f4"))
@@ -164,14 +164,14 @@ def test_published_codecs_are_not_fitted(toy: list[str], name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(toy: list[str]) -> None:
-    with pytest.raises(UserError, match=r"codec.name=encoder is no codec; did you mean encodec\?"):
+    with pytest.raises(UserError, match=r"codec.name=encoder is unknown; did you mean encodec\?"):
         job.train(config.load("tiny", [*toy, "codec.name=encoder"]))
 
 
 @pytest.mark.parametrize("name", ["mini", "dac", "encodec"])
 def test_dimensions_are_known_before_there_is_a_codec(name: str) -> None:
     """Those of a codec that is made of the configuration, or of the published one."""
-    kind, settings = codec_class(name), CodecConfig(name=name, num_codebooks=9)
+    kind, settings = CODECS.find(name), CodecConfig(name=name, num_codebooks=9)
     if kind.is_fitted:
         codec = kind.from_config(settings)
     else:
