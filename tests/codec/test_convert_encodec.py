@@ -140,6 +140,7 @@ def package_model(monkeypatch: pytest.MonkeyPatch):
     return model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_codes_and_audio_are_those_of_the_encodec_package(package_model, tmp_path: Path) -> None:
     main(["encodec_24khz", str(tmp_path / "loaded")])
