@@ -94,12 +94,13 @@ def tiny_corpus(tiny_config: config.Config) -> str:
 def tiny_codec(tiny_config: config.Config, tiny_corpus: str) -> Codec:
     """`mini` codec of the tiny preset, fitted on the tiny corpus and saved to `codec.path`."""
     from ssmttm.codec.mini import MiniCodec
+    from ssmttm.codec.store import save_codec
     from ssmttm.sources.readers import read_source
 
     tracks = read_source(tiny_corpus, tiny_config.corpus)
     codec = MiniCodec(tiny_config.codec)
     codec.fit([audio.read(track.audio).samples[0] for track in tracks], seed=0, progress=False)
-    codec.save(tiny_config.codec.path)
+    save_codec(codec, tiny_config.codec.path)
     return codec.eval()
 
 

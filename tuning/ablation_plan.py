@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssmttm import config as configuration
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model import costs

@@ -24,7 +24,8 @@ import torch
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle.card import CardFields, TrainingCost, model_card
-from ssmttm.codec.base import VOCODER_NAME, WEIGHTS_NAME, Codec, load_codec
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import VOCODER_NAME, WEIGHTS_NAME, load_codec, save_codec
 from ssmttm.conditions.encoders import TextEncoder, load_text_encoder_from
 from ssmttm.config import Config
 from ssmttm.errors import UserError
@@ -106,7 +107,7 @@ def write_bundle(
         )
     storage.make_dirs(out)
     storage.remove_tree(storage.join(out, COMMIT_NAME))
-    codec.save(out)
+    save_codec(codec, out)
     descriptions = {}
     for kind, folder in stages.items():
         description = weights.read_description(folder, kind)

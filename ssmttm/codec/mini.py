@@ -56,6 +56,9 @@ class MiniCodec(Codec):
         UserError: for sizes that do not fit together.
     """
 
+    name = "mini"
+    is_fitted = True
+    takes_vocoder = True
     encode_batch = 8
     mean_M: Tensor
     basis_MP: Tensor
@@ -75,7 +78,7 @@ class MiniCodec(Codec):
         self.sample_rate = config.sample_rate
         self.hop_length = config.hop * config.stack
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
-        self.coarse_dim = self.fine_dim = config.stack * config.pca_dim
+        self.coarse_dim, self.fine_dim = self.latent_dims(config)
         self.vocoder = GriffinLim(config.fft_size, config.hop, config.griffin_lim_iterations)
         self.neural_vocoder: NeuralVocoder | None = None
         self.register_buffer("mean_M", torch.zeros(config.num_mels))
@@ -87,12 +90,19 @@ class MiniCodec(Codec):
 
     @classmethod
     def from_description(cls, config: dict[str, Any]) -> MiniCodec:
-        """Rebuild from the `config` of `describe`. Raises ValueError for values `CodecConfig` refuses."""
         return cls(CodecConfig.model_validate(config))
+
+    @classmethod
+    def from_config(cls, config: CodecConfig) -> MiniCodec:
+        return cls(config)
+
+    @classmethod
+    def latent_dims(cls, config: CodecConfig) -> tuple[int, int]:
+        return config.stack * config.pca_dim, config.stack * config.pca_dim
 
     def describe(self) -> dict[str, Any]:
         sizes = set(CodecConfig.deciding("model"))
-        return {"name": "mini", "config": self.config.model_dump(mode="json", include=sizes)}
+        return {"name": self.name, "config": self.config.model_dump(mode="json", include=sizes)}
 
     def describe_vocoder(self) -> dict[str, Any] | None:
         sizes = set(VocoderConfig.deciding("model"))

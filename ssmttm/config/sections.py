@@ -133,7 +133,7 @@ class CodecConfig(Section):
     jobs = ("codec",)
     decides = "model"
 
-    name: Literal["mini", "dac", "encodec"] = key(
+    name: str = key(
         "mini", "mini: fitted here; dac, encodec: a published checkpoint", jobs=("codec", "preprocess", *STAGES)
     )
     # Trainings compare the codec at a path that was changed with the shards', but only if they can: not a job's input.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config, EvaluateConfig
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError

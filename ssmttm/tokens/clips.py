@@ -11,7 +11,8 @@ import torch
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
 from ssmttm.errors import UserError
 from ssmttm.tokens.listing import Entry, Listing, bar
 from ssmttm.tokens.parts import read_columns

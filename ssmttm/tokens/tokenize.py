@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from ssmttm import __version__, storage
 from ssmttm.audio import Audio
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
 from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.config import Config
 from ssmttm.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config, Stage2Config
 from ssmttm.model import costs
 from ssmttm.model.diffusion import LatentCompleter

@@ -13,7 +13,7 @@ from typing import Any
 
 from ssmttm import storage
 from ssmttm.bundle import initial
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import SECTIONS, CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
 from ssmttm.tokens.data import read_dataset_info

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.audio import Audio
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
 from ssmttm.conditions.base import Conditions, FrameControl
 from ssmttm.conditions.registry import control_of
 from ssmttm.conditions.text import TextStatistics, token_states

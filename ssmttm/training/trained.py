@@ -6,7 +6,7 @@ import posixpath
 from typing import Any
 
 from ssmttm import storage
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import from_dict
 from ssmttm.errors import UserError
 from ssmttm.model import weights

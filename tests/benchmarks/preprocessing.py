@@ -28,7 +28,7 @@ import torch
 from measuring import machine
 
 from ssmttm import config
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config
 
 RESULTS = Path(__file__).parent / "results"

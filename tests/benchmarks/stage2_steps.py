@@ -34,7 +34,8 @@ from torch import Tensor
 
 from ssmttm import storage
 from ssmttm.bundle.store import load_bundle
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
 from ssmttm.evaluation.embeddings import log_mel

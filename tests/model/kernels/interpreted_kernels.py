@@ -1,6 +1,6 @@
 """mamba-ssm's Triton kernels, as this project calls them, against plain torch, without a GPU.
 
-    TRITON_INTERPRET=1 python tests/model/interpreted_kernels.py
+    TRITON_INTERPRET=1 python tests/model/kernels/interpreted_kernels.py
 
 Triton's interpreter runs them on CPU tensors. It knows no bf16 products, so fp32 alone is compared there. What asks
 for a GPU around the kernels (its number of processors, timing of variants) is answered here.
