@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from ssmttm import storage
-from ssmttm.composer.facts import tempo_word
+from ssmttm.composer.words import tempo_word
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.sources.descriptions import is_unicode
