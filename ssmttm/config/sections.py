@@ -15,9 +15,7 @@ class Section(BaseModel):
 
 class CorpusConfig(Section):
     source: str = Field("runs/demo/corpus", description="folder or URI holding the audio and its manifest.jsonl")
-    format: Literal["auto", "manifest", "folder", "mtg-jamendo", "fma"] = Field(
-        "auto", description="layout of the source; auto recognises each"
-    )
+    format: str = Field("auto", description="layout of the source, by its name in SOURCES; auto recognises each")
     out: str = Field("runs/demo/tokens", description="folder or URI for the token shards")
     default_licence: str | None = Field(None, description="licence of tracks that state none, e.g. own-work")
     allow_licences: tuple[str, ...] = Field(

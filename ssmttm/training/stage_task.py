@@ -17,7 +17,7 @@ from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.conditions.text import TextStatistics
 from ssmttm.config import Config
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.flops import flops_per_token
 from ssmttm.training.order import Draw
 from ssmttm.training.task import Task

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.config import TrainConfig
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.engine import Engine
 from ssmttm.training.task import Task
 

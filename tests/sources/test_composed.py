@@ -13,9 +13,10 @@ import soundfile
 from ssmttm.composer.genres import GENRES
 from ssmttm.composer.pieces import attributes_of
 from ssmttm.composer.render import find_soundfont
+from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.sources import composed
-from ssmttm.sources.manifest import read_manifest
+from ssmttm.sources.readers import read_source
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -35,7 +36,7 @@ def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
 
 def test_corpus_folder(tmp_path: Path) -> None:
     tracks = composed.compose_corpus(str(tmp_path), 40 * 1.5 / 3600, 0, 1.5, 3, workers=1, progress=False)
-    read = read_manifest(str(tmp_path))
+    read = read_source(str(tmp_path), CorpusConfig())
     assert [track.id for track in read] == [track.id for track in tracks]
     assert len(read) == 40
     assert sum(track.split == "val" for track in read) == 2

@@ -10,9 +10,10 @@ import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -22,9 +23,13 @@ from ssmttm import audio, config, storage
 from ssmttm.codec.base import Codec
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.errors import UserError
-from ssmttm.sources.rejects import read_rejects
-from ssmttm.tokens.text_table import caption_key, overlong_captions
-from ssmttm.tokens.tokenize import COMMIT_NAME, SCHEMA, plan_dataset, preprocess_local
+from ssmttm.sources.manifest import read_rejects
+from ssmttm.tokens.admit import overlong_captions
+from ssmttm.tokens.decode import Segment
+from ssmttm.tokens.plan import plan_dataset
+from ssmttm.tokens.read import TokenDataset
+from ssmttm.tokens.schema import COMMIT_NAME, ROW_SCHEMA, caption_key
+from ssmttm.tokens.write import PartWriter, preprocess, preprocess_local
 
 
 def with_corpus(base: config.Config, **changes: Any) -> config.Config:
@@ -60,7 +65,7 @@ def write_tone(path: Path, seconds: float, sidecar: dict[str, Any] | None = None
 
 def test_rows_hold_what_the_codec_gives(tiny_config: config.Config, tiny_tokens: str, tiny_codec: Codec) -> None:
     rows = rows_of(tiny_tokens)
-    assert set(rows[0]) == set(SCHEMA.names)
+    assert set(rows[0]) == set(ROW_SCHEMA.names)
     assert len(rows) == 8
     assert {row["split"] for row in rows} == {"train", "val"}
     for row in rows:
@@ -252,7 +257,7 @@ def test_optional_steps_are_part_of_the_plan(
         assert (folder, cache) == ("a-model", str(tmp_path / "out"))
         return [t if t.captions else replace(t, captions=("made by a model",)) for t in tracks]
 
-    monkeypatch.setattr("ssmttm.sources.vocals.VocalRemover", Remover)
+    monkeypatch.setattr("ssmttm.tokens.vocals.VocalRemover", Remover)
     monkeypatch.setattr("ssmttm.sources.captioner.caption_tracks", caption)
     write_tone(tmp_path / "in/a.wav", 3.0, {"captions": []})
     steps = {"vocals": "remove", "captioner": "a-model"}
@@ -265,6 +270,49 @@ def test_optional_steps_are_part_of_the_plan(
         codes_BKT, _ = tiny_codec.encode_with_latents(torch.from_numpy(wav_N)[None])
     codes_KT = np.frombuffer(row["codes"], np.int16).reshape(tiny_codec.num_codebooks, -1)
     assert (codes_KT == codes_BKT[0].numpy()).mean() > 0.98
+    kept = with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"), captioner="a-model")
+    with pytest.raises(UserError, match="already holds a dataset made from another"):
+        preprocess_local(kept)
+
+
+class Beat:
+    """A toy control by frame: known where the track's tags state a tempo, one on every beat."""
+
+    columns: ClassVar = {"beat": pa.binary(), "beat_known": pa.bool_()}
+    fingerprint = "beat 1"
+
+    def __call__(self, segment: Segment, wav_N: np.ndarray, sample_rate: int, frames: int) -> dict[str, Any]:
+        bpm = segment.track.tags.get("bpm")
+        time_T = segment.start_s + np.arange(frames) * len(wav_N) / sample_rate / frames
+        values_CT = np.cos(2 * np.pi * time_T * (bpm or 0) / 60)[None].astype(np.float16)
+        return {"beat": values_CT.tobytes(), "beat_known": bpm is not None}
+
+
+def test_added_columns_are_part_of_rows_plan_and_reading(
+    tiny_config: config.Config, tiny_codec: Codec, tiny_text_encoder: TextEncoder, tmp_path: Path
+) -> None:
+    write_tone(tmp_path / "in/a.wav", 6.0, {"bpm": 60})
+    write_tone(tmp_path / "in/b.wav", 3.0)
+    settings = with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"))
+    writer = PartWriter(settings)
+    writer.added = (Beat(),)
+    preprocess(writer, map)
+    data = TokenDataset.open(settings.corpus.out, "train", added=["beat", "beat_known", "melody"])
+    assert [data.rows[i]["id"] for i in range(3)] == ["a-0000", "a-0001", "b-0000"]
+    assert [data.added("beat_known", i) for i in range(3)] == [True, True, False]
+    for i, start_s in enumerate((0.0, 3.0)):
+        values_CT = np.frombuffer(data.added("beat", i), np.float16).reshape(1, data.frames(i))
+        assert values_CT[0, 0] == pytest.approx(math.cos(2 * math.pi * start_s))
+        assert values_CT.min() < -0.9
+    assert data.added("melody", 0) is None
+    with pytest.raises(UserError, match="already holds a dataset made from another"):
+        preprocess_local(settings)
+
+    plain = with_corpus(settings, out=str(tmp_path / "plain"))
+    preprocess_local(plain)
+    assert TokenDataset.open(plain.corpus.out, "train", added=["beat"]).added("beat", 0) is None
+    without = plan_dataset(plain, tiny_codec, tiny_text_encoder).shards[0]
+    assert replace(without, added=("beat 1",)).fingerprint != without.fingerprint
 
 
 def test_source_and_output_may_be_object_stores(
