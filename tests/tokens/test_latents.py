@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.tokens import read as module
 from ssmttm.tokens.read import TokenDataset
+from ssmttm.tokens.schema import read_columns
 
 READ_ALL = """
 import hashlib, sys
@@ -40,7 +42,7 @@ import os, signal, sys
 from ssmttm.tokens import read as module
 from ssmttm.tokens.read import TokenDataset
 def read(uri, columns, *rest, count=[0]):
-    count[0] += 1
+    count[0] += columns == ["fine"]
     if count[0] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(uri, columns, *rest)
@@ -219,7 +221,12 @@ def test_remote_shards_are_read_once(tokens: str, cache: Path, monkeypatch: pyte
     remote = "memory://latents/tokens"
     fsspec.filesystem("memory").put(tokens, "/latents/tokens", recursive=True)
     data = TokenDataset.open(remote, "train")
-    monkeypatch.setattr(module, "read_columns", None)
+
+    def read(uri: str, columns: list[str], *rest: Any) -> pa.Table:
+        assert "fine" not in columns
+        return read_columns(uri, columns, *rest)
+
+    monkeypatch.setattr(module, "read_columns", read)
     again = TokenDataset.open(remote, "train")
     for row, expected in enumerate(in_memory(tokens, "train")):
         np.testing.assert_array_equal(data.fine(row), expected)
