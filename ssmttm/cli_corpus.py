@@ -77,9 +77,9 @@ def check(
     figures = census(inventory, sample, seed)
     if html is not None:
         from ssmttm.reports.census import render
-        from ssmttm.tokens.excerpts import excerpts
+        from ssmttm.tokens.previews import previews
 
-        storage.write_text(html, render(figures, excerpts(inventory, seed=seed)))
+        storage.write_text(html, render(figures, previews(inventory, seed=seed)))
     if as_json:
         print(json.dumps(figures, indent=2, ensure_ascii=False))
     else:

@@ -41,6 +41,7 @@ class CorpusConfig(Section):
     actors: int | None = Field(None, gt=0, description="encoder processes; default: one per CPU, or per GPU if any")
     gpus_per_actor: float = Field(0.0, ge=0, description="share of a GPU that each encoder process takes")
     rows_per_shard: int = Field(128, gt=0)
+    controls: tuple[str, ...] = Field((), description="controls by frame that are measured, by their names")
     captions_per_track: int = Field(6, gt=0, description="captions composed for each piece (demo corpus)")
     seed: int = 0
 

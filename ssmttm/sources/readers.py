@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 
 from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
+from ssmttm.registry import Registry
 from ssmttm.sources.captions import complete_captions
 from ssmttm.sources.fma import FmaSource
 from ssmttm.sources.folder import AUDIO_EXTENSIONS, FolderSource
@@ -15,12 +15,10 @@ from ssmttm.sources.jamendo import JamendoSource
 from ssmttm.sources.manifest import MANIFEST_NAME, ManifestSource, Scan, Source, Track
 
 # By `corpus.format`. `auto` asks from the last to the first: any folder is one of audio, a manifest overrules tables.
-SOURCES: dict[str, type[Source]] = {
-    "folder": FolderSource,
-    "fma": FmaSource,
-    "mtg-jamendo": JamendoSource,
-    "manifest": ManifestSource,
-}
+SOURCES: Registry[type[Source]] = Registry(
+    "corpus.format",
+    {"folder": FolderSource, "fma": FmaSource, "mtg-jamendo": JamendoSource, "manifest": ManifestSource},
+)
 
 
 def read_source(uri: str, corpus: CorpusConfig) -> list[Track]:
@@ -55,8 +53,4 @@ def _source(uri: str, name: str) -> Source:
     if name == "auto":
         known = [kind() for kind in reversed(SOURCES.values())]
         return next((source for source in known if source.recognises(uri)), known[-1])
-    if name not in SOURCES:
-        names = ["auto", *SOURCES]
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise UserError(f"corpus.format={name} is no layout; did you mean {nearest}? (known: {', '.join(names)})")
-    return SOURCES[name]()
+    return SOURCES.find(name)()

@@ -30,8 +30,8 @@ READER_THREADS = 16
 @dataclass(frozen=True)
 class ShardPlan:
     """The segments of one shard, in order, and what its rows depend on. file_bytes: size of each segment's file, which
-    tells when one was replaced. source: the corpus that audio paths are stored relative to. added: fingerprints of what
-    fills the columns beyond those of every dataset."""
+    tells when one was replaced. source: the corpus that audio paths are stored relative to. controls: names of those by
+    frame that are measured."""
 
     index: int
     segments: tuple[Segment, ...]
@@ -41,7 +41,7 @@ class ShardPlan:
     decoding: Decoding
     segment_seconds: float
     source: str
-    added: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,8 +52,8 @@ class ShardPlan:
         """SHA-256 over everything that decides the shard's bytes; of the audio files, their sizes."""
         content = {"version": FORMAT_VERSION, **asdict(self)}
         source = content.pop("source")
-        if not self.added:
-            del content["added"]  # as it was before there were any
+        if not self.controls:
+            del content["controls"]  # as it was before there were any
         for segment in content["segments"]:
             segment["track"]["audio"] = relative_to_source(segment["track"]["audio"], source)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -157,15 +157,12 @@ def _measure(tracks: Sequence[Track], corpus: CorpusConfig) -> tuple[list[Measur
     return found, rejects
 
 
-def plan_dataset(
-    config: Config, codec: Codec, encoder: TextEncoder, vocals: str = "keep", added: Sequence[str] = ()
-) -> DatasetPlan:
+def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str = "keep") -> DatasetPlan:
     """Read the source and fix all work on it: tracks are cut into segments, and these dealt to shards of
     `corpus.rows_per_shard`, in manifest order. `audio` becomes relative to the source in everything that is stored.
 
     Args:
         vocals: what is done to them: "keep", or the fingerprint of what removes them.
-        added: fingerprints of what fills further columns.
 
     Raises:
         UserError: if `corpus.source` does not exist or holds no track.
@@ -210,7 +207,7 @@ def plan_dataset(
             decoding,
             corpus.segment_seconds,
             corpus.source,
-            tuple(added),
+            corpus.controls,
         )
         for index, share in enumerate(dealt)
     ]

@@ -6,7 +6,7 @@ Fine latents are read row by row, so that memory stays the same however long the
 only, and on an object store each access takes long. So the `fine` column of a dataset is copied once per machine, its
 rows one after another, and every worker and later run reads rows from that file.
 
-Shapes: K codebooks, T frames, D latent dimensions (or text width), S text tokens.
+Shapes: K codebooks, C channels of a control, T frames, D latent dimensions (or text width), S text tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,10 +24,9 @@ import pyarrow.compute as pc
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.tokens.schema import ARRAYS, COMMIT_NAME, SHARD_FOLDER, TEXT_FOLDER, read_columns
+from ssmttm.tokens.schema import CODES, COMMIT_NAME, FLOATS, SHARD_FOLDER, TEXT_FOLDER, control_column, read_columns
 
 METADATA = ["id", "source_id", "split", "start_s", "duration_s", "frames", "text_keys", "licence", "artist", "tags"]
-FINE = np.dtype(ARRAYS["fine"])
 
 
 def read_dataset_info(uri: str) -> dict[str, Any]:
@@ -44,12 +42,6 @@ def read_dataset_info(uri: str) -> dict[str, Any]:
 
 def _buffers(tables: list[pa.Table], column: str) -> list[pa.Buffer]:
     return [value.as_buffer() for table in tables for value in table.column(column)]
-
-
-def _added_values(table: pa.Table, name: str) -> list[Any]:
-    if name not in table.column_names:
-        return [None] * len(table)
-    return _buffers([table], name) if pa.types.is_binary(table.schema.field(name).type) else table[name].to_pylist()
 
 
 class TextTable:
@@ -85,7 +77,7 @@ class TextTable:
     def states(self, key: str) -> np.ndarray:
         """Token states float16 [S, D]."""
         row = self._rows[key]
-        return np.frombuffer(self._states[row], ARRAYS["states"]).reshape(self._lengths[row], -1)
+        return np.frombuffer(self._states[row], FLOATS).reshape(self._lengths[row], -1)
 
 
 class TokenDataset:
@@ -95,16 +87,14 @@ class TokenDataset:
         self.uri, self.info, self.split = uri, info, split
         self.rows: list[dict[str, Any]] = [row for table in tables for row in table.select(METADATA).to_pylist()]
         self._codes = _buffers(tables, "codes")
-        names = {name for table in tables for name in table.column_names} - {*METADATA, "codes"}
-        self._added = {name: [value for table in tables for value in _added_values(table, name)] for name in names}
+        self.controls: dict[str, int] = info.get("controls", {})  # channels of controls by frame, by name
+        self._controls = {name: _buffers(tables, control_column(name)) for name in self.controls}
         self._fine = fine
         self.text = TextTable(uri, {key for row in self.rows for key in row["text_keys"]})
 
     @classmethod
-    def open(cls, uri: str, split: str, with_fine: bool = True, added: Sequence[str] = ()) -> TokenDataset:
+    def open(cls, uri: str, split: str, with_fine: bool = True) -> TokenDataset:
         """Read a split; with `with_fine`, its continuous latents can be read too, from this machine's copy of them.
-
-        added: columns beyond those of every dataset, which some or all shards may lack.
 
         Raises:
             UserError: if there is no finished dataset, the split is empty or the latents cannot be copied.
@@ -114,7 +104,7 @@ class TokenDataset:
         shards = [storage.join(folder, name) for name in storage.list_names(folder) if name.endswith(".parquet")]
         tables, frames, chosen = [], [], []
         for shard in shards:
-            table = read_columns(shard, [*METADATA, "codes"], added)
+            table = read_columns(shard, [*METADATA, "codes", *map(control_column, info.get("controls", {}))])
             mine = pc.equal(table.column("split"), split)
             tables.append(table.filter(mine))
             frames.append(table.column("frames").to_numpy())
@@ -132,16 +122,16 @@ class TokenDataset:
 
     def codes(self, i: int) -> np.ndarray:
         """Codes int16 [K, T]."""
-        return np.frombuffer(self._codes[i], ARRAYS["codes"]).reshape(-1, self.frames(i))
+        return np.frombuffer(self._codes[i], CODES).reshape(-1, self.frames(i))
 
     def fine(self, i: int) -> np.ndarray:
         """Fine latents float16 [D, T]."""
         assert self._fine is not None, "opened without fine latents"
         return self._fine[i]
 
-    def added(self, name: str, i: int) -> Any:
-        """Row `i` of an added column as it was written (bytes as a buffer), or None where its shard lacks it."""
-        return self._added[name][i] if name in self._added else None
+    def control(self, i: int, name: str) -> np.ndarray:
+        """A control by frame, float16 [C, T], NaN where it is unknown."""
+        return np.frombuffer(self._controls[name][i], FLOATS).reshape(-1, self.frames(i))
 
     def text_keys(self, i: int) -> list[str]:
         return self.rows[i]["text_keys"]
@@ -180,7 +170,7 @@ class FineLatents:
         self._file = os.open(self._path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         size, total = os.fstat(self._file).st_size, int(frames.sum())
-        if size % (FINE.itemsize * total):
+        if size % (FLOATS.itemsize * total):
             raise self._damaged()
         ends = np.cumsum(frames, dtype=np.int64) * (size // total)
         self._ends, self._starts = ends[chosen], (ends - frames * (size // total))[chosen]
@@ -195,7 +185,7 @@ class FineLatents:
         data = os.pread(self._file, length, int(self._starts[row]))
         if len(data) != length:
             raise self._damaged()
-        return np.frombuffer(data, FINE).reshape(-1, int(self._frames[row]))
+        return np.frombuffer(data, FLOATS).reshape(-1, int(self._frames[row]))
 
 
 def _local_copy(uri: str, digest: str, shards: list[str]) -> str:

@@ -1,14 +1,14 @@
 """The dataset format: the files of a token dataset, their columns, and how arrays lie in them.
 
 - `dataset.json`: the commit, written last: configuration, codec, text encoder, counts, digests of all files.
-- `shards/part-00000.parquet`, ...: one row per segment (`ROW_SCHEMA`, and columns added to it by name).
+- `shards/part-00000.parquet`, ...: one row per segment (`ROW_SCHEMA`, and a column for each control by frame).
 - `text/table-00000.parquet`, ...: one row per distinct caption (`TEXT_SCHEMA`); rows name theirs in `text_keys`.
 - `rejects.jsonl`, `ATTRIBUTION.csv`, `README.md`: what was refused, whom the rest is from, the dataset card.
 
 Parquet files are written in one piece under a fixed name and carry the fingerprint of the plan they fulfil: a part
 exists whole or not at all, and a rerun tells from the fingerprint whether it is the part it would write.
 
-Shapes: K codebooks, D latent dimensions (or text width), T code frames, S text tokens.
+Shapes: K codebooks, C channels of a control, D latent dimensions (or text width), T code frames, S text tokens.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ ROW_SCHEMA = pa.schema(
 TEXT_SCHEMA = pa.schema(
     [("key", pa.string()), ("caption", pa.string()), ("length", pa.int32()), ("states", pa.binary())]  # [S, D]
 )
-# Columns that are arrays: what their values are, stored in C order.
-ARRAYS = {"codes": np.int16, "fine": np.float16, "states": np.float16}
+# Values of arrays, which lie in C order: codes; latents, states and controls.
+CODES, FLOATS = np.dtype(np.int16), np.dtype(np.float16)
 # What a row says apart from its arrays; of that, whom the track is from.
-ROW_COLUMNS = [field.name for field in ROW_SCHEMA if field.name not in ARRAYS]
+ROW_COLUMNS = [field.name for field in ROW_SCHEMA if not pa.types.is_binary(field.type)]
 ATTRIBUTION_COLUMNS = ("source_id", "title", "artist", "licence", "source_url", "audio")
 # Stored uncompressed in small row groups: a reader that wants a few captions, or only the keys, pays for no more.
 TEXT_ROW_GROUP = 256
@@ -70,19 +70,24 @@ def caption_key(caption: str, encoder_fingerprint: str) -> str:
     return hashlib.sha256(f"{encoder_fingerprint}\n{caption}".encode()).hexdigest()[:32]
 
 
+def control_column(name: str) -> str:
+    """The shards' column of a control by frame: float16 [C, T], NaN where unknown."""
+    return f"control.{name}"
+
+
+def row_schema(controls: Iterable[str]) -> pa.Schema:
+    """`ROW_SCHEMA` with the columns of controls by frame."""
+    return pa.schema([*ROW_SCHEMA, *((control_column(name), pa.binary()) for name in controls)])
+
+
 def shard_names(dataset: Mapping[str, Any]) -> list[str]:
     """Shard files of a dataset, relative to it, in order. dataset: the content of `dataset.json`."""
     return sorted(name for name in dataset["files"] if name.startswith(f"{SHARD_FOLDER}/"))
 
 
-def to_bytes(name: str, array: np.ndarray) -> bytes:
-    """An array as column `name` holds it."""
-    return array.astype(ARRAYS[name]).tobytes()
-
-
 def codes_of(row: Mapping[str, Any]) -> np.ndarray:
     """Codes int16 [K, T] of a row read with `codes` and `frames`."""
-    return np.frombuffer(row["codes"], ARRAYS["codes"]).reshape(-1, row["frames"])
+    return np.frombuffer(row["codes"], CODES).reshape(-1, row["frames"])
 
 
 @dataclass(frozen=True)
@@ -150,14 +155,11 @@ def part_matches(uri: str, fingerprint: str) -> bool:
     return metadata is not None and metadata["fingerprint"] == fingerprint
 
 
-def read_columns(uri: str, columns: Iterable[str], optional: Iterable[str] = ()) -> pa.Table:
-    """Columns of a part, and of the `optional` ones those that it has."""
+def read_columns(uri: str, columns: Iterable[str]) -> pa.Table:
     fs, path = storage.filesystem(uri)
-    names, added = list(columns), list(optional)
 
     def read() -> pa.Table:
         with fs.open(path, "rb") as file:
-            there = set(pq.read_schema(file).names) if added else set()
-            return pq.read_table(file, columns=[*names, *(name for name in added if name in there)])
+            return pq.read_table(file, columns=list(columns))
 
     return storage.with_retries(read, uri)

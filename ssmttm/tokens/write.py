@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm import tqdm
 
 from ssmttm import __version__, storage
 from ssmttm.codec.base import Codec, load_codec
+from ssmttm.conditions.base import ControlConditioner, Excerpt, checked
 from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
+from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
@@ -35,39 +36,26 @@ from ssmttm.tokens.plan import DatasetPlan, Plan, ShardPlan, TextPlan, plan_data
 from ssmttm.tokens.schema import (
     ATTRIBUTION_COLUMNS,
     ATTRIBUTION_NAME,
+    CODES,
     COMMIT_NAME,
+    FLOATS,
     PLAN_NAME,
-    ROW_SCHEMA,
     SHARD_FOLDER,
     TEXT_FOLDER,
     TEXT_ROW_GROUP,
     TEXT_SCHEMA,
     PartReport,
     caption_key,
+    control_column,
     part_matches,
     read_columns,
     read_part_metadata,
-    to_bytes,
+    row_schema,
     write_part,
 )
 
 if TYPE_CHECKING:
     from ssmttm.tokens.vocals import VocalRemover
-
-
-class AddedColumns(Protocol):
-    """What fills columns beyond those of every dataset, a value for each row: a control by frame, for one.
-
-    columns: Arrow type by name. fingerprint: of all that decides the values apart from track and audio.
-    """
-
-    columns: Mapping[str, pa.DataType]
-    fingerprint: str
-
-    def __call__(self, segment: Segment, wav_N: np.ndarray, sample_rate: int, frames: int) -> Mapping[str, Any]:
-        """The values of one row, by column. segment: what is known of the track (`segment.track.tags`, ...), and where
-        in it the samples begin (`segment.start_s`). wav_N: mono float32, as the codec hears it. frames: T."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,11 @@ def _batches(
 
 @torch.inference_mode()
 def encode_shard(
-    plan: ShardPlan, codec: Codec, out: str, remove_vocals: RemoveVocals = None, added: Sequence[AddedColumns] = ()
+    plan: ShardPlan,
+    codec: Codec,
+    out: str,
+    remove_vocals: RemoveVocals = None,
+    controls: Sequence[ControlConditioner] = (),
 ) -> PartReport:
     """Decode and encode the segments of one shard and write it under its fixed name; a finished shard is left alone.
 
@@ -133,12 +125,14 @@ def encode_shard(
             frames = -(-len(wav_N) // codec.hop_length)
             row = _row(segment, plan)
             row |= {"duration_s": len(wav_N) / codec.sample_rate, "frames": frames}
-            row |= {"codes": to_bytes("codes", codes_BKT[index, :, :frames])}
-            row |= {"fine": to_bytes("fine", fine_BDT[index, :, :frames])}
-            for fill in added:
-                row |= fill(segment, wav_N, codec.sample_rate, frames)
+            row["codes"] = codes_BKT[index, :, :frames].astype(CODES).tobytes()
+            row["fine"] = fine_BDT[index, :, :frames].astype(FLOATS).tobytes()
+            excerpt = Excerpt(
+                asdict(segment.track), wav_N[None], codec.sample_rate, segment.start_s, frames, codec.frame_rate
+            )
+            row |= {control_column(control.name): _measured(control, excerpt) for control in controls}
             rows.append(row)
-    schema = pa.schema([*ROW_SCHEMA, *(pa.field(*column) for fill in added for column in fill.columns.items())])
+    schema = row_schema(control.name for control in controls)
     seconds = float(sum(row["duration_s"] for row in rows))
     refused = [asdict(replace(r, audio=relative_to_source(r.audio, plan.source))) for r in rejects]
     write_part(uri, rows, schema, plan.fingerprint, {"rows": len(rows), "seconds": seconds, "rejects": refused})
@@ -163,6 +157,14 @@ def _row(segment: Segment, plan: ShardPlan) -> dict[str, Any]:
     }
 
 
+def _measured(control: ControlConditioner, excerpt: Excerpt) -> bytes:
+    """A row's value of a control by frame."""
+    values_CT = control.measure(excerpt)
+    if values_CT is None:
+        values_CT = np.full((control.channels, excerpt.frames), np.nan)
+    return checked(control, values_CT, excerpt.frames).astype(FLOATS).tobytes()
+
+
 def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartReport:
     """Encode the captions of one part and write it under its fixed name; a finished part is left alone."""
     uri = storage.join(out, plan.name)
@@ -176,7 +178,7 @@ def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartRepo
             "key": caption_key(caption, plan.encoder_fingerprint),
             "caption": caption,
             "length": len(states_SD),
-            "states": to_bytes("states", states_SD),
+            "states": states_SD.astype(FLOATS).tobytes(),
         }
         for caption, states_SD in zip(plan.captions, states, strict=True)
     ]
@@ -208,16 +210,15 @@ class PartWriter:
         return VocalRemover("cuda" if self.config.corpus.gpus_per_actor else "cpu")
 
     @cached_property
-    def added(self) -> tuple[AddedColumns, ...]:
-        """What fills further columns of the rows, in their order."""
-        return ()
+    def controls(self) -> list[ControlConditioner]:
+        return [control_of(name) for name in self.config.corpus.controls]
 
     def __call__(self, plan: Plan) -> PartReport:
         out = self.config.corpus.out
         with _one_thread():
             if isinstance(plan, TextPlan):
                 return write_text_table(plan, self.encoder, out)
-            return encode_shard(plan, self.codec, out, self.remove_vocals, self.added)
+            return encode_shard(plan, self.codec, out, self.remove_vocals, self.controls)
 
 
 def _remove_strays(out: str, names: set[str]) -> None:
@@ -283,6 +284,8 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         "text": {"reference": encoder.reference, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
         "config": config.model_dump(mode="json"),
     }
+    if config.corpus.controls:
+        content["controls"] = widths_of(config.corpus.controls)
     storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics))
     storage.write_text(storage.join(out, "README.md"), dataset_card(content))
     storage.write_commit(out, COMMIT_NAME, content)
@@ -337,9 +340,9 @@ def preprocess(
     kind = writer.codec.describe()["name"]
     if kind != config.codec.name:
         raise UserError(f"{config.codec.path} holds a codec of kind {kind}; give codec.name={kind}, or another path")
+    widths_of(config.corpus.controls)  # refuses unknown names before any work
     vocals = writer.remove_vocals.fingerprint if writer.remove_vocals else "keep"
-    added = [fill.fingerprint for fill in writer.added]
-    plan = plan_dataset(config, writer.codec, writer.encoder, vocals, added)
+    plan = plan_dataset(config, writer.codec, writer.encoder, vocals)
     dataset = _completed(out, plan)
     if dataset is not None:
         return PreprocessResult(dataset, [], time.perf_counter() - started)

@@ -16,7 +16,7 @@ from ssmttm.config import CorpusConfig
 from ssmttm.reports.census import render
 from ssmttm.reports.charts import MOST_BARS, bars, histogram
 from ssmttm.tokens.check import census, read_inventory
-from ssmttm.tokens.excerpts import excerpts
+from ssmttm.tokens.previews import previews
 from ssmttm.tokens.schema import COMMIT_NAME
 
 VOID = {"meta", "line", "img", "br"}
@@ -82,7 +82,7 @@ def check_self_contained(html: str) -> Reader:
 def page_of(uri: str) -> tuple[dict, str]:
     inventory = read_inventory(uri, CorpusConfig(), progress=False)
     figures = census(inventory, progress=False)
-    return figures, render(figures, excerpts(inventory, progress=False))
+    return figures, render(figures, previews(inventory, progress=False))
 
 
 def test_the_page_of_a_dataset(tiny_tokens: str) -> None:

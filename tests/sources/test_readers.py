@@ -169,10 +169,14 @@ def test_captions_are_completed_from_tags_in_every_format(tmp_path: Path) -> Non
     assert all("jazz" in caption for caption in track.captions)
 
 
-def test_an_unknown_format_names_the_nearest_and_all_that_are_known(tmp_path: Path) -> None:
-    message = r"corpus\.format=jamendo is no layout; did you mean mtg-jamendo\? \(known: auto, folder, .*manifest\)"
+def test_an_unknown_format_names_the_nearest_or_those_that_are_known(tmp_path: Path) -> None:
+    message = r"corpus\.format=jamendo is unknown; did you mean mtg-jamendo\?"
     with pytest.raises(UserError, match=message):
         read_source(str(tmp_path), CorpusConfig(format="jamendo"))
+    with pytest.raises(
+        UserError, match=r"corpus\.format=vinyl is unknown; there are fma, folder, manifest, mtg-jamendo"
+    ):
+        read_source(str(tmp_path), CorpusConfig(format="vinyl"))
 
 
 class CueSheet(Source):

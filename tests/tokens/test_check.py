@@ -27,7 +27,7 @@ from ssmttm.tokens.check import (
     with_durations,
     write_scan,
 )
-from ssmttm.tokens.excerpts import excerpts
+from ssmttm.tokens.previews import previews
 from ssmttm.tokens.schema import COMMIT_NAME
 
 DEFAULTS = CorpusConfig()
@@ -223,15 +223,15 @@ def test_a_scan_becomes_a_manifest_that_reads_the_same(tmp_path: Path) -> None:
 def test_clips_come_from_the_source_from_tokens_or_say_why_not(
     tiny_tokens: str, tiny_config: config.Config, copied: Path, tmp_path: Path
 ) -> None:
-    made = excerpts(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
+    made = previews(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
     assert [clip.note for clip in made] == ["source audio"] * 3
-    again = excerpts(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
+    again = previews(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
     assert [clip.entry.track.id for clip in made] == [clip.entry.track.id for clip in again]
 
     content = storage.read_json(str(copied / COMMIT_NAME))
     content["config"]["corpus"]["source"] = str(tmp_path / "moved")
     storage.write_json(str(copied / COMMIT_NAME), content)
-    decoded = excerpts(read_inventory(str(copied), DEFAULTS, progress=False), 3, progress=False)
+    decoded = previews(read_inventory(str(copied), DEFAULTS, progress=False), 3, progress=False)
     assert [clip.note for clip in decoded] == ["decoded from its tokens"] * 3
     for one, other in zip(made, decoded, strict=True):
         assert one.sound is not None
@@ -241,13 +241,13 @@ def test_clips_come_from_the_source_from_tokens_or_say_why_not(
 
     content["codec"]["fingerprint"] = "another"
     storage.write_json(str(copied / COMMIT_NAME), content)
-    (silent,) = excerpts(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
+    (silent,) = previews(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
     assert silent.sound is None
     assert "is not the one that made the tokens" in silent.note
 
     content["codec"]["uri"] = str(tmp_path / "nowhere")
     storage.write_json(str(copied / COMMIT_NAME), content)
-    (silent,) = excerpts(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
+    (silent,) = previews(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
     assert "no codec at" in silent.note
 
 

@@ -10,10 +10,9 @@ import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -21,15 +20,16 @@ import torch
 
 from ssmttm import audio, config, storage
 from ssmttm.codec.base import Codec
+from ssmttm.conditions.base import ControlConditioner, Excerpt
 from ssmttm.conditions.encoders import TextEncoder
+from ssmttm.conditions.registry import CONDITIONERS
 from ssmttm.errors import UserError
 from ssmttm.sources.manifest import read_rejects
 from ssmttm.tokens.admit import overlong_captions
-from ssmttm.tokens.decode import Segment
 from ssmttm.tokens.plan import plan_dataset
 from ssmttm.tokens.read import TokenDataset
 from ssmttm.tokens.schema import COMMIT_NAME, ROW_SCHEMA, caption_key
-from ssmttm.tokens.write import PartWriter, preprocess, preprocess_local
+from ssmttm.tokens.write import preprocess_local
 
 
 def with_corpus(base: config.Config, **changes: Any) -> config.Config:
@@ -275,44 +275,56 @@ def test_optional_steps_are_part_of_the_plan(
         preprocess_local(kept)
 
 
-class Beat:
-    """A toy control by frame: known where the track's tags state a tempo, one on every beat."""
+class Beat(ControlConditioner):
+    """A toy control: a cosine over each beat where the track's tags state a tempo; its second channel is never known."""
 
-    columns: ClassVar = {"beat": pa.binary(), "beat_known": pa.bool_()}
-    fingerprint = "beat 1"
+    name, channels = "beat", 2
 
-    def __call__(self, segment: Segment, wav_N: np.ndarray, sample_rate: int, frames: int) -> dict[str, Any]:
-        bpm = segment.track.tags.get("bpm")
-        time_T = segment.start_s + np.arange(frames) * len(wav_N) / sample_rate / frames
-        values_CT = np.cos(2 * np.pi * time_T * (bpm or 0) / 60)[None].astype(np.float16)
-        return {"beat": values_CT.tobytes(), "beat_known": bpm is not None}
+    def measure(self, excerpt: Excerpt) -> np.ndarray | None:
+        bpm = excerpt.metadata["tags"].get("bpm")
+        if bpm is None:
+            return None
+        assert excerpt.samples.shape == (1, round(excerpt.frames / excerpt.frame_rate * excerpt.sample_rate))
+        time_T = excerpt.start_s + np.arange(excerpt.frames) / excerpt.frame_rate
+        return np.stack([np.cos(2 * np.pi * time_T * bpm / 60), np.full(excerpt.frames, np.nan)])
+
+    def encode(self, value: Any, frames: int, frame_rate: float) -> np.ndarray:
+        raise NotImplementedError
 
 
-def test_added_columns_are_part_of_rows_plan_and_reading(
-    tiny_config: config.Config, tiny_codec: Codec, tiny_text_encoder: TextEncoder, tmp_path: Path
+def test_controls_by_frame_are_part_of_rows_plan_and_reading(
+    tiny_config: config.Config,
+    tiny_codec: Codec,
+    tiny_text_encoder: TextEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(CONDITIONERS, "beat", Beat)
     write_tone(tmp_path / "in/a.wav", 6.0, {"bpm": 60})
     write_tone(tmp_path / "in/b.wav", 3.0)
-    settings = with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"))
-    writer = PartWriter(settings)
-    writer.added = (Beat(),)
-    preprocess(writer, map)
-    data = TokenDataset.open(settings.corpus.out, "train", added=["beat", "beat_known", "melody"])
-    assert [data.rows[i]["id"] for i in range(3)] == ["a-0000", "a-0001", "b-0000"]
-    assert [data.added("beat_known", i) for i in range(3)] == [True, True, False]
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    settings = with_corpus(tiny_config, source=source, out=out, controls=["beat"])
+    assert preprocess_local(settings).dataset["controls"] == {"beat": 2}
+    data = TokenDataset.open(out, "train")
+    assert data.controls == {"beat": 2}
+    assert [row["id"] for row in data.rows] == ["a-0000", "a-0001", "b-0000"]
     for i, start_s in enumerate((0.0, 3.0)):
-        values_CT = np.frombuffer(data.added("beat", i), np.float16).reshape(1, data.frames(i))
-        assert values_CT[0, 0] == pytest.approx(math.cos(2 * math.pi * start_s))
-        assert values_CT.min() < -0.9
-    assert data.added("melody", 0) is None
-    with pytest.raises(UserError, match="already holds a dataset made from another"):
-        preprocess_local(settings)
+        values_CT = data.control(i, "beat")
+        assert (values_CT.shape, values_CT.dtype) == ((2, data.frames(i)), np.float16)
+        assert values_CT[0, 0] == pytest.approx(math.cos(2 * math.pi * start_s), abs=1e-3)
+        assert values_CT[0].min() < -0.9
+        assert np.isnan(values_CT[1]).all()
+    assert np.isnan(data.control(2, "beat")).all()
 
-    plain = with_corpus(settings, out=str(tmp_path / "plain"))
-    preprocess_local(plain)
-    assert TokenDataset.open(plain.corpus.out, "train", added=["beat"]).added("beat", 0) is None
-    without = plan_dataset(plain, tiny_codec, tiny_text_encoder).shards[0]
-    assert replace(without, added=("beat 1",)).fingerprint != without.fingerprint
+    plain = with_corpus(settings, controls=[])
+    with pytest.raises(UserError, match="already holds a dataset made from another"):
+        preprocess_local(plain)
+    dataset = preprocess_local(with_corpus(plain, out=str(tmp_path / "plain"))).dataset
+    assert "controls" not in dataset
+    assert TokenDataset.open(str(tmp_path / "plain"), "train").controls == {}
+    assert pq.read_schema(tmp_path / "plain/shards/part-00000.parquet").names == ROW_SCHEMA.names
+    with pytest.raises(UserError, match=r"corpus\.controls=vibe is unknown"):
+        preprocess_local(with_corpus(plain, controls=["vibe"]))
 
 
 def test_source_and_output_may_be_object_stores(

@@ -1,4 +1,4 @@
-"""A few excerpts of a corpus or token dataset to listen to: drawn by seed, from source audio or else from tokens."""
+"""A few previews of a corpus or token dataset to listen to: drawn by seed, from source audio or else from tokens."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ssmttm.tokens.check import Entry, Inventory, bar
 from ssmttm.tokens.decode import UnusableAudioError, open_audio
 from ssmttm.tokens.schema import codes_of, read_columns
 
-EXCERPTS = 10
-EXCERPT_SECONDS = 10.0
+PREVIEWS = 10
+PREVIEW_SECONDS = 10.0
 LISTENING_RATE = 32_000  # of MP3's rates: what lies above 16 kHz is not what such a clip is listened to for
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """sound: mono, at most `EXCERPT_SECONDS` long; None if there is none. note: where it comes from, or why not."""
+class Preview:
+    """sound: mono, at most `PREVIEW_SECONDS` long; None if there is none. note: where it comes from, or why not."""
 
     entry: Entry
     sound: Audio | None
@@ -44,10 +44,10 @@ def _from_source(inventory: Inventory, entry: Entry) -> Audio:
     try:
         with open_audio(entry.track.audio) as source:
             rate = source.file.samplerate
-            length = round(EXCERPT_SECONDS * rate)
+            length = round(PREVIEW_SECONDS * rate)
             begin = max(0, (source.file.frames - length) // 2)
             if inventory.dataset:
-                length = round(min(EXCERPT_SECONDS, entry.track.duration_s) * rate)
+                length = round(min(PREVIEW_SECONDS, entry.track.duration_s) * rate)
                 begin = round(entry.start_s * rate)
             samples_NC = source.samples(begin, length)
     except UnusableAudioError as error:
@@ -59,7 +59,7 @@ def _from_source(inventory: Inventory, entry: Entry) -> Audio:
 def _from_tokens(inventory: Inventory, entry: Entry, codec: Codec) -> Audio:
     table = read_columns(storage.join(inventory.uri, entry.shard), ["id", "codes", "frames"])
     row = table.slice(table.column("id").to_pylist().index(entry.track.id), 1).to_pylist()[0]
-    codes_KT = codes_of(row)[:, : round(EXCERPT_SECONDS * codec.frame_rate)].astype(np.int64)
+    codes_KT = codes_of(row)[:, : round(PREVIEW_SECONDS * codec.frame_rate)].astype(np.int64)
     wav_B1N = codec.decode_codes(torch.from_numpy(codes_KT)[None])
     return Audio(wav_B1N[0].numpy(), codec.sample_rate)
 
@@ -73,7 +73,7 @@ def _codec_of(inventory: Inventory) -> Codec:
     return codec
 
 
-def excerpts(inventory: Inventory, number: int = EXCERPTS, seed: int = 0, progress: bool = True) -> list[Excerpt]:
+def previews(inventory: Inventory, number: int = PREVIEWS, seed: int = 0, progress: bool = True) -> list[Preview]:
     """Draw entries and decode them; an entry that cannot be heard says why."""
     codec: Codec | None = None
     without = "the source file is missing"
@@ -84,7 +84,7 @@ def excerpts(inventory: Inventory, number: int = EXCERPTS, seed: int = 0, progre
         except UserError as error:
             without = f"no audio: the source file is not at hand, and the tokens cannot be decoded ({error})"
     made = []
-    for entry in bar(drawn, "excerpts", "excerpt", progress):
+    for entry in bar(drawn, "previews", "preview", progress):
         sound, note = None, without
         try:
             if entry.track.audio in inventory.present:
@@ -95,5 +95,5 @@ def excerpts(inventory: Inventory, number: int = EXCERPTS, seed: int = 0, progre
             note = str(error)
         if sound is not None:
             sound = audio.resample(audio.to_mono(sound), LISTENING_RATE)
-        made.append(Excerpt(entry, sound, note))
+        made.append(Preview(entry, sound, note))
     return made
