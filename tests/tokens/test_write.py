@@ -276,7 +276,7 @@ def test_optional_steps_are_part_of_the_plan(
 
 
 class Beat(ControlConditioner):
-    """A toy control: a cosine over each beat where the track's tags state a tempo; its second channel is never known."""
+    """A toy control: a cosine over each beat where tags state a tempo; its second channel is never known."""
 
     name, channels = "beat", 2
 
