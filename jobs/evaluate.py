@@ -33,7 +33,7 @@ from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
 from ssmttm.evaluation.results import Measurements, summarise
 from ssmttm.evaluation.worker import HeldOut, RealClip, Request, Worker
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 
 Task = tuple[str, tuple[Any, ...]]  # a Worker's method and its arguments
 

@@ -25,7 +25,7 @@ def _version(package: str) -> str:
 
 
 def _soundfont() -> str:
-    from ssmttm.composer.soundfont import find_soundfont
+    from ssmttm.composer.render import find_soundfont
 
     try:
         return find_soundfont().path

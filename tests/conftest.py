@@ -107,7 +107,7 @@ def tiny_codec(tiny_config: config.Config, tiny_corpus: str) -> Codec:
 @pytest.fixture(scope="session")
 def tiny_tokens(tiny_config: config.Config, tiny_codec: Codec) -> str:
     """Folder of the tiny corpus' token shards."""
-    from ssmttm.tokens.tokenize import preprocess_local
+    from ssmttm.tokens.write import preprocess_local
 
     preprocess_local(tiny_config)
     return tiny_config.corpus.out

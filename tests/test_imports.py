@@ -57,7 +57,7 @@ from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import save_codec
 from ssmttm.sources.composed import compose_corpus
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.tokens.write import preprocess_local
 from ssmttm.engine.generator import Generator
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train

@@ -21,7 +21,7 @@ from ssmttm.cli_doctor import examine
 from ssmttm.codec import load_codec
 from ssmttm.errors import UserError
 from ssmttm.model.diffusion import LatentCompleter
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.launch import train
 from ssmttm.training.run import Run
 

@@ -17,7 +17,7 @@ from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model import costs
 from ssmttm.model.diffusion import LatentCompleter
-from ssmttm.tokens.data import read_dataset_info
+from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.order import Draw
 from ssmttm.training.stages import StageName, make_task
 from tuning.equal_sizes import EQUAL_SIZES

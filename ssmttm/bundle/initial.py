@@ -20,7 +20,7 @@ from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
 from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
-from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME
+from ssmttm.tokens.card import ATTRIBUTION_NAME
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
 

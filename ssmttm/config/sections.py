@@ -92,8 +92,8 @@ class CorpusConfig(Section):
         is_path=True,
         jobs=READERS_OF_AUDIO,
     )
-    format: Literal["auto", "manifest", "folder", "mtg-jamendo", "fma"] = key(
-        "auto", "layout of the source; auto recognises each", jobs=READERS_OF_AUDIO
+    format: str = key(
+        "auto", "layout of the source, by its name in SOURCES; auto recognises each", jobs=READERS_OF_AUDIO
     )
     out: str = key("runs/demo/tokens", "folder or URI for the token shards", is_path=True)
     default_licence: str | None = key(None, "licence of tracks that state none, e.g. own-work")
@@ -125,6 +125,7 @@ class CorpusConfig(Section):
     actors: int | None = key(None, "encoder processes; default: one per CPU, or per GPU if any", gt=0)
     gpus_per_actor: float = key(0.0, "share of a GPU that each encoder process takes", ge=0)
     rows_per_shard: int = key(128, "segments in a file", gt=0)
+    controls: tuple[str, ...] = key((), "controls by frame that are measured, by their names in CONDITIONERS")
     captions_per_track: int = key(6, "captions composed for each piece (demo corpus)", gt=0, jobs=("demo",))
     seed: int = key(0, "of the composed corpus", jobs=("demo",))
 

@@ -27,9 +27,7 @@ from ssmttm.evaluation.system_figures import Setting, figures_of, log_mel_space,
 from ssmttm.evaluation.tagger import Tagger
 from ssmttm.reports import comparison as comparison_page
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.listing import shard_names
-from ssmttm.tokens.parts import read_columns
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.tokens.schema import COMMIT_NAME, read_columns, shard_names
 
 HELD_OUT = "held-out"
 REFERENCE = "reference"

@@ -9,7 +9,7 @@ from typing import Any
 from ssmttm.reports.charts import bars, histogram
 from ssmttm.reports.page import card, page, player, table
 from ssmttm.sources.licences import normalise
-from ssmttm.tokens.clips import Clip
+from ssmttm.tokens.previews import Preview
 
 MOST_PROBLEMS = 100
 
@@ -55,7 +55,7 @@ def _codebooks(books: Mapping[str, Any]) -> str:
     return f"<section><h2>Codebooks</h2>{_grid(_cell(table(caption, head, rows)), _cell(counts))}</section>"
 
 
-def _clip(clip: Clip) -> str:
+def _clip(clip: Preview) -> str:
     track = clip.entry.track
     name = escape(track.title.strip() or track.id)
     family = normalise(track.licence)
@@ -85,7 +85,7 @@ def _cards(figures: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def render(figures: Mapping[str, Any], clips: Sequence[Clip]) -> str:
+def render(figures: Mapping[str, Any], clips: Sequence[Preview]) -> str:
     """The page as HTML.
 
     Args:

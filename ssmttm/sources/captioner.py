@@ -186,7 +186,7 @@ def _read_cache(uri: str) -> dict[tuple[str, str], str]:
             entry = json.loads(line)
             captions[entry["id"], entry["model"]] = entry["caption"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(f"{uri} line {number} is no cached caption; delete the line to write it anew") from None
+            raise UserError(f"{uri} line {number} is no cached caption; delete the line to write it again") from None
     return captions
 
 

@@ -16,7 +16,7 @@ from ssmttm.bundle import initial
 from ssmttm.codec.store import load_codec
 from ssmttm.config import SECTIONS, CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
-from ssmttm.tokens.data import read_dataset_info
+from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
 from ssmttm.training.schedule import learning_rate
 

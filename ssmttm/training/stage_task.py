@@ -20,7 +20,7 @@ from ssmttm.conditions.base import Conditions, FrameControl
 from ssmttm.conditions.registry import control_of
 from ssmttm.conditions.text import TextStatistics, token_states
 from ssmttm.config import Config
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.flops import flops_per_token
 from ssmttm.training.order import Draw, keyed_generator
 from ssmttm.training.task import Task

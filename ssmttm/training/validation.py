@@ -10,7 +10,7 @@ import numpy as np
 from ssmttm.conditions.base import Conditions, FrameControl
 from ssmttm.conditions.text import token_states
 from ssmttm.config import TrainConfig
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.engine import Engine
 from ssmttm.training.task import Task
 

@@ -42,7 +42,7 @@ from ssmttm.evaluation.embeddings import log_mel
 from ssmttm.evaluation.frechet import LogMelSpace, Moments
 from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.weights import load_completer
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.order import keyed_generator
 
 RESULTS = Path(__file__).parent / "results"

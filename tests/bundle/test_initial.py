@@ -16,7 +16,7 @@ from ssmttm.bundle.store import read_costs
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_tensors
-from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.tokens.write import preprocess_local
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows

@@ -1,10 +1,10 @@
-"""From a corpus to token shards: plan, encode, commit.
+"""From a corpus to token shards: encode what the plan says, commit.
 
 The plan (`plan.py`) is fixed before work begins. One task writes one part under a fixed name, in one piece; finished
 parts are recognised and skipped; encoder batches have one shape and one thread. So a rerun, and any way of spreading
 the work, gives the same bytes. Nothing here needs Ray: `jobs/preprocess.py` runs the same plan on a cluster.
 
-Shapes: B batch, K codebooks, T code frames, N samples, D fine dimension.
+Shapes: B batch, K codebooks, T code frames, N samples, D fine dimension (or text width), S text tokens.
 """
 
 from __future__ import annotations
@@ -19,69 +19,44 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm import tqdm
 
 from ssmttm import __version__, storage
-from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
+from ssmttm.conditions.base import ControlConditioner, Excerpt, checked
 from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
+from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.sources.readers import relative_to_source
-from ssmttm.sources.rejects import REJECTS_NAME, Reject, count_reasons, merged, to_jsonl
-from ssmttm.tokens.dataset_card import (
+from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
+from ssmttm.tokens.card import DatasetStatistics, attribution_csv, dataset_card
+from ssmttm.tokens.decode import RemoveVocals, Segment, read_segments
+from ssmttm.tokens.plan import DatasetPlan, Plan, ShardPlan, TextPlan, plan_dataset
+from ssmttm.tokens.schema import (
     ATTRIBUTION_COLUMNS,
     ATTRIBUTION_NAME,
-    DatasetStatistics,
-    attribution_csv,
-    dataset_card,
+    CODES,
+    COMMIT_NAME,
+    FLOATS,
+    PLAN_NAME,
+    SHARD_FOLDER,
+    TEXT_FOLDER,
+    TEXT_ROW_GROUP,
+    TEXT_SCHEMA,
+    PartReport,
+    caption_key,
+    control_column,
+    part_matches,
+    read_columns,
+    read_part_metadata,
+    row_schema,
+    write_part,
 )
-from ssmttm.tokens.parts import PartReport, part_matches, read_columns, read_part_metadata, write_part
-from ssmttm.tokens.plan import SHARD_FOLDER, DatasetPlan, Plan, ShardPlan, plan_dataset, plan_shards
-from ssmttm.tokens.segments import Segment, read_segments
-from ssmttm.tokens.text_table import TEXT_FOLDER, TextPlan, caption_key, write_text_table
 
 if TYPE_CHECKING:
-    from ssmttm.sources.vocals import VocalRemover
-
-__all__ = [
-    "COMMIT_NAME",
-    "PreprocessResult",
-    "Worker",
-    "encode_shard",
-    "finish_dataset",
-    "plan_dataset",
-    "plan_shards",
-    "preprocess",
-    "preprocess_local",
-    "write_text_table",
-]
-
-COMMIT_NAME = "dataset.json"
-PLAN_NAME = "plan.json"
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("source_id", pa.string()),
-        ("split", pa.string()),
-        ("start_s", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("frames", pa.int32()),
-        ("codes", pa.binary()),
-        ("fine", pa.binary()),
-        ("text_keys", pa.list_(pa.string())),
-        ("licence", pa.string()),
-        ("artist", pa.string()),
-        ("title", pa.string()),
-        ("source_url", pa.string()),
-        ("audio", pa.string()),
-        ("tags", pa.string()),
-    ]
-)
+    from ssmttm.tokens.vocals import VocalRemover
 
 
 @dataclass(frozen=True)
@@ -104,9 +79,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-RemoveVocals = Callable[[Audio], Audio] | None
-
-
 def _batches(
     plan: ShardPlan, batch_size: int, rejects: list[Reject], remove_vocals: RemoveVocals
 ) -> Iterator[list[tuple[Segment, np.ndarray]]]:
@@ -126,7 +98,13 @@ def _batches(
 
 
 @torch.inference_mode()
-def encode_shard(plan: ShardPlan, codec: Codec, out: str, remove_vocals: RemoveVocals = None) -> PartReport:
+def encode_shard(
+    plan: ShardPlan,
+    codec: Codec,
+    out: str,
+    remove_vocals: RemoveVocals = None,
+    controls: Sequence[ControlConditioner] = (),
+) -> PartReport:
     """Decode and encode the segments of one shard and write it under its fixed name; a finished shard is left alone.
 
     Segments that cannot be used become rejects in the shard's metadata. Every batch is padded to
@@ -137,43 +115,79 @@ def encode_shard(plan: ShardPlan, codec: Codec, out: str, remove_vocals: RemoveV
         content = read_part_metadata(uri) or {}
         return PartReport(plan.name, content["rows"], content["seconds"], len(content["rejects"]), skipped=True)
     length, size = round(plan.segment_seconds * codec.sample_rate), codec.encode_batch
-    rows: list[tuple[Any, ...]] = []
+    rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     for batch in _batches(plan, size, rejects, remove_vocals):
         wav_B1N = torch.zeros(size, 1, length)
         for index, (_, wav_N) in enumerate(batch):
             wav_B1N[index, 0, : len(wav_N)] = torch.from_numpy(wav_N)
-        codes_BKT, fine_BDT = (values.cpu() for values in codec.encode_with_latents(wav_B1N.to(codec.device)))
+        codes_BKT, fine_BDT = (values.cpu().numpy() for values in codec.encode_with_latents(wav_B1N.to(codec.device)))
         for index, (segment, wav_N) in enumerate(batch):
             frames = -(-len(wav_N) // codec.hop_length)
-            track = segment.track
-            rows.append(
-                (
-                    segment.id,
-                    track.id,
-                    track.split,
-                    segment.start_s,
-                    len(wav_N) / codec.sample_rate,
-                    frames,
-                    codes_BKT[index, :, :frames].numpy().astype(np.int16).tobytes(),
-                    fine_BDT[index, :, :frames].numpy().astype(np.float16).tobytes(),
-                    [caption_key(caption, plan.text_fingerprint) for caption in track.captions],
-                    track.licence,
-                    track.artist,
-                    track.title,
-                    track.source_url,
-                    relative_to_source(track.audio, plan.source),
-                    json.dumps(track.tags, sort_keys=True, ensure_ascii=False),
-                )
+            row = _row(segment, plan)
+            row |= {"duration_s": len(wav_N) / codec.sample_rate, "frames": frames}
+            row["codes"] = codes_BKT[index, :, :frames].astype(CODES).tobytes()
+            row["fine"] = fine_BDT[index, :, :frames].astype(FLOATS).tobytes()
+            excerpt = Excerpt(
+                asdict(segment.track), wav_N[None], codec.sample_rate, segment.start_s, frames, codec.frame_rate
             )
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
-    seconds = float(sum(columns[SCHEMA.names.index("duration_s")]))
+            row |= {control_column(control.name): _measured(control, excerpt) for control in controls}
+            rows.append(row)
+    schema = row_schema(control.name for control in controls)
+    seconds = float(sum(row["duration_s"] for row in rows))
     refused = [asdict(replace(r, audio=relative_to_source(r.audio, plan.source))) for r in rejects]
-    write_part(uri, columns, SCHEMA, plan.fingerprint, {"rows": len(rows), "seconds": seconds, "rejects": refused})
+    write_part(uri, rows, schema, plan.fingerprint, {"rows": len(rows), "seconds": seconds, "rejects": refused})
     return PartReport(plan.name, len(rows), seconds, len(rejects), skipped=False)
 
 
-class Worker:
+def _row(segment: Segment, plan: ShardPlan) -> dict[str, Any]:
+    """What is known of a row before it is encoded."""
+    track = segment.track
+    return {
+        "id": segment.id,
+        "source_id": track.id,
+        "split": track.split,
+        "start_s": segment.start_s,
+        "text_keys": [caption_key(caption, plan.text_fingerprint) for caption in track.captions],
+        "licence": track.licence,
+        "artist": track.artist,
+        "title": track.title,
+        "source_url": track.source_url,
+        "audio": relative_to_source(track.audio, plan.source),
+        "tags": json.dumps(track.tags, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _measured(control: ControlConditioner, excerpt: Excerpt) -> bytes:
+    """A row's value of a control by frame."""
+    values_CT = control.measure(excerpt)
+    if values_CT is None:
+        values_CT = np.full((control.channels, excerpt.frames), np.nan)
+    return checked(control, values_CT, excerpt.frames).astype(FLOATS).tobytes()
+
+
+def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartReport:
+    """Encode the captions of one part and write it under its fixed name; a finished part is left alone."""
+    uri = storage.join(out, plan.name)
+    if part_matches(uri, plan.fingerprint):
+        return PartReport(plan.name, len(plan.captions), seconds=0.0, rejects=0, skipped=True)
+    # Where the CPU multiplies bfloat16 itself this halves the time; the states move by less than 1 %.
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+        states = encoder.encode(plan.captions)
+    rows = [
+        {
+            "key": caption_key(caption, plan.encoder_fingerprint),
+            "caption": caption,
+            "length": len(states_SD),
+            "states": states_SD.astype(FLOATS).tobytes(),
+        }
+        for caption, states_SD in zip(plan.captions, states, strict=True)
+    ]
+    write_part(uri, rows, TEXT_SCHEMA, plan.fingerprint, row_group_size=TEXT_ROW_GROUP)
+    return PartReport(plan.name, len(plan.captions), seconds=0.0, rejects=0, skipped=False)
+
+
+class PartWriter:
     """Fulfils plans of either kind; codec and text encoder are loaded once, when first needed."""
 
     def __init__(self, config: Config):
@@ -192,16 +206,20 @@ class Worker:
     def remove_vocals(self) -> VocalRemover | None:
         if self.config.corpus.vocals == "keep":
             return None
-        from ssmttm.sources.vocals import VocalRemover
+        from ssmttm.tokens.vocals import VocalRemover
 
         return VocalRemover("cuda" if self.config.corpus.gpus_per_actor else "cpu")
+
+    @cached_property
+    def controls(self) -> list[ControlConditioner]:
+        return [control_of(name) for name in self.config.corpus.controls]
 
     def __call__(self, plan: Plan) -> PartReport:
         out = self.config.corpus.out
         with _one_thread():
             if isinstance(plan, TextPlan):
                 return write_text_table(plan, self.encoder, out)
-            return encode_shard(plan, self.codec, out, self.remove_vocals)
+            return encode_shard(plan, self.codec, out, self.remove_vocals, self.controls)
 
 
 def _remove_strays(out: str, names: set[str]) -> None:
@@ -267,6 +285,8 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
         "text": {"reference": encoder.reference, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
         "config": config.model_dump(mode="json"),
     }
+    if config.corpus.controls:
+        content["controls"] = widths_of(config.corpus.controls)
     storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics))
     storage.write_text(storage.join(out, "README.md"), dataset_card(content))
     storage.write_commit(out, COMMIT_NAME, content)
@@ -305,8 +325,10 @@ def _claim(out: str, plan: DatasetPlan) -> None:
     storage.write_json(uri, {"fingerprint": plan.fingerprint, "segments": plan.segments, "parts": len(plan.parts)})
 
 
-def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Iterator[PartReport]]) -> PreprocessResult:
-    """Make `corpus.out` from `corpus.source`; `execute` fulfils the plans, in any order, as the worker would.
+def preprocess(
+    writer: PartWriter, execute: Callable[[PartWriter, Sequence[Plan]], Iterator[PartReport]]
+) -> PreprocessResult:
+    """Make `corpus.out` from `corpus.source`; `execute` fulfils the plans, in any order, as the writer would.
 
     A dataset that is already complete is returned as it is; an interrupted one is continued.
 
@@ -315,21 +337,22 @@ def preprocess(worker: Worker, execute: Callable[[Worker, Sequence[Plan]], Itera
             `codec.name`, or `corpus.out` holds another dataset.
     """
     started = time.perf_counter()
-    config, out = worker.config, worker.config.corpus.out
-    kind = worker.codec.describe()["name"]
+    config, out = writer.config, writer.config.corpus.out
+    kind = writer.codec.describe()["name"]
     if kind != config.codec.name:
         raise UserError(f"{config.codec.path} holds a codec of kind {kind}; give codec.name={kind}, or another path")
-    vocals = worker.remove_vocals.fingerprint if worker.remove_vocals else "keep"
-    plan = plan_dataset(config, worker.codec, worker.encoder, vocals)
+    widths_of(config.corpus.controls)  # refuses unknown names before any work
+    vocals = writer.remove_vocals.fingerprint if writer.remove_vocals else "keep"
+    plan = plan_dataset(config, writer.codec, writer.encoder, vocals)
     dataset = _completed(out, plan)
     if dataset is not None:
         return PreprocessResult(dataset, [], time.perf_counter() - started)
     _claim(out, plan)
-    reports = list(tqdm(execute(worker, plan.parts), desc="preprocess", total=len(plan.parts), unit="part"))
-    dataset = finish_dataset(out, plan, config, worker.codec, worker.encoder)
+    reports = list(tqdm(execute(writer, plan.parts), desc="preprocess", total=len(plan.parts), unit="part"))
+    dataset = finish_dataset(out, plan, config, writer.codec, writer.encoder)
     return PreprocessResult(dataset, reports, time.perf_counter() - started)
 
 
 def preprocess_local(config: Config) -> PreprocessResult:
     """`preprocess` in this process, on one thread."""
-    return preprocess(Worker(config), map)
+    return preprocess(PartWriter(config), map)

@@ -12,10 +12,7 @@ import pyarrow as pa
 import yaml
 
 from ssmttm.sources import licences
-from ssmttm.tokens.parts import PartReport
-
-ATTRIBUTION_NAME = "ATTRIBUTION.csv"
-ATTRIBUTION_COLUMNS = ("source_id", "title", "artist", "licence", "source_url", "audio")
+from ssmttm.tokens.schema import ATTRIBUTION_COLUMNS, ATTRIBUTION_NAME, PartReport
 
 # Families that are one licence on the Hugging Face hub; the others carry no version, which the hub's names need.
 HUB_LICENCES = {"CC0-1.0": "cc0-1.0"}

@@ -17,11 +17,18 @@ import soundfile
 from ssmttm import config, storage
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import read_manifest
-from ssmttm.tokens.census import LOUDNESS_SECONDS, census, histogram, measure
-from ssmttm.tokens.clips import clips
-from ssmttm.tokens.listing import read_listing, with_durations, write_scan
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.sources.readers import read_source
+from ssmttm.tokens.check import (
+    LOUDNESS_SECONDS,
+    census,
+    histogram,
+    length_and_loudness,
+    read_inventory,
+    with_durations,
+    write_scan,
+)
+from ssmttm.tokens.previews import previews
+from ssmttm.tokens.schema import COMMIT_NAME
 
 DEFAULTS = CorpusConfig()
 
@@ -35,7 +42,7 @@ def write_tone(path: Path, seconds: float = 1.0, level: float = 0.3, channels: i
 
 
 def figures_of(uri: str, **options: Any) -> dict[str, Any]:
-    return census(read_listing(uri, DEFAULTS, progress=False), progress=False, **options)
+    return census(read_inventory(uri, DEFAULTS, progress=False), progress=False, **options)
 
 
 @pytest.fixture
@@ -182,12 +189,12 @@ def test_measuring_files(tmp_path: Path) -> None:
     write_tone(tmp_path / "many.wav", 1.0, channels=6)
     write_tone(tmp_path / "mute.wav", 1.0, level=0.0)
     write_tone(tmp_path / "brief.wav", 0.2)
-    seconds, lufs = measure(str(tmp_path / "tone.wav"))
+    seconds, lufs = length_and_loudness(str(tmp_path / "tone.wav"))
     # A 440 Hz sine of amplitude 0.5 in two channels: -9 dB mean square and 3 dB for the second channel, K-weighted.
     assert (seconds, lufs) == (2.0, pytest.approx(-6.7, abs=0.5))
-    assert measure(str(tmp_path / "many.wav"))[1] is not None
-    assert measure(str(tmp_path / "mute.wav")) == (1.0, None)
-    assert measure(str(tmp_path / "brief.wav")) == (0.2, None)
+    assert length_and_loudness(str(tmp_path / "many.wav"))[1] is not None
+    assert length_and_loudness(str(tmp_path / "mute.wav")) == (1.0, None)
+    assert length_and_loudness(str(tmp_path / "brief.wav")) == (0.2, None)
     assert LOUDNESS_SECONDS >= 60
 
 
@@ -195,18 +202,18 @@ def test_lengths_are_filled_in_where_they_are_not_stated(tmp_path: Path) -> None
     write_tone(tmp_path / "a.wav", 1.5)
     write_tone(tmp_path / "b.wav", 1.5, duration_s=9.0)
     (tmp_path / "c.wav").write_text("no audio")
-    listing = read_listing(str(tmp_path), DEFAULTS, progress=False)
-    assert {entry.track.id: entry.track.duration_s for entry in listing.entries} == {"a": 1.5, "b": 9.0, "c": 0.0}
-    assert [problem.split(" (")[0] for problem in listing.problems] == [f"cannot be read: {tmp_path}/c.wav"]
+    inventory = read_inventory(str(tmp_path), DEFAULTS, progress=False)
+    assert {entry.track.id: entry.track.duration_s for entry in inventory.entries} == {"a": 1.5, "b": 9.0, "c": 0.0}
+    assert [problem.split(" (")[0] for problem in inventory.problems] == [f"cannot be read: {tmp_path}/c.wav"]
     assert with_durations([], frozenset()) == ([], [])
 
 
 def test_a_scan_becomes_a_manifest_that_reads_the_same(tmp_path: Path) -> None:
     write_tone(tmp_path / "in" / "a.wav", 1.5, captions=["x"], artist="A")
     write_tone(tmp_path / "in" / "sub" / "b.wav", 1.0, captions=["y"])
-    listing, manifest = write_scan(str(tmp_path / "in"), None, DEFAULTS, progress=False)
+    inventory, manifest = write_scan(str(tmp_path / "in"), None, DEFAULTS, progress=False)
     assert manifest == str(tmp_path / "in" / "manifest.jsonl")
-    assert read_manifest(manifest) == [entry.track for entry in listing.entries]
+    assert read_source(manifest, DEFAULTS) == [entry.track for entry in inventory.entries]
     with pytest.raises(UserError, match="exists and may have been edited"):
         write_scan(str(tmp_path / "in"), None, DEFAULTS, progress=False)
     with pytest.raises(UserError, match=r"must be a \.jsonl file in"):
@@ -216,15 +223,15 @@ def test_a_scan_becomes_a_manifest_that_reads_the_same(tmp_path: Path) -> None:
 def test_clips_come_from_the_source_from_tokens_or_say_why_not(
     tiny_tokens: str, tiny_config: config.Config, copied: Path, tmp_path: Path
 ) -> None:
-    made = clips(read_listing(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
+    made = previews(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
     assert [clip.note for clip in made] == ["source audio"] * 3
-    again = clips(read_listing(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
+    again = previews(read_inventory(tiny_tokens, DEFAULTS, progress=False), 3, progress=False)
     assert [clip.entry.track.id for clip in made] == [clip.entry.track.id for clip in again]
 
     content = storage.read_json(str(copied / COMMIT_NAME))
     content["config"]["corpus"]["source"] = str(tmp_path / "moved")
     storage.write_json(str(copied / COMMIT_NAME), content)
-    decoded = clips(read_listing(str(copied), DEFAULTS, progress=False), 3, progress=False)
+    decoded = previews(read_inventory(str(copied), DEFAULTS, progress=False), 3, progress=False)
     assert [clip.note for clip in decoded] == ["decoded from its tokens"] * 3
     for one, other in zip(made, decoded, strict=True):
         assert one.sound is not None
@@ -234,13 +241,13 @@ def test_clips_come_from_the_source_from_tokens_or_say_why_not(
 
     content["codec"]["fingerprint"] = "another"
     storage.write_json(str(copied / COMMIT_NAME), content)
-    (silent,) = clips(read_listing(str(copied), DEFAULTS, progress=False), 1, progress=False)
+    (silent,) = previews(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
     assert silent.sound is None
     assert "is not the one that made the tokens" in silent.note
 
     content["codec"]["uri"] = str(tmp_path / "nowhere")
     storage.write_json(str(copied / COMMIT_NAME), content)
-    (silent,) = clips(read_listing(str(copied), DEFAULTS, progress=False), 1, progress=False)
+    (silent,) = previews(read_inventory(str(copied), DEFAULTS, progress=False), 1, progress=False)
     assert "no codec at" in silent.note
 
 

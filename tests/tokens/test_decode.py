@@ -16,8 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.sources import decode as module
-from ssmttm.sources.decode import Decoding, RefusedError, decode, file_seconds, open_audio
+from ssmttm.tokens import decode as module
+from ssmttm.tokens.decode import Decoding, UnusableAudioError, decode, file_seconds, open_audio
 
 DECODING = Decoding(24_000, 0.5, silence_dbfs=-60.0, maximum_clipped=0.05, loudness=None, vocals="keep")
 
@@ -33,7 +33,7 @@ def decoded(path: Path | str, start: float = 0.0, seconds: float = 1.0, **change
 
 
 def refusal(path: Path | str, start: float = 0.0, seconds: float = 1.0, **changes: Any) -> str:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(UnusableAudioError) as refused:
         decoded(path, start, seconds, **changes)
     return refused.value.reason
 
@@ -98,6 +98,32 @@ def test_silence_and_clipping_are_refused_beyond_their_limits(tmp_path: Path) ->
     soundfile.write(tmp_path / "loud.wav", loud, 24_000, subtype="FLOAT")
     assert refusal(tmp_path / "loud.wav") == "clipped"
     assert len(decoded(tmp_path / "loud.wav", maximum_clipped=0.2)) == 24_000
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_the_clipped_share_is_of_all_channels(tmp_path: Path, channels: int) -> None:
+    """A tenth of the samples, clipped in one channel or spread over all, is a tenth."""
+    wav_NC = tone(1.0, 24_000, channels)
+    wav_NC[: 2_400 * channels, 0] = 1.0
+    soundfile.write(tmp_path / "a.wav", wav_NC, 24_000, subtype="FLOAT")
+    assert len(decoded(tmp_path / "a.wav", maximum_clipped=0.11)) == 24_000
+    assert refusal(tmp_path / "a.wav", maximum_clipped=0.09) == "clipped"
+    wav_NC[:, 0], wav_NC[:2_400] = 0.1, 1.0
+    soundfile.write(tmp_path / "b.wav", wav_NC, 24_000, subtype="FLOAT")
+    assert len(decoded(tmp_path / "b.wav", maximum_clipped=0.11)) == 24_000
+    assert refusal(tmp_path / "b.wav", maximum_clipped=0.09) == "clipped"
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+def test_a_stretch_begins_where_it_was_asked_to(tmp_path: Path, rate: int) -> None:
+    """What is read before it for the resampler's sake is cut off again: a click keeps its place."""
+    wav_N = np.zeros(3 * rate)
+    wav_N[round(1.5 * rate)] = 0.9
+    soundfile.write(tmp_path / "a.wav", wav_N, rate, subtype="FLOAT")
+    for start in (0.0, 0.1, 1.0, 1.4):
+        found_N = decoded(tmp_path / "a.wav", start, 1.6)
+        assert len(found_N) == round(1.6 * 24_000)
+        assert abs(int(np.abs(found_N).argmax()) - round((1.5 - start) * 24_000)) <= 1
 
 
 def test_loudness_is_brought_to_the_level_asked_for(tmp_path: Path) -> None:

@@ -16,21 +16,127 @@ from random import Random
 from typing import Any
 
 from ssmttm import storage
-from ssmttm.composer.facts import tempo_word
+from ssmttm.composer.words import tempo_word
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.descriptions import is_unicode
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.tag_words import OCCASIONS, tag_words
+from ssmttm.sources.manifest import Track, is_unicode
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 12  # drawn for each caption wanted: few tags make few different captions
 MAXIMUM = {"genre": 2, "mood": 2, "instrument": 3, "keyword": 3}  # of a kind in one caption
 MAXIMUM_BPM = 999  # where the words for tempi end
+# MTG-Jamendo writes its tags without blanks.
+SPELLED = {
+    "acidjazz": "acid jazz",
+    "acousticbassguitar": "acoustic bass guitar",
+    "acousticguitar": "acoustic guitar",
+    "alternativerock": "alternative rock",
+    "bluesrock": "blues rock",
+    "bossanova": "bossa nova",
+    "celtic": "Celtic",
+    "chillout": "chill-out",
+    "classicalguitar": "classical guitar",
+    "classicrock": "classic rock",
+    "darkambient": "dark ambient",
+    "darkwave": "dark wave",
+    "deephouse": "deep house",
+    "doublebass": "double bass",
+    "drumandbass": "drum and bass",
+    "drummachine": "drum machine",
+    "drumnbass": "drum and bass",
+    "easylistening": "easy-listening",
+    "edm": "EDM",
+    "electricguitar": "electric guitar",
+    "electricpiano": "electric piano",
+    "ethno": "ethnic",
+    "frenchhorn": "French horn",
+    "gothicmetal": "gothic metal",
+    "hardrock": "hard rock",
+    "heavymetal": "heavy metal",
+    "hiphop": "hip-hop",
+    "idm": "IDM",
+    "indiepop": "indie pop",
+    "indierock": "indie rock",
+    "instrumentalpop": "instrumental pop",
+    "instrumentalrock": "instrumental rock",
+    "jazzfunk": "jazz-funk",
+    "jazzfusion": "jazz fusion",
+    "latin": "Latin",
+    "lofi": "lo-fi",
+    "minimaltechno": "minimal techno",
+    "newage": "new-age",
+    "newwave": "new wave",
+    "pipeorgan": "pipe organ",
+    "popfolk": "pop-folk",
+    "poprock": "pop-rock",
+    "popular": "pop",
+    "postrock": "post-rock",
+    "progressiverock": "progressive rock",
+    "psytrance": "psytrance",
+    "punkrock": "punk rock",
+    "rhodes": "Rhodes piano",
+    "rnb": "R&B",
+    "rocknroll": "rock and roll",
+    "singersongwriter": "singer-songwriter",
+    "slapbass": "slap bass",
+    "soul-rnb": "soul and R&B",
+    "symphonicmetal": "symphonic metal",
+    "synthpop": "synth-pop",
+    "triphop": "trip-hop",
+    "worldfusion": "world fusion",
+}
+# Mood tags that name what music is for or about, and so cannot stand before a noun as a mood does: the phrase that
+# follows the noun instead.
+OCCASIONS = {
+    "action": "for action scenes",
+    "adventure": "for an adventure",
+    "advertising": "for advertising",
+    "background": "for the background",
+    "ballad": "in the manner of a ballad",
+    "children": "for children",
+    "christmas": "for Christmas",
+    "commercial": "for a commercial",
+    "corporate": "for a corporate video",
+    "documentary": "for a documentary",
+    "drama": "for a drama",
+    "dream": "as in a dream",
+    "film": "for a film",
+    "fun": "for fun",
+    "game": "for a game",
+    "holiday": "for the holidays",
+    "love": "about love",
+    "movie": "for a movie",
+    "nature": "about nature",
+    "party": "for a party",
+    "soundscape": "like a soundscape",
+    "space": "about space",
+    "sport": "for sport",
+    "summer": "for summer",
+    "trailer": "for a trailer",
+    "travel": "for travel",
+}
 _NOT_VOWEL = re.compile(r"(uni(?![nm])|uk|eu|us[ae]|one)", re.IGNORECASE)
 _LETTERS_WITH_VOWEL = re.compile(r"[AEFHILMNORSX](&|[A-Z])")  # spelt out: an R&B song, an MPB song
 _NUMBER_WITH_VOWEL = re.compile(r"(8|11\b|18\b)")
+
+
+def spell(tag: str) -> str:
+    """A tag as one would write it in a sentence: `electricguitar` is `electric guitar`, `Hip-Hop` is `hip-hop`."""
+    words = " ".join(tag.replace("_", " ").replace("/", " and ").split())
+    return SPELLED.get(words.lower(), words if words.isupper() and len(words) <= 4 else words.lower())
+
+
+def tag_words(*values: Any) -> list[str]:
+    """The different words or phrases in tag values: texts, with commas or semicolons between several, or lists of
+    them. Anything else is no word."""
+    found: dict[str, None] = {}
+    for value in values:
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, str):
+                parts = entry.replace(";", ",").split(",")
+                found |= dict.fromkeys(filter(None, map(spell, parts)))
+    return list(found)
 
 
 def with_article(phrase: str) -> str:
@@ -66,7 +172,7 @@ def _key(tags: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class TagFacts:
     """What the tags of a track say. moods stand before a noun, occasions after it; no fact: empty or None."""
 
     genres: list[str]
@@ -82,10 +188,10 @@ class Facts:
         return sum(map(bool, words)) + (self.bpm is not None)
 
 
-def read_facts(tags: Mapping[str, Any]) -> Facts:
+def read_facts(tags: Mapping[str, Any]) -> TagFacts:
     """The facts in a track's tags; what has another shape than expected is none."""
     moods = tag_words(tags.get("mood"), tags.get("moods"))
-    return Facts(
+    return TagFacts(
         genres=tag_words(tags.get("genre"), tags.get("genres")),
         moods=[mood for mood in moods if mood not in OCCASIONS],
         occasions=[OCCASIONS[mood] for mood in moods if mood in OCCASIONS],
@@ -100,10 +206,10 @@ def _some(rng: Random, words: list[str], kind: str) -> list[str]:
     return rng.sample(words, min(len(words), rng.randint(1, MAXIMUM[kind])))
 
 
-def _draw(rng: Random, facts: Facts) -> Facts:
+def _draw(rng: Random, facts: TagFacts) -> TagFacts:
     """Some of the facts: about one in four is left out, but two are told if there are two."""
     keep = [rng.random() < 0.75 for _ in range(7)]
-    drawn = Facts(
+    drawn = TagFacts(
         genres=_some(rng, facts.genres, "genre") if keep[0] else [],
         moods=_some(rng, facts.moods, "mood") if keep[1] else [],
         occasions=[rng.choice(facts.occasions)] if keep[2] and facts.occasions else [],
@@ -115,7 +221,7 @@ def _draw(rng: Random, facts: Facts) -> Facts:
     return drawn if len(drawn) >= min(2, len(facts)) else _draw(rng, facts)
 
 
-def _named(facts: Facts, noun: str) -> str:
+def _named(facts: TagFacts, noun: str) -> str:
     """`rock track`, but `soundtrack` rather than `soundtrack track`."""
     genre = _listed(facts.genres) if facts.genres else ""
     if genre.endswith(noun):
@@ -123,7 +229,7 @@ def _named(facts: Facts, noun: str) -> str:
     return f"{genre} {noun}".strip()
 
 
-def _head(rng: Random, facts: Facts, noun: str) -> str:
+def _head(rng: Random, facts: TagFacts, noun: str) -> str:
     """`slow, sad rock track`: all that can stand before the noun."""
     before = list(facts.moods)
     if facts.bpm is not None and rng.random() < 0.4:
@@ -131,7 +237,7 @@ def _head(rng: Random, facts: Facts, noun: str) -> str:
     return " ".join(filter(None, [", ".join(dict.fromkeys(before)), _named(facts, noun)]))
 
 
-def _after(rng: Random, facts: Facts) -> str:
+def _after(rng: Random, facts: TagFacts) -> str:
     """All that follows the noun, in random order."""
     phrases = list(facts.occasions)
     if facts.instruments:
@@ -146,16 +252,16 @@ def _after(rng: Random, facts: Facts) -> str:
     return ", ".join(phrases)
 
 
-def _noun_phrase(rng: Random, facts: Facts) -> str:
+def _noun_phrase(rng: Random, facts: TagFacts) -> str:
     head = with_article(_head(rng, facts, rng.choice(("track", "piece", "tune"))))
     return _capital(" ".join(filter(None, [head, _after(rng, facts)])))
 
 
-def _music(rng: Random, facts: Facts) -> str:
+def _music(rng: Random, facts: TagFacts) -> str:
     return " ".join(filter(None, [_head(rng, facts, "music"), _after(rng, facts)]))
 
 
-def _tag_list(rng: Random, facts: Facts) -> str:
+def _tag_list(rng: Random, facts: TagFacts) -> str:
     tags = [*facts.genres, *facts.moods, *facts.instruments, *facts.keywords, *facts.occasions]
     tags += [f"{facts.bpm} bpm"] if facts.bpm is not None else []
     tags += [f"key of {facts.key}"] if facts.key else []
@@ -163,7 +269,7 @@ def _tag_list(rng: Random, facts: Facts) -> str:
     return ", ".join(dict.fromkeys(tags))
 
 
-def _instruments_first(rng: Random, facts: Facts) -> str:
+def _instruments_first(rng: Random, facts: TagFacts) -> str:
     if not facts.instruments:
         return _noun_phrase(rng, facts)
     rest = replace(facts, instruments=[])
@@ -171,7 +277,7 @@ def _instruments_first(rng: Random, facts: Facts) -> str:
     return _capital(" ".join(filter(None, [f"{_listed(facts.instruments)} in {head}", _after(rng, rest)])))
 
 
-def _sentences(rng: Random, facts: Facts) -> str:
+def _sentences(rng: Random, facts: TagFacts) -> str:
     head = _named(facts, rng.choice(("piece", "track")))
     opening = f"{rng.choice(('This is', 'Here is'))} {with_article(' '.join([head, *facts.occasions]))}."
     told = []
@@ -190,7 +296,13 @@ def _sentences(rng: Random, facts: Facts) -> str:
     return " ".join([opening, *told])
 
 
-FRAMES: tuple[Callable[[Random, Facts], str], ...] = (_noun_phrase, _music, _tag_list, _instruments_first, _sentences)
+SHAPES: tuple[Callable[[Random, TagFacts], str], ...] = (
+    _noun_phrase,
+    _music,
+    _tag_list,
+    _instruments_first,
+    _sentences,
+)
 
 
 def captions_from_tags(track_id: str, tags: Mapping[str, Any], count: int) -> tuple[str, ...]:
@@ -199,7 +311,7 @@ def captions_from_tags(track_id: str, tags: Mapping[str, Any], count: int) -> tu
     rng = Random(f"captions of {track_id}")
     captions: dict[str, None] = {}
     for _ in range(count * ATTEMPTS if facts else 0):
-        captions[rng.choice(FRAMES)(rng, _draw(rng, facts))] = None
+        captions[rng.choice(SHAPES)(rng, _draw(rng, facts))] = None
         if len(captions) == count:
             break
     return tuple(captions)

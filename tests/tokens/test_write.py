@@ -20,11 +20,16 @@ import torch
 
 from ssmttm import audio, config, storage
 from ssmttm.codec.base import Codec
+from ssmttm.conditions.base import ControlConditioner, Excerpt
 from ssmttm.conditions.encoders import TextEncoder
+from ssmttm.conditions.registry import CONDITIONERS
 from ssmttm.errors import UserError
-from ssmttm.sources.rejects import read_rejects
-from ssmttm.tokens.text_table import caption_key, overlong_captions
-from ssmttm.tokens.tokenize import COMMIT_NAME, SCHEMA, plan_dataset, preprocess_local
+from ssmttm.sources.manifest import read_rejects
+from ssmttm.tokens.admit import overlong_captions
+from ssmttm.tokens.plan import plan_dataset
+from ssmttm.tokens.read import TokenDataset
+from ssmttm.tokens.schema import COMMIT_NAME, ROW_SCHEMA, caption_key
+from ssmttm.tokens.write import preprocess_local
 
 
 def with_corpus(base: config.Config, **changes: Any) -> config.Config:
@@ -60,7 +65,7 @@ def write_tone(path: Path, seconds: float, sidecar: dict[str, Any] | None = None
 
 def test_rows_hold_what_the_codec_gives(tiny_config: config.Config, tiny_tokens: str, tiny_codec: Codec) -> None:
     rows = rows_of(tiny_tokens)
-    assert set(rows[0]) == set(SCHEMA.names)
+    assert set(rows[0]) == set(ROW_SCHEMA.names)
     assert len(rows) == 8
     assert {row["split"] for row in rows} == {"train", "val"}
     for row in rows:
@@ -252,7 +257,7 @@ def test_optional_steps_are_part_of_the_plan(
         assert (folder, cache) == ("a-model", str(tmp_path / "out"))
         return [t if t.captions else replace(t, captions=("made by a model",)) for t in tracks]
 
-    monkeypatch.setattr("ssmttm.sources.vocals.VocalRemover", Remover)
+    monkeypatch.setattr("ssmttm.tokens.vocals.VocalRemover", Remover)
     monkeypatch.setattr("ssmttm.sources.captioner.caption_tracks", caption)
     write_tone(tmp_path / "in/a.wav", 3.0, {"captions": []})
     steps = {"vocals": "remove", "captioner": "a-model"}
@@ -265,6 +270,61 @@ def test_optional_steps_are_part_of_the_plan(
         codes_BKT, _ = tiny_codec.encode_with_latents(torch.from_numpy(wav_N)[None])
     codes_KT = np.frombuffer(row["codes"], np.int16).reshape(tiny_codec.num_codebooks, -1)
     assert (codes_KT == codes_BKT[0].numpy()).mean() > 0.98
+    kept = with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"), captioner="a-model")
+    with pytest.raises(UserError, match="already holds a dataset made from another"):
+        preprocess_local(kept)
+
+
+class Beat(ControlConditioner):
+    """A toy control: a cosine over each beat where tags state a tempo; its second channel is never known."""
+
+    name, channels = "beat", 2
+
+    def measure(self, excerpt: Excerpt) -> np.ndarray | None:
+        bpm = excerpt.metadata["tags"].get("bpm")
+        if bpm is None:
+            return None
+        assert excerpt.samples.shape == (1, round(excerpt.frames / excerpt.frame_rate * excerpt.sample_rate))
+        time_T = excerpt.start_s + np.arange(excerpt.frames) / excerpt.frame_rate
+        return np.stack([np.cos(2 * np.pi * time_T * bpm / 60), np.full(excerpt.frames, np.nan)])
+
+    def encode(self, value: Any, frames: int, frame_rate: float) -> np.ndarray:
+        raise NotImplementedError
+
+
+def test_controls_by_frame_are_part_of_rows_plan_and_reading(
+    tiny_config: config.Config,
+    tiny_codec: Codec,
+    tiny_text_encoder: TextEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CONDITIONERS, "beat", Beat)
+    write_tone(tmp_path / "in/a.wav", 6.0, {"bpm": 60})
+    write_tone(tmp_path / "in/b.wav", 3.0)
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    settings = with_corpus(tiny_config, source=source, out=out, controls=["beat"])
+    assert preprocess_local(settings).dataset["controls"] == {"beat": 2}
+    data = TokenDataset.open(out, "train")
+    assert data.controls == {"beat": 2}
+    assert [row["id"] for row in data.rows] == ["a-0000", "a-0001", "b-0000"]
+    for i, start_s in enumerate((0.0, 3.0)):
+        values_CT = data.control(i, "beat")
+        assert (values_CT.shape, values_CT.dtype) == ((2, data.frames(i)), np.float16)
+        assert values_CT[0, 0] == pytest.approx(math.cos(2 * math.pi * start_s), abs=1e-3)
+        assert values_CT[0].min() < -0.9
+        assert np.isnan(values_CT[1]).all()
+    assert np.isnan(data.control(2, "beat")).all()
+
+    plain = with_corpus(settings, controls=[])
+    with pytest.raises(UserError, match="already holds a dataset made from another"):
+        preprocess_local(plain)
+    dataset = preprocess_local(with_corpus(plain, out=str(tmp_path / "plain"))).dataset
+    assert "controls" not in dataset
+    assert TokenDataset.open(str(tmp_path / "plain"), "train").controls == {}
+    assert pq.read_schema(tmp_path / "plain/shards/part-00000.parquet").names == ROW_SCHEMA.names
+    with pytest.raises(UserError, match=r"corpus\.controls=vibe is unknown"):
+        preprocess_local(with_corpus(plain, controls=["vibe"]))
 
 
 def test_source_and_output_may_be_object_stores(

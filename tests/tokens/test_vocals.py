@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.sources.vocals import FILE_VARIABLE, MODEL_CLASS, VocalRemover
+from ssmttm.tokens.vocals import FILE_VARIABLE, MODEL_CLASS, VocalRemover
 
 SIZES = {
     "sources": ["drums", "vocals", "bass"],

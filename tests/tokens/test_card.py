@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from ssmttm import config, storage
-from ssmttm.tokens.dataset_card import allow_list, dataset_card
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.tokens.card import allow_list, dataset_card
+from ssmttm.tokens.schema import COMMIT_NAME
 
 
 @pytest.fixture

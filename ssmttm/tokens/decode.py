@@ -1,4 +1,5 @@
-"""Decoding stretches of audio files from any storage, in memory that does not grow with the file, and what is refused.
+"""Opening and decoding stretches of audio files from any storage, in memory that does not grow with the file, and what
+is refused.
 
 Shapes: C channels, N samples.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,9 +19,10 @@ import soundfile
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
-from ssmttm.sources.rejects import Reason
+from ssmttm.sources.manifest import Reason, Reject, Track
 
 Value = TypeVar("Value")
+RemoveVocals = Callable[[Audio], Audio] | None
 
 # Decoded audio may miss the planned length by this much (rounded durations in metadata) before it counts as truncated.
 LENGTH_TOLERANCE_S = 0.5
@@ -37,7 +39,7 @@ _PROMISED = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
 _UNKNOWN_SIZE = 2**31 - 1  # written by programs that stream into a pipe
 
 
-class RefusedError(Exception):
+class UnusableAudioError(Exception):
     """Audio that becomes a reject."""
 
     def __init__(self, reason: Reason, detail: str):
@@ -61,6 +63,20 @@ class Decoding:
     maximum_clipped: float
     loudness: float | None
     vocals: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a track: `[start_s, start_s + duration_s)` in seconds."""
+
+    track: Track
+    index: int
+    start_s: float
+    duration_s: float
+
+    @property
+    def id(self) -> str:
+        return f"{self.track.id}-{self.index:04d}"
 
 
 class _Watched:
@@ -111,7 +127,7 @@ class AudioSource:
         """Blocks float32 [N, C] of the samples from `begin`, fewer than `count` where the data ends.
 
         Raises:
-            RefusedError: if they cannot be decoded.
+            UnusableAudioError: if they cannot be decoded.
             UserError: if the storage fails.
         """
         # libsndfile cannot seek beyond the end, where a file is shorter than planned.
@@ -131,7 +147,11 @@ class AudioSource:
                 yield block_NC
         except soundfile.LibsndfileError as error:
             self.check()
-            raise RefusedError("truncated", str(error.error_string)) from None
+            raise UnusableAudioError("truncated", str(error.error_string)) from None
+
+    def samples(self, begin: int, count: int) -> np.ndarray:
+        """`read` in one piece, float32 [N, C]."""
+        return np.concatenate([np.zeros((0, self.file.channels), np.float32), *self.read(begin, count)])
 
     def check(self) -> None:
         """Raise what storage raised while libsndfile was reading."""
@@ -144,16 +164,16 @@ def open_audio(uri: str) -> Iterator[AudioSource]:
     """Open an audio file.
 
     Raises:
-        RefusedError: if it is missing, empty or not audio.
+        UnusableAudioError: if it is missing, empty or not audio.
         UserError: if the storage fails, which is no property of the file.
     """
     fs, path = storage.filesystem(uri)
     try:
         info = storage.with_retries(lambda: fs.info(path), uri)
         if info["type"] == "directory":
-            raise RefusedError("unreadable", "is a folder")
+            raise UnusableAudioError("unreadable", "is a folder")
         if info["size"] == 0:
-            raise RefusedError("empty", "0 bytes")
+            raise UnusableAudioError("empty", "0 bytes")
         if not storage.is_remote(uri):
             raw = open(path, "rb")  # noqa: SIM115
         elif info["size"] <= WHOLE_FILE_BYTES:
@@ -161,9 +181,9 @@ def open_audio(uri: str) -> Iterator[AudioSource]:
         else:
             raw = fs.open(path, "rb", block_size=REMOTE_BLOCK_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise RefusedError("missing", "no such file") from None
+        raise UnusableAudioError("missing", "no such file") from None
     except PermissionError as error:
-        raise RefusedError("unreadable", str(error)) from None
+        raise UnusableAudioError("unreadable", str(error)) from None
     with raw:
         watched = _Watched(raw, uri) if storage.is_remote(uri) else None
         is_cut = _ogg_without_end(watched or raw)
@@ -173,12 +193,12 @@ def open_audio(uri: str) -> Iterator[AudioSource]:
         except soundfile.LibsndfileError as error:
             if watched is not None and watched.error is not None:
                 raise watched.error from None
-            raise RefusedError("truncated" if is_cut else "not-audio", _one_line(error.error_string)) from None
+            raise UnusableAudioError("truncated" if is_cut else "not-audio", _one_line(error.error_string)) from None
         with file:
             source = AudioSource(file, is_cut or _promises_more(file.extra_info), watched)
             source.check()
             if file.frames <= 0:
-                raise RefusedError("truncated" if source.is_cut else "empty", "no samples")
+                raise UnusableAudioError("truncated" if source.is_cut else "empty", "no samples")
             yield source
 
 
@@ -212,18 +232,18 @@ def decode(
     start_s: float,
     duration_s: float,
     decoding: Decoding,
-    remove_vocals: Callable[[Audio], Audio] | None = None,
+    remove_vocals: RemoveVocals = None,
 ) -> np.ndarray:
     """The stretch `[start_s, start_s + duration_s)` as mono float32 [N] at the codec's rate.
 
     Raises:
-        RefusedError: if it is truncated, silent, clipped or not finite.
+        UnusableAudioError: if it is truncated, silent, clipped or not finite.
         UserError: if the storage fails.
     """
     rate = source.file.samplerate
     begin, end = round(start_s * rate), round((start_s + duration_s) * rate)
     if source.is_cut and end > source.file.frames - round(LENGTH_TOLERANCE_S * rate):
-        raise RefusedError("truncated", f"the file ends at {source.seconds:.2f} s, before its header says")
+        raise UnusableAudioError("truncated", f"the file ends at {source.seconds:.2f} s, before its header says")
     margin = 0 if rate == decoding.sample_rate else round(RESAMPLE_MARGIN_S * rate)
     left = min(margin, begin)
     # Vocals are found in stereo; more channels are mixed down, as everything is without that.
@@ -233,7 +253,7 @@ def decode(
     peak = 0.0
     for block_NC in source.read(begin - left, end - begin + left + margin):
         if not np.isfinite(block_NC).all():
-            raise RefusedError("not-finite", f"NaN or infinite samples at {start_s:.2f} s")
+            raise UnusableAudioError("not-finite", f"NaN or infinite samples at {start_s:.2f} s")
         inner_NC = np.abs(block_NC[max(0, left - read) : max(0, left + end - begin - read)])
         peak = max(peak, float(inner_NC.max(initial=0.0)))
         clipped += int(np.count_nonzero(inner_NC >= FULL_SCALE))
@@ -242,12 +262,12 @@ def decode(
     seconds = min((read - left) / rate, duration_s)
     if seconds < duration_s - LENGTH_TOLERANCE_S or seconds < decoding.minimum_seconds:
         detail = f"{max(seconds, 0):.2f} s of {duration_s:.2f} s at {start_s:.2f} s could be decoded"
-        raise RefusedError("truncated", detail)
+        raise UnusableAudioError("truncated", detail)
     if peak < 10 ** (decoding.silence_dbfs / 20):
-        raise RefusedError("silent", f"peak below {decoding.silence_dbfs:g} dBFS at {start_s:.2f} s")
+        raise UnusableAudioError("silent", f"peak below {decoding.silence_dbfs:g} dBFS at {start_s:.2f} s")
     share = clipped / ((end - begin) * source.file.channels)
     if share > decoding.maximum_clipped:
-        raise RefusedError("clipped", f"{share:.1%} of the samples at {start_s:.2f} s are at full scale")
+        raise UnusableAudioError("clipped", f"{share:.1%} of the samples at {start_s:.2f} s are at full scale")
     stretch = Audio(np.ascontiguousarray(np.concatenate(blocks).T), rate)
     if remove_vocals is not None:
         stretch = audio.to_mono(remove_vocals(stretch))
@@ -259,14 +279,41 @@ def decode(
     return wav_N
 
 
-def file_seconds(uri: str, minimum_seconds: float) -> float:
+def read_segments(
+    segments: Sequence[Segment], decoding: Decoding, remove_vocals: RemoveVocals = None
+) -> Iterator[tuple[Segment, np.ndarray | Reject]]:
+    """Decode segments of ONE track, in order: each as mono float32 [N] at the codec's rate, or as a reject. A file
+    that cannot be opened is one reject that stands for all of them.
+
+    Memory does not grow with the file's length.
+
+    Raises:
+        UserError: if the storage fails.
+    """
+    track = segments[0].track
+    try:
+        with open_audio(track.audio) as source:
+            for segment in segments:
+                try:
+                    yield segment, decode(source, segment.start_s, segment.duration_s, decoding, remove_vocals)
+                except UnusableAudioError as refused:
+                    yield (
+                        segment,
+                        Reject(segment.id, track.audio, refused.reason, refused.detail, 1, segment.duration_s),
+                    )
+    except UnusableAudioError as refused:
+        seconds = sum(segment.duration_s for segment in segments)
+        yield segments[0], Reject(track.id, track.audio, refused.reason, refused.detail, len(segments), seconds)
+
+
+def file_seconds(uri: str, minimum_seconds: float = 0.0) -> float:
     """Length of an audio file, from its header.
 
     Raises:
-        RefusedError, UserError: as `open_audio`; and if it is shorter than the minimum.
+        UnusableAudioError, UserError: as `open_audio`; and if it is shorter than the minimum.
     """
     with open_audio(uri) as source:
         if source.seconds < minimum_seconds:
             reason: Reason = "truncated" if source.is_cut else "too-short"
-            raise RefusedError(reason, f"{source.seconds:.2f} s, the minimum is {minimum_seconds:g} s")
+            raise UnusableAudioError(reason, f"{source.seconds:.2f} s, the minimum is {minimum_seconds:g} s")
         return source.seconds

@@ -16,8 +16,8 @@ from jobs import preprocess as job
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
 from ssmttm.errors import UserError
-from ssmttm.sources.rejects import read_rejects
-from ssmttm.tokens.tokenize import COMMIT_NAME, preprocess_local
+from ssmttm.sources.manifest import read_rejects
+from ssmttm.tokens.write import COMMIT_NAME, preprocess_local
 
 RATE, SECONDS, FILES = 8_000, 1.2, 500
 EXTENSIONS = ("wav", "flac", "ogg", "mp3")

@@ -51,7 +51,7 @@ class VocalRemover:
         if "vocals" not in model.sources:
             raise UserError(f"{path} knows no vocals, only {', '.join(model.sources)}; give the weights of htdemucs")
         if model.crosstransformer is not None:
-            model.crosstransformer.sin_random_shift = 0  # else positions are drawn anew in each call
+            model.crosstransformer.sin_random_shift = 0  # else positions are drawn again in each call
         self._model = model
         self._device = device
         self._kept = [index for index, stem in enumerate(model.sources) if stem != "vocals"]

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ssmttm.sources.duplicates import find_duplicates
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.rejects import Reject
+from ssmttm.sources.manifest import Reject, Track
+from ssmttm.tokens.admit import find_duplicates
 
 
 def found(folder: Path, *names: str) -> list[Reject]:

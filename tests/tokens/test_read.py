@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssmttm.errors import UserError
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
 from ssmttm.training.schedule import BatchShape
 
