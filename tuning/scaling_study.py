@@ -19,19 +19,19 @@ from __future__ import annotations
 import argparse
 import itertools
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from ray import tune
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.config import Config, Stage1Config, TrainConfig
+from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import Progress, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
-BACKBONES = get_args(Stage1Config.model_fields["backbone"].annotation)
 TABLE, SETTINGS = "study.csv", "study.json"
 
 
@@ -56,8 +56,7 @@ def plan(
         UserError: for an unknown backbone, a size or length that is not positive, or an axis without values.
     """
     for backbone in [*backbones, *(rates or {})]:
-        if backbone not in BACKBONES:
-            raise UserError(f"{backbone} is no backbone; use some of: {', '.join(BACKBONES)}")
+        BACKBONES.find(backbone)
     if min(sizes) < 1:
         raise UserError(f"--sizes {min(sizes)}: a size is a number of layers, at least 1")
     lengths = steps or [config.train.steps]

@@ -21,8 +21,9 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import Progress, run_trials
-from tuning.scaling_study import BACKBONES, RowKeeper, check_same_study, plan
+from tuning.scaling_study import RowKeeper, check_same_study, plan
 from tuning.table import DONE, Row, read_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 

@@ -6,7 +6,6 @@ from ssmttm.config.command_line import help_on_keys, inside_ray_job, parse_argum
 from ssmttm.config.loading import from_dict, load, preset_names, with_overrides
 from ssmttm.config.sections import (
     SECTIONS,
-    Backbone,
     CodecConfig,
     Config,
     CorpusConfig,
@@ -25,7 +24,6 @@ from ssmttm.config.sections import (
 
 __all__ = [
     "SECTIONS",
-    "Backbone",
     "CodecConfig",
     "Config",
     "CorpusConfig",

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Backbone = Literal["prefix_simba", "prefix_mamba", "prefix_transformer", "cross_simba", "cross_transformer"]
 JobName = Literal["demo", "codec", "preprocess", "stage1", "stage2", "evaluate"]
 # What another value of a key would change:
 # model: what trained weights compute; they fit no other. training: what they learn; a run keeps it, but weights may go
@@ -190,7 +189,7 @@ class VocoderConfig(Section):
 class TextConfig(Section):
     jobs = ("preprocess",)
 
-    encoder: Literal["minilm", "transformers"] = key(
+    encoder: str = key(
         "minilm", "minilm: comes with the package; transformers: from text.path", jobs=("preprocess", *STAGES)
     )
     path: str | None = key(None, "folder of a transformers text encoder (encoder=transformers)", is_path=True)
@@ -209,7 +208,7 @@ class Stage1Config(Section):
     jobs = ("stage1",)
     decides = "model"
 
-    backbone: Backbone = key("prefix_simba", "how text comes in, and which layers mix frames")
+    backbone: str = key("prefix_simba", "how text comes in, and which layers mix frames; by its name in BACKBONES")
     width: int = key(256, "channels between layers")
     layers: int = key(6, "blocks")
     state_size: int = key(64, "of each channel of a state-space layer")
@@ -250,7 +249,7 @@ class Stage2Config(Section):
     jobs = ("stage2",)
     decides = "model"
 
-    denoiser: Literal["convnext", "unet", "transformer", "ssm"] = key("convnext", "the network")
+    denoiser: str = key("convnext", "the network, by its name in DENOISERS: convnext, unet, transformer or ssm")
     objective: Literal["flow", "v", "regression"] = key(
         "flow", "flow matching; v-prediction on a cosine schedule; or one step without noise"
     )

@@ -99,7 +99,7 @@ def test_every_text_is_a_path_or_known_to_be_none() -> None:
         if "str" in str(field.annotation) and "Literal" not in str(field.annotation)
     }
     assert {key for key, facts in KEYS.items() if facts.is_path} == set(PATHS)
-    named = {"codec.name", "text.encoder", "stage1.backbone", "stage2.denoiser"}
+    named = {"corpus.format", "corpus.controls", "codec.name", "text.encoder", "stage1.backbone", "stage2.denoiser"}
     assert texts - named == set(PATHS) | OTHER_TEXTS
 
 
