@@ -107,12 +107,12 @@ class Facts:
 
     def head(self) -> str:
         """The noun a phrase is built on: `jazz tune`, or `tune` if no genre is named; mood and adjective before it."""
-        parts = [self.rng.choice(self.vocabulary.heads) if self.genre else self.rng.choice(("piece", "track", "tune"))]
+        noun = self.rng.choice(self.vocabulary.heads if self.genre else ("piece", "track", "tune"))
         before = [word for word in (self.mood, self.adjective) if word]
         self.rng.shuffle(before)
-        parts = [self.rng.choice((" ", ", ")).join(before)] * bool(before) + [self.genre] * bool(self.genre) + parts
-        text = " ".join(parts)
-        return f"{' '.join(parts[:-1])} tune" if stutters(text) else text
+        words = [word for word in (self.rng.choice((" ", ", ")).join(before), self.genre) if word]
+        text = " ".join([*words, noun])
+        return " ".join([*words, "tune"]) if stutters(text) else text
 
     def loose(self) -> list[str]:
         """Scene and texture as phrases that follow a noun."""

@@ -152,7 +152,7 @@ def _captions(uri: str, names: Iterable[str]) -> dict[str, str]:
     return {row["key"]: row["caption"] for table in tables for row in table.to_pylist()}
 
 
-def row_entries(table: pa.Table, shard: str, source: str, captions: dict[str, str]) -> list[Entry]:
+def _row_entries(table: pa.Table, shard: str, source: str, captions: dict[str, str]) -> list[Entry]:
     """The rows of a shard, read with `ROW_COLUMNS`. source: the corpus they were made from. captions: by key."""
     return [
         Entry(
@@ -182,7 +182,7 @@ def _dataset_inventory(uri: str, progress: bool) -> Inventory:
     entries = []
     for name in shard_names(dataset):
         if name not in damage:
-            entries += row_entries(read_columns(storage.join(uri, name), ROW_COLUMNS), name, source, captions)
+            entries += _row_entries(read_columns(storage.join(uri, name), ROW_COLUMNS), name, source, captions)
     repeated = [name for name, count in Counter(entry.track.id for entry in entries).items() if count > 1]
     return Inventory(
         uri,

@@ -175,7 +175,7 @@ def open_audio(uri: str) -> Iterator[AudioSource]:
         if info["size"] == 0:
             raise UnusableAudioError("empty", "0 bytes")
         if not storage.is_remote(uri):
-            raw = open(path, "rb")  # noqa: SIM115
+            raw: Any = open(path, "rb")  # noqa: SIM115
         elif info["size"] <= WHOLE_FILE_BYTES:
             raw = io.BytesIO(storage.read_bytes(uri))
         else:
