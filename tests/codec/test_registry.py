@@ -17,7 +17,7 @@ from ssmttm.codec import CODECS, Codec, load_codec
 from ssmttm.config import CodecConfig, Config
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
-from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.tokens.write import preprocess_local
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 
