@@ -21,6 +21,7 @@ import torch
 from ssmttm import storage
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.errors import UserError
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.tokens.parts import PartReport, part_matches, write_part
 
 CAPTIONS_PER_PART = 1024
@@ -84,7 +85,7 @@ def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartRepo
     if part_matches(uri, plan.fingerprint):
         return PartReport(plan.name, len(plan.captions), seconds=0.0, rejects=0, skipped=True)
     # Where the CPU multiplies bfloat16 itself this halves the time; the states move by less than 1 %.
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16("cpu")):
         states = encoder.encode(plan.captions)
     columns: list[list[Any]] = [
         [caption_key(caption, plan.encoder_fingerprint) for caption in plan.captions],

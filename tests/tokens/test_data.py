@@ -7,8 +7,7 @@ import pytest
 
 from ssmttm.errors import UserError
 from ssmttm.tokens.data import TokenDataset
-from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
-from ssmttm.training.schedule import BatchShape
+from ssmttm.training.order import BatchShape, Prefetcher, SampleOrder, keyed_generator, share
 
 
 def test_splits_and_values(tokens: str) -> None:
