@@ -24,7 +24,7 @@ from serve.limits import Keys, Limits, check_exposure
 from serve.remote import RemoteLanguageModel, RemoteService
 from serve.renderer import Renderer
 from ssmttm import storage
-from ssmttm.bundle.store import check_bundle, shipped_bundle
+from ssmttm.bundle.load import check_bundle, shipped_bundle
 
 
 class RemoteRenderer(Renderer):

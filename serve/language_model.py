@@ -14,7 +14,7 @@ import numpy as np
 
 from serve.schema import MEDIA_TYPES, SETTINGS, Model
 from serve.wire import CodeOrder, LostError, Refusal
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.engine.request import check_prompt
 from ssmttm.engine.rereading import Rereading
 from ssmttm.engine.sampling import Sampling

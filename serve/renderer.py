@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from serve.wire import Began, CodeOrder, CodeWriter, Event, LostError, Order, Refusal
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.conditions.text import collate_text
 from ssmttm.engine.continuation import Continuation
 from ssmttm.engine.fine import Piece

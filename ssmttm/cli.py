@@ -111,7 +111,7 @@ def export(
 ) -> None:
     """Gather the trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm import storage
-    from ssmttm.bundle.store import read_model_id
+    from ssmttm.bundle.load import read_model_id
     from ssmttm.evaluation.results import card_figures
     from ssmttm.training.export import export_bundle
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import Bundle, load_bundle, shipped_bundle
+from ssmttm.bundle.load import Bundle, load_bundle, shipped_bundle
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
 from ssmttm.engine import files

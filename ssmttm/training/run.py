@@ -20,6 +20,8 @@ from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
 from ssmttm.training.schedule import learning_rate
 
+STEPS = "steps.json"  # how many steps `train.minutes` led to
+
 
 @dataclass(frozen=True)
 class Run:
@@ -163,6 +165,20 @@ def prepare(config: Config, stage: str) -> Run | None:
     storage.write_json(run.path("dataset.json"), {"uri": config.train.data, **known})
     storage.write_json(run.path("config.json"), config.model_dump(mode="json"))
     return run
+
+
+def decided(config: Config, stage: str) -> Config:
+    """The configuration with the number of steps that `train.minutes` led to, if it did already."""
+    note = run_of(config, stage).path(STEPS)
+    if config.train.minutes is None or not storage.exists(note):
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update=storage.read_json(note))})
+
+
+def keep_steps(run: Run, config: Config) -> None:
+    """Note in a run's folder the number of steps that `train.minutes` led to, which its configuration now states."""
+    storage.write_json(run.path(STEPS), {"steps": config.train.steps})
+    storage.write_json(run.path("config.json"), config.model_dump(mode="json"))
 
 
 def git_commit() -> str | None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ssmttm import config as configuration
 from ssmttm.audio import mel_to_hz
-from ssmttm.bundle.store import Bundle, load_bundle
+from ssmttm.bundle.load import Bundle, load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import NUM_MELS, log_mel
 from ssmttm.codec.mini import MiniCodec

@@ -27,9 +27,9 @@ from measuring import machine, timed
 from ssmttm import config as configuration
 from ssmttm.conditions.base import Conditions
 from ssmttm.model import costs
+from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
-from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=768, coarse_dim=8)

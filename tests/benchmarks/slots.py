@@ -30,8 +30,8 @@ from ssmttm.engine.sampling import Sampling
 from ssmttm.engine.slot_batch import CodeRequest, SlotBatch
 from ssmttm.engine.slot_engine import SlotEngine
 from ssmttm.model import costs
+from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
-from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)

@@ -12,7 +12,7 @@ from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import load_bundle, read_model_id
+from ssmttm.bundle.load import load_bundle, read_model_id
 from ssmttm.conditions.text import collate_text
 from ssmttm.engine.decoder import Decoder
 from ssmttm.engine.fine import Finished, Piece, Window

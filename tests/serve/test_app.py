@@ -20,7 +20,7 @@ from serve.app import Arguments, build
 from serve.remote import RemoteService
 from serve.wire import Began, Order
 from ssmttm import audio, storage
-from ssmttm.bundle.store import shipped_bundle
+from ssmttm.bundle.load import shipped_bundle
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
 

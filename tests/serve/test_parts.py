@@ -19,7 +19,7 @@ from serve.renderer import ATTEMPTS, Renderer, lasting_codes
 from serve.service import LocalService
 from serve.wire import Began, CodeOrder, LostError, Order, Refusal
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import read_model_id
+from ssmttm.bundle.load import read_model_id
 from ssmttm.engine.generator import Generator
 
 PROMPT = "calm piano in a minor key, slow"

@@ -6,7 +6,7 @@ import pytest
 
 from ssmttm import config
 from ssmttm.errors import UserError
-from ssmttm.training.cluster import NODE_GROUP, check_cluster
+from ssmttm.training.launch import NODE_GROUP, check_cluster
 
 SHARED = ("train.data=s3://b/d", "train.out=file:///shared", "tracking.uri=http://tracking:5000")
 

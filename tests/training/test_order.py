@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
-from ssmttm.training.schedule import BatchShape
+from ssmttm.training.order import BatchShape, Prefetcher, SampleOrder, keyed_generator, share
 
 
 def test_keyed_generators_repeat_and_differ() -> None:
