@@ -126,8 +126,9 @@ def verdict(found: Sequence[Comparison]) -> str:
     rest = len(found) - len(sure)
     said = f"Of {len(found)} comparisons of final losses with a rival at equal size, {len(sure)} "
     said += f"{'is' if len(sure) == 1 else 'are'} significant"
+    higher = sum(one.gap.value > 0 for one in sure)
     if sure:
-        said += f" ({sum(one.gap.value < 0 for one in sure)} lower, {sum(one.gap.value > 0 for one in sure)} higher)"
+        said += " (lower)" if not higher else " (HIGHER)" if higher == len(sure) else f" ({higher} of them HIGHER)"
     return said + (f"; of the other {rest}, {lower} point to a lower loss." if rest else ".")
 
 

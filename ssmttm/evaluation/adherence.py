@@ -85,7 +85,7 @@ def share(name: str, hits: np.ndarray, asked: Sequence[Mapping[str, Any]], chose
     chosen = np.arange(len(hits)) if chosen is None else chosen
     if name != "drums":
         return float(hits[chosen].mean())
-    with_drums = np.array([str(asked[i]["drums"]) == "True" for i in chosen])
+    with_drums = np.array([str(asked[i]["drums"]) == "True" for i in chosen.tolist()])
     classes = [hits[chosen][with_drums == kind] for kind in (True, False)]
     return float(np.mean([one.mean() for one in classes if len(one)]))
 
@@ -147,8 +147,13 @@ def drift(
         hits = follows(ears, clips, tags)
         kept = [ear["genre"] == heard[piece][0]["genre"] for ear, (piece, _) in zip(ears, places, strict=True)]
         values = {name: share(name, hits[name], tags) for name in ATTRIBUTES}
-        values |= {"genre_kept": np.mean(kept), "music": np.mean([clip.kind == "music" for clip in clips])}
-        values |= {name: np.mean([getattr(clip, name) for clip in clips]) for name in ("rms", "flatness", "movement")}
-        rounded = {name: round(float(value), 4) for name, value in values.items()}
+        values |= {
+            "genre_kept": float(np.mean(kept)),
+            "music": float(np.mean([clip.kind == "music" for clip in clips])),
+        }
+        values |= {
+            name: float(np.mean([getattr(clip, name) for clip in clips])) for name in ("rms", "flatness", "movement")
+        }
+        rounded = {name: round(value, 4) for name, value in values.items()}
         rows.append({"minute": minute, "segments": len(clips), **rounded})
     return rows

@@ -96,8 +96,8 @@ def hear(name: str, sounds: Iterable[Sound], ears: Ears) -> Heard:
         moments.append(Moments.of_clip(frames))
         measured.append(measures.measure(sound, frames) if ears.closely else {})
         if recording is not None:
-            pair = (torch.from_numpy(one.samples) for one in (sound, recording))
-            measured[-1]["logmel_l1"] = logmel_l1(*pair, sound.sample_rate)
+            decoded_1N, original_1N = (torch.from_numpy(one.samples) for one in (sound, recording))
+            measured[-1]["logmel_l1"] = logmel_l1(decoded_1N, original_1N, sound.sample_rate)
         if ears.clap is not None:
             clap.append(ears.clap.hear(sound))
         if ears.tagger is not None:

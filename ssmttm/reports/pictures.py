@@ -6,6 +6,7 @@ Text in charts stays text, so that the reader's own fonts serve every script.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from ssmttm.evaluation.embeddings import ANALYSIS_RATE, FLOOR, HOP, as_mono, mag
 INK = "#7a8089"  # readable on white and on near-black
 LINES = ("#2f7fd6", "#d1632a", "#2f9e6e", "#9a62c7", "#b08a1e")
 DASHES, MARKERS = ("-", "--", ":"), "osD^v"
-WIDTH = 5.2  # inches of a chart
+WIDTH = 4.6  # inches of a chart
+LETTERS = 9  # points
 PICTURE_FFT = 2048
 PICTURE_MELS = 128
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 MOST_BARS = 24
 NAME_LETTERS = 26  # of a bar's name
+MANY = 100_000  # numbers beyond are written with k and M
 FEW_POINTS = 40  # up to here a line's points are marked
 
 
@@ -36,10 +39,10 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.tick_params(colors=INK, labelsize=8)
+    axes.tick_params(colors=INK, labelsize=LETTERS)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
-        label.set_fontsize(8)
+        label.set_fontsize(LETTERS)
     for side in axes.spines.values():
         side.set_color(INK)
         side.set_linewidth(0.6)
@@ -99,6 +102,8 @@ class Line:
 def chart(lines: Sequence[Line], xlabel: str, ylabel: str, log: str = "", height: float = 2.9) -> bytes:
     """Lines, each with a colour and dash of its own, and a legend, as SVG. `log`: the axes (`x`, `y`, `xy`) that are
     logarithmic."""
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = _figure(WIDTH, height)
     for i, line in ((i, line) for i, line in enumerate(lines) if len(line.xs)):
         colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
@@ -107,7 +112,7 @@ def chart(lines: Sequence[Line], xlabel: str, ylabel: str, log: str = "", height
         axes.plot(
             line.xs,
             line.ys,
-            "" if line.scattered else dash,
+            linestyle="none" if line.scattered else dash,
             marker=marker if marked else None,
             markersize=4 if line.scattered else 3,
             color=colour,
@@ -124,7 +129,9 @@ def chart(lines: Sequence[Line], xlabel: str, ylabel: str, log: str = "", height
     axes.set_yscale("log" if "y" in log else "linear")
     if log:
         _plain_numbers(axes)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    if "x" not in log and axes.get_xlim()[1] > MANY:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.legend(frameon=False, fontsize=LETTERS, labelcolor=INK)
     return _svg(figure, axes)
 
 
@@ -138,7 +145,7 @@ def _plain_numbers(axes: Any) -> None:
     if axes.get_xscale() == "log":
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"e\+0*", "e", f"{value:.0e}")))
 
 
 def ranked(values: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -156,7 +163,7 @@ def bars(values: Mapping[str, float], form: str = ",.2f") -> bytes:
     figure, axes = _figure(WIDTH, 0.25 * len(shown) + 0.1)
     names = [name if len(name) <= NAME_LETTERS else name[: NAME_LETTERS - 1] + "…" for name, _ in shown]
     drawn = axes.barh(range(len(shown)), [value for _, value in shown], height=0.66, color=LINES[0])
-    written = axes.bar_label(drawn, [format(value, form) for _, value in shown], padding=4, fontsize=8, color=INK)
+    written = axes.bar_label(drawn, [format(value, form) for _, value in shown], padding=4, fontsize=LETTERS, color=INK)
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, 1.15 * max(max(value for _, value in shown), 1e-9))

@@ -181,11 +181,11 @@ def test_the_study_is_summed_up_in_one_sentence(folder: str) -> None:
     trials = analysis.read_trials(folder)
     sure = report.comparisons(trials, ["prefix_transformer"])
     assert report.verdict(sure) == (
-        "Of 3 comparisons of final losses with a rival at equal size, 3 are significant (3 lower, 0 higher)."
+        "Of 3 comparisons of final losses with a rival at equal size, 3 are significant (lower)."
     )
     one_seed = report.comparisons([t for t in trials if t.row.seed == 0], ["prefix_transformer"])
     assert report.verdict([sure[0], *one_seed[1:]]) == (
-        "Of 3 comparisons of final losses with a rival at equal size, 1 is significant (1 lower, 0 higher); of the "
+        "Of 3 comparisons of final losses with a rival at equal size, 1 is significant (lower); of the "
         "other 2, 2 point to a lower loss."
     )
     assert "No two families" in report.verdict([])
