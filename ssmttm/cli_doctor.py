@@ -25,7 +25,7 @@ def _version(package: str) -> str:
 
 
 def _soundfont() -> str:
-    from ssmttm.composer.soundfont import find_soundfont
+    from ssmttm.composer.render import find_soundfont
 
     try:
         return find_soundfont().path
@@ -35,28 +35,14 @@ def _soundfont() -> str:
 
 def _text_dim(config: configuration.Config) -> int:
     """Dimensions of the text states: as configured, else of the encoder itself."""
-    from ssmttm.conditions.text import load_text_encoder
+    from ssmttm.conditions.encoders import load_text_encoder
 
     return config.text.dim or load_text_encoder(config.text).dim
 
 
-def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
-    """Coarse and fine dimensions of the codec."""
-    if config.name == "dac":
-        from transformers import DacConfig
-
-        entry = DacConfig().codebook_dim
-        return entry, entry * (config.num_codebooks - 1)
-    if config.name == "encodec":
-        from transformers import EncodecConfig
-
-        entry = EncodecConfig().hidden_size
-        return entry, entry
-    return config.stack * config.pca_dim, config.stack * config.pca_dim
-
-
 def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     """What the stages cost, counted without allocating them."""
+    from ssmttm.codec.registry import CODECS
     from ssmttm.model import costs
     from ssmttm.model.diffusion import LatentCompleter
 
@@ -64,7 +50,7 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
         text_dim = _text_dim(config)
     except UserError as error:
         return {"stage1": {"text encoder": f"none: {error}"}}
-    coarse_dim, fine_dim = _latents(config.codec)
+    coarse_dim, fine_dim = CODECS.find(config.codec.name).latent_dims(config.codec)
     shape = costs.Shape(config.codec.codebook_size, text_dim, coarse_dim)
     frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
     frames = round(config.corpus.segment_seconds * frame_rate)
@@ -92,7 +78,7 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     if config.stage1.num_codebooks > 1:
         return {"stage1": stage1, "stage2": {"none": "stage 1 writes the codebooks that fine latents come from"}}
     with torch.device("meta"):
-        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
+        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, {"text": text_dim})
     return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
 
 

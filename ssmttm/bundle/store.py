@@ -24,8 +24,9 @@ import torch
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle.card import CardFields, TrainingCost, model_card
-from ssmttm.codec.base import VOCODER_NAME, WEIGHTS_NAME, Codec, load_codec
-from ssmttm.conditions.text import TextEncoder, load_text_encoder_from
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import VOCODER_NAME, WEIGHTS_NAME, load_codec, save_codec
+from ssmttm.conditions.encoders import TextEncoder, load_text_encoder_from
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
@@ -37,10 +38,10 @@ FORMAT = 1
 # Only what generation needs: the other sections hold paths of the machine that trained the model.
 SECTIONS = ("preset", "codec", "text", "generation")  # and those of the stages that there are
 
-# What rebuilds each model; runs record more.
+# What rebuilds each model; runs record more. `controls` is there only where the model takes some.
 ARCHITECTURE = {
-    "stage1": ("config", "codebook_size", "text_dim"),
-    "stage2": ("config", "fine_dim", "coarse_dim", "text_dim"),
+    "stage1": ("config", "codebook_size", "text_dim", "controls"),
+    "stage2": ("config", "fine_dim", "coarse_dim", "text_dim", "controls"),
 }
 
 
@@ -106,11 +107,11 @@ def write_bundle(
         )
     storage.make_dirs(out)
     storage.remove_tree(storage.join(out, COMMIT_NAME))
-    codec.save(out)
+    save_codec(codec, out)
     descriptions = {}
     for kind, folder in stages.items():
         description = weights.read_description(folder, kind)
-        descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind]}
+        descriptions[kind] = {key: description[key] for key in ARCHITECTURE[kind] if key in description}
         tensors = weights.load_tensors(storage.join(folder, weights.TENSORS))
         weights.save_tensors(storage.join(out, f"{kind}.safetensors"), weights.halved(tensors) if half else tensors)
     values = config.model_dump(mode="json", include={*SECTIONS, *stages})

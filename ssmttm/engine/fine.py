@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssmttm.codec.base import Codec
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.sampling import frame_noise
 from ssmttm.model.diffusion import LatentCompleter, Sampler
@@ -44,7 +44,7 @@ class Piece:
     """What stage 2 must know of the pieces in a batch: their prompts, seeds, sampling steps (None where there is no
     stage 2) and guidance."""
 
-    text: TextBatch
+    text: Conditions
     seeds: Sequence[int]
     steps: int | None
     guidance: float
@@ -138,7 +138,7 @@ class FromStage2:
         trail: list[Tensor] = []
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
-            TextBatch.cat(*(window.piece.text for window in windows)),
+            Conditions.cat(*(window.piece.text for window in windows)),
             noise(0),
             Sampler.of(self._config, piece.steps, piece.guidance),
             known_BDT=context_BDT,

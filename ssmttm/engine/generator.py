@@ -16,7 +16,8 @@ from torch import Tensor
 from ssmttm import storage
 from ssmttm.audio import Audio
 from ssmttm.bundle.store import Bundle, load_bundle, shipped_bundle
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.engine import files
 from ssmttm.engine.continuation import Continuation
 from ssmttm.engine.decoder import Decoder
@@ -71,10 +72,10 @@ class Generator:
         lm, null = self.bundle.lm, self._read(["-"]).as_null()
         lm.compile_steps()
         try:
-            for text in (null, TextBatch.cat(null, null)):
+            for text in (null, Conditions.cat(null, null)):
                 _, state = lm.prefill(text)
                 for _ in range(3):  # what changes from step to step is noticed at the second
-                    step_BK = torch.zeros(len(text.null_B), lm.config.num_codebooks, dtype=torch.long)
+                    step_BK = torch.zeros(len(text), lm.config.num_codebooks, dtype=torch.long)
                     _, state = lm.step(step_BK, state)
         except Exception as error:  # whatever a compiler may raise
             lm.compile_steps(False)
@@ -209,12 +210,12 @@ class Generator:
     def samples_in(self, seconds: float) -> int:
         return max(round(seconds * self.sample_rate), 1)
 
-    def _read(self, prompts: Sequence[str]) -> TextBatch:
+    def _read(self, prompts: Sequence[str]) -> Conditions:
         return collate_text(self.read(prompts))
 
     def _render(
         self,
-        text: TextBatch,
+        text: Conditions,
         seeds: Sequence[int],
         settings: Settings,
         samples: int,

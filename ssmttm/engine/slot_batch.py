@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.engine.rereading import NEVER, Rereading
 from ssmttm.engine.sampling import Sampling, SamplingRows, guide, sample_each, uniform_table
 from ssmttm.errors import UserError
@@ -137,7 +138,7 @@ class SlotBatch:
         """What is read in one go: all, or each alone where company must not matter."""
         return [[one] for one in together] if self._deterministic else [together]
 
-    def _collate(self, requests: Sequence[CodeRequest]) -> TextBatch:
+    def _collate(self, requests: Sequence[CodeRequest]) -> Conditions:
         text = collate_text([request.text for request in requests])
         return text.padded(self._text_tokens) if self._deterministic else text
 

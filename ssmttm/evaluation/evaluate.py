@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.evaluation import adherence
@@ -35,9 +35,7 @@ from ssmttm.evaluation.published import Clap, Tagger
 from ssmttm.evaluation.results import Held, evaluation_content
 from ssmttm.evaluation.systems import REFERENCE, Studio, clips_of, device_of, last_part, systems_of
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.listing import shard_names
-from ssmttm.tokens.parts import read_columns
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.tokens.schema import COMMIT_NAME, read_columns, shard_names
 
 HELD_OUT = "held-out"
 TRAINING_PART = 100  # segments heard in one task

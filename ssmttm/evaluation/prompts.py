@@ -17,7 +17,7 @@ from ssmttm.evaluation import adherence
 from ssmttm.evaluation.clips import Recording
 from ssmttm.sources.readers import read_source
 from ssmttm.sources.tables import csv_rows, read_table_text
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 
 TEXT_COLUMNS = ("prompt", "caption")
 DEMO = "demo"

@@ -1,23 +1,25 @@
 """The states of many streams side by side: rows of preallocated tensors that streams take and give back.
 
 Rows in use come first, so a step runs over the first n rows for a few values of n only: each is compiled (CPU) or
-captured as a CUDA graph once. Shapes: R rows, K codebooks, V codes, L layers.
+captured as a CUDA graph once. Shapes: R rows, K codebooks, V codes, L layers, P packed
+control channels.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.errors import UserError
 from ssmttm.model.lm import Block, BlockState, LMState, MusicLM
-from ssmttm.model.mixers.mamba2 import Mamba2
-from ssmttm.model.step_graph import StepGraph, capture, has_fixed_size
+from ssmttm.model.step_graph import StepGraph, capture
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +55,8 @@ def _tensors(state: LMState) -> list[Tensor]:
     return found
 
 
-def _no_text(lm: MusicLM, device: torch.device) -> TextBatch:
-    return TextBatch(
-        torch.zeros(1, 1, lm.text_dim, device=device),
-        torch.ones(1, 1, dtype=torch.bool, device=device),
-        torch.zeros(1, lm.text_dim, device=device),
-        torch.ones(1, dtype=torch.bool, device=device),
-    )
+def _nothing_asked(lm: MusicLM) -> Conditions:
+    return collate_text([np.zeros((1, lm.widths["text"]), np.float32)]).as_null().to(lm.device)
 
 
 def row_counts(rows: int) -> list[int]:
@@ -72,7 +69,7 @@ class StateRows:
 
     Args:
         lm: in evaluation mode.
-        text_tokens: length that texts are padded to where the model looks at them at every step.
+        text_tokens: length that prefixes are padded to where the model looks at them at every step.
         fixed: always step over all rows, so that no number depends on how many are in use; there are then a few more,
             to fill the last tile.
 
@@ -85,9 +82,9 @@ class StateRows:
         if fixed:
             rows = -(-rows // TILE) * TILE
         self._lm, self._text_tokens = lm, text_tokens
-        self.rows, self.device = rows, lm.null_prefix.device
-        self._null = self.read(_no_text(lm, self.device))
-        if not has_fixed_size(self._null):
+        self.rows, self.device = rows, lm.device
+        self._null = self.read(_nothing_asked(lm))
+        if not lm.fixed_state:
             raise UserError(
                 f"a stream of the backbone {lm.config.backbone} remembers ever more, and slots have a fixed size; "
                 "serve a bundle of prefix_simba, prefix_mamba or cross_simba"
@@ -135,19 +132,18 @@ class StateRows:
         return torch.full((count, self._lm.config.num_codebooks), self._lm.special, device=self.device)
 
     @torch.inference_mode()
-    def read(self, text: TextBatch, tokens_BKS: Tensor | None = None) -> LMState:
-        """The states after the text and the steps' codes (BOS first), if any; one row each, to be put into rows."""
+    def read(self, conditions: Conditions, tokens_BKS: Tensor | None = None) -> LMState:
+        """The states after the prefix and the steps' codes (BOS first), if any, with the controls of the first frames;
+        one row each, to be put into rows."""
+        conditions = conditions.to(self.device)
         if self._lm.looks_across:
-            text = text.padded(self._text_tokens)
-        state = self._lm.read_text(text.to(self.device))
+            conditions = conditions.padded(self._text_tokens)
+        state = self._lm.read_prefix(conditions)
         if tokens_BKS is not None:
-            _, state = self._lm.read(tokens_BKS.to(self.device), state)
-        for index, block in enumerate(self._lm.blocks):
-            assert isinstance(block, Block)
-            first, second, memory = state.blocks[index]
-            if first is None and isinstance(block.mixer, Mamba2):  # nothing was read through this layer
-                first = block.mixer.initial_state(len(text.null_B), self.device)
-            state.blocks[index] = BlockState(first, second, memory)
+            controls_BSP = self._lm.controls(conditions, tokens_BKS.shape[2])
+            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSP)
+        for index, block in enumerate(cast(list[Block], self._lm.blocks)):
+            state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
         return state
 
     @torch.inference_mode()
@@ -157,7 +153,7 @@ class StateRows:
             place[row].copy_(source[index])
 
     def put_null(self, row: int) -> None:
-        """The state of a stream without text. It is the same for all, so it is read once."""
+        """The state of a stream of which nothing is asked. It is the same for all, so it is read once."""
         self.put(row, self._null, 0)
 
     @torch.inference_mode()
@@ -170,10 +166,10 @@ class StateRows:
         return next(count for count in self._counts if count >= used)
 
     @torch.inference_mode()
-    def step(self, tokens_RK: Tensor) -> Tensor:
-        """Feed one step's codes to the first R rows, R from `count_for`: logits [R, K, V] of the next step, valid
-        until then."""
+    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+        """Feed one step's codes to the first R rows, R from `count_for`, and the controls of the frames that follow:
+        logits [R, K, V] of the next step, valid until then."""
         graph = self._graphs.get(len(tokens_RK))
         if graph is not None:
-            return graph(tokens_RK)
-        return self._lm.step(tokens_RK, self._views[len(tokens_RK)])[0]
+            return graph(tokens_RK, controls_RP)
+        return self._lm.step(tokens_RK, self._views[len(tokens_RK)], controls_RP)[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssmttm.reports import page, pictures
 from ssmttm.sources.licences import normalise
-from ssmttm.tokens.clips import Clip
+from ssmttm.tokens.previews import Preview
 
 MOST_PROBLEMS = 100
 
@@ -31,7 +31,7 @@ def histogram(title: str, figures: Mapping[str, Any] | None, unit: str, counted:
     return title, pictures.histogram(figures, unit, counted), said
 
 
-def _clip(clip: Clip) -> dict[str, Any]:
+def _clip(clip: Preview) -> dict[str, Any]:
     track = clip.entry.track
     family, licence = normalise(track.licence), track.licence.strip() or "no licence stated"
     if family and family != licence:
@@ -45,12 +45,12 @@ def _clip(clip: Clip) -> dict[str, Any]:
     }
 
 
-def render(figures: Mapping[str, Any], clips: Sequence[Clip]) -> str:
+def render(figures: Mapping[str, Any], clips: Sequence[Preview]) -> str:
     """The page as HTML.
 
     Args:
-        figures: from `tokens.census.census`.
-        clips: from `tokens.clips.clips`; their sound is embedded.
+        figures: from `tokens.check.census`.
+        clips: from `tokens.previews.previews`; their sound is embedded.
     """
     sample, books = figures["sample"], figures["codebooks"] or {"books": [], "size": 1}
     measured = (

@@ -20,7 +20,8 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.training.engine import State
+from ssmttm.model import weights
+from ssmttm.training.engine import MOMENTS, State
 
 COMMIT = "checkpoint.json"
 
@@ -193,7 +194,22 @@ class CheckpointStore:
         storage.remove_tree(self._folder(step))
 
 
-def restore(config: Config, checkpoints: str) -> Checkpoint | None:
+def under_current_names(checkpoint: Checkpoint, stage: str) -> Checkpoint:
+    """A checkpoint of before, its entries under the names that parameters have now."""
+
+    def renamed(key: str) -> str:  # optimizer state is `moment.parameter`
+        moment, _, parameter = key.partition(".")
+        return f"{moment}.{weights.current_name(stage, parameter)}" if moment in MOMENTS else key
+
+    return replace(
+        checkpoint,
+        model=weights.current_names(stage, checkpoint.model),
+        optimizer={renamed(key): value for key, value in checkpoint.optimizer.items()},
+        average=None if checkpoint.average is None else weights.current_names(stage, checkpoint.average),
+    )
+
+
+def restore(config: Config, stage: str, checkpoints: str) -> Checkpoint | None:
     """The newest intact one of the run's own checkpoints, else the one that `train.resume` names, else None."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     first = not distributed or torch.distributed.get_rank() == 0
@@ -201,5 +217,5 @@ def restore(config: Config, checkpoints: str) -> Checkpoint | None:
     if own is None and config.train.resume not in ("auto", "never"):
         other = load_checkpoint(config.train.resume)
         other.progress = replace(other.progress, best_loss=None, best_step=None)
-        return other
-    return own
+        own = other
+    return None if own is None else under_current_names(own, stage)

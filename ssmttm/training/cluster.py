@@ -54,9 +54,9 @@ def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> str:
     if len(alive) < 2 and not missing:
         return ""
     place = f"the cluster has {len(alive)} nodes" if len(alive) > 1 else "workers will be on nodes yet to be added"
-    for key in ("data", "out", "deepspeed", "init"):
+    for key, facts in TrainConfig.facts().items():
         uri = getattr(train, key)
-        if uri is not None and "://" not in uri:
+        if facts.is_path and uri not in (None, *facts.words) and "://" not in uri:
             raise UserError(
                 f"train.{key}={uri} is on one node's disk and {place}; use s3://..., or file://{uri} for a mount that "
                 "all nodes share"

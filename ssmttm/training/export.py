@@ -12,7 +12,7 @@ from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
 from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id, write_bundle
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME, allow_list
+from ssmttm.tokens.card import ATTRIBUTION_NAME, allow_list
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
 from ssmttm.training.codec import REPORT_NAME

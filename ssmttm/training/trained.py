@@ -6,7 +6,7 @@ import posixpath
 from typing import Any
 
 from ssmttm import storage
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import from_dict
 from ssmttm.errors import UserError
 from ssmttm.model import weights
@@ -55,7 +55,7 @@ def write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str)
     else:
         sizes = {"config": config.stage2, "fine_dim": codec.fine_dim, "coarse_dim": codec.coarse_dim}
     sizes["config"] = sizes["config"].model_dump(mode="json")
-    sizes["text_dim"] = dataset["text"]["dim"]
+    sizes |= weights.describe_widths({"text": dataset["text"]["dim"], **dataset.get("controls", {})})
     frames = dataset["frames_by_split"]["train"] / dataset["rows_by_split"]["train"]
     if crop := getattr(config, stage).crop_frames:
         frames = min(frames, crop)

@@ -62,7 +62,7 @@ class Trainer:
         self.task, self.run_folder = task, run
         self._listener, self._report = listener, report
         self._stop_requested, self._preempted, self._startup = stop_requested, preempted, startup
-        checkpoint = restore(task.config, run.checkpoints)
+        checkpoint = restore(task.config, task.name, run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
         model = task.build()

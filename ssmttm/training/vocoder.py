@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from ssmttm import audio, storage
-from ssmttm.codec.base import load_codec
-from ssmttm.codec.mini import MiniCodec
+from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.sources.readers import read_source
@@ -55,7 +54,8 @@ def train_vocoder(config: Config) -> dict[str, Any]:
         print(f"vocoder is already finished: {storage.join(path, REPORT_NAME)}", flush=True)
         return report
     codec = load_codec(path)
-    assert isinstance(codec, MiniCodec)
+    if not codec.takes_vocoder:
+        raise UserError(f"codec.path={path} holds a codec that takes no vocoder; leave out codec.vocoder=neural")
     run = _prepare(config, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
     tracks = read_source(config.corpus.source, config.corpus)
     chosen = choose_clips(tracks, config.vocoder.clips, config.train.seed)
@@ -69,7 +69,7 @@ def train_vocoder(config: Config) -> dict[str, Any]:
             print(f"vocoder: {trainer.parameters:,} parameters, {len(clips)} clips", flush=True)
             trainer.fit()
         figures, samples = compare(codec, originals)
-        codec.save(path)
+        save_codec(codec, path)
         uris = []
         for name, clip in samples.items():
             uris.append(storage.join(path, "samples", "vocoder", f"{name}.wav"))

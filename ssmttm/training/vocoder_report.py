@@ -20,8 +20,8 @@ SAMPLE_CLIPS = 4
 
 
 def with_griffin_lim(codec: MiniCodec, iterations: int = RIVAL_ITERATIONS) -> MiniCodec:
-    """The same codec without its vocoder, decoding with so many projections."""
-    plain = MiniCodec(codec.config.model_copy(update={"griffin_lim_iterations": iterations}))
+    """The same codec without its vocoder, decoding with `iterations` projections."""
+    plain = codec.from_config(codec.config.model_copy(update={"griffin_lim_iterations": iterations}))
     plain.load_state_dict(codec.state_dict(), strict=False)
     return plain.eval()
 

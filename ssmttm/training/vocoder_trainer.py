@@ -68,7 +68,7 @@ class VocoderTrainer:
         self.vocoder = codec.neural_vocoder
         self.parameters = sum(parameter.numel() for parameter in self.vocoder.parameters())
         self.judges = Discriminators() if config.vocoder.adversarial else None
-        checkpoint = restore(config, run.checkpoints)
+        checkpoint = restore(config, "vocoder", run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         self._source = CropSource(codec, clips, config)
         self.vocoder.observe(torch.cat([self._source.batch(step).logmel_BFM for step in range(OBSERVED_STEPS)]))

@@ -176,7 +176,7 @@ def test_clips_of_other_genres_come_first() -> None:
 def test_rows_without_tags_are_refused(
     tiny_config: config.Config, tiny_tokens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssmttm.tokens.data.TokenDataset.tags", lambda *_: {"genre": "rock"})
+    monkeypatch.setattr("ssmttm.tokens.read.TokenDataset.tags", lambda *_: {"genre": "rock"})
     with pytest.raises(UserError, match="has no tag 'lead'; evaluation needs genre, lead, drums"):
         segments(tiny_config)
 

@@ -15,10 +15,9 @@ from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.reports.census import render
 from ssmttm.reports.pictures import LINES, MOST_BARS, bars, histogram, ranked
-from ssmttm.tokens.census import census
-from ssmttm.tokens.clips import clips
-from ssmttm.tokens.listing import read_listing
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.tokens.check import census, read_inventory
+from ssmttm.tokens.previews import previews
+from ssmttm.tokens.schema import COMMIT_NAME
 
 VOID = {"meta", "img", "br", "link"}
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>'
@@ -81,9 +80,9 @@ def check_self_contained(html: str) -> Reader:
 
 
 def page_of(uri: str) -> tuple[dict, str]:
-    listing = read_listing(uri, CorpusConfig(), progress=False)
-    figures = census(listing, progress=False)
-    return figures, render(figures, clips(listing, progress=False))
+    inventory = read_inventory(uri, CorpusConfig(), progress=False)
+    figures = census(inventory, progress=False)
+    return figures, render(figures, previews(inventory, progress=False))
 
 
 def test_the_page_of_a_dataset(tiny_tokens: str) -> None:

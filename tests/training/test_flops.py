@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssmttm.config import Config, Stage1Config
+from ssmttm.config import Config
 from ssmttm.model import costs
-from ssmttm.model.denoiser import DENOISERS
+from ssmttm.model.denoisers.registry import DENOISERS
+from ssmttm.model.mixers.registry import BACKBONES
 from ssmttm.training import flops, progress
-from ssmttm.training.flops import peak_flops, task_flops
+from ssmttm.training.flops import peak_flops
 from ssmttm.training.order import Draw
 from ssmttm.training.stages import make_task
 
@@ -44,15 +44,10 @@ def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, teraflops: fl
     assert peak_flops(torch.device("cpu")) is None
 
 
-def backbones() -> tuple[str, ...]:
-    """Every value of the configuration key: a new one is tested without being named here."""
-    return get_args(Stage1Config.model_fields["backbone"].annotation)
-
-
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
-        *(("stage1", [f"stage1.backbone={name}"]) for name in backbones()),
+        *(("stage1", [f"stage1.backbone={name}"]) for name in sorted(BACKBONES)),
         ("stage1", ["stage1.num_codebooks=2"]),
         ("stage2", []),
         *(("stage2", [f"stage2.denoiser={name}", "stage2.cross_attention=true"]) for name in DENOISERS),
@@ -67,7 +62,7 @@ def test_a_token_costs_what_one_sample_is_counted_at(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         task.loss(module, batch).backward()
     frames = batch.count / (task.config.stage1.num_codebooks if stage == "stage1" else 1)
-    monkeypatch.setattr(costs, "TEXT_TOKENS", batch.text.states_BSD.shape[1])
+    monkeypatch.setattr(costs, "TEXT_TOKENS", batch.conditions["text"].states_BSD.shape[1])
     estimate = flops.flops_per_token(task.config, stage, task.data.info, frames)
     assert estimate == pytest.approx(counter.get_total_flops() / batch.count, rel=0.03)
 
@@ -78,7 +73,7 @@ def test_a_tasks_tokens_cost_as_rows_of_mean_length(
 ) -> None:
     task = make_task(stage, make_config(stage))
     mean = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
-    assert task_flops(task) == flops.flops_per_token(task.config, stage, task.data.info, mean)
+    assert task.flops() == flops.flops_per_token(task.config, stage, task.data.info, mean)
 
 
 def test_attention_is_counted(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,5 +109,5 @@ def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
     assert "eta " in printed
     monkeypatch.setattr(progress, "peak_flops", lambda _: 1e12)
     figures, printed = shown()
-    assert figures["mfu"] == pytest.approx(flops.task_flops(task) * figures["tokens_per_s"] / 2e12)
+    assert figures["mfu"] == pytest.approx(task.flops() * figures["tokens_per_s"] / 2e12)
     assert "mfu " in printed

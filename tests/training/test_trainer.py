@@ -14,7 +14,7 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_completer, load_lm
-from ssmttm.tokens.data import read_dataset_info
+from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.engine import TorchEngine
 from ssmttm.training.launch import train
 from ssmttm.training.rows import read_rows
