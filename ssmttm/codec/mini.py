@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssmttm.audio import mel_filters
+from ssmttm.audio import log_mel, mel_filters
 from ssmttm.codec.base import Codec
 from ssmttm.codec.griffin_lim import GriffinLim, GriffinLimState
 from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
@@ -232,7 +232,7 @@ class MiniCodec(Codec):
 
     def _logmel_of_spectra(self, spectrum_BFL: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M]."""
-        return (spectrum_BFL.abs() @ self.filters_LM).clamp_min(FLOOR).log()
+        return log_mel(spectrum_BFL.abs(), self.filters_LM, FLOOR)
 
     def logmel_of(self, latents_BDT: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M] that latents stand for, the sum of coarse and fine ones."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from measuring import machine
 from torch import Tensor
 
 from ssmttm import config as configuration
-from ssmttm.audio import mel_to_hz
+from ssmttm.audio import Audio, mel_to_hz
 from ssmttm.bundle.load import Bundle, load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import NUM_MELS, log_mel
@@ -35,8 +34,9 @@ from ssmttm.config import Config
 from ssmttm.engine.fine import Piece
 from ssmttm.engine.render import Renderer
 from ssmttm.evaluation import adherence
-from ssmttm.evaluation.clips import ClipAnalysis, analyse
+from ssmttm.evaluation.embeddings import log_mel as log_mel_frames
 from ssmttm.evaluation.embeddings import logmel_statistics
+from ssmttm.evaluation.measures import ClipAnalysis, analyse
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import choose_clips, read_clips
@@ -113,13 +113,14 @@ def music_table(
     errors: dict[str, list[list[float]]] = {}
     for seed, (wav_N, track) in enumerate(zip(wavs, tracks, strict=True)):
         for name, heard_N in pipeline.steps(wav_N, track.captions[0], seed):
-            clips.setdefault(name, []).append(analyse(heard_N, rate)[0])
+            clips.setdefault(name, []).append(analyse(Audio(heard_N[None], rate), log_mel_frames(heard_N, rate)))
             errors.setdefault(name, []).append(region_errors(heard_N, wav_N, rate))
     tags = [track.tags for track in tracks]
     names = ("all", *(f"{low}-{high} Hz" for low, high in pairwise(REGIONS_HZ)))
     table = {}
     for name, heard in clips.items():
-        scores = asdict(adherence.score(probes.hear(heard), heard, tags))
+        hits = adherence.follows(probes.hear(heard), heard, tags)
+        scores = {name: adherence.share(name, hits[name], tags) for name in hits}
         means = np.mean(errors[name], axis=0)
         table[name] = {
             **{key: round(value, 3) for key, value in scores.items()},

@@ -84,7 +84,7 @@ def measure(bundle: str, minutes: float, threads: int, results: Any) -> None:
     renderer = generator.renderer
     values = {name: np.concatenate([getattr(one, name) for one in heard]) for name in ("level", "flux", "burst")}
     at_border = seams.borders(len(values["flux"]), renderer.hop, renderer.first_hop)
-    told = {name: seams.told_apart(value, at_border) for name, value in values.items()}
+    told = {name: seams.separation(value, at_border) for name, value in values.items()}
     results.put(
         {
             "stage2_and_codec_times_real_time": round(seconds / alone_s, 2),

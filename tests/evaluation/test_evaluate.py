@@ -14,8 +14,12 @@ from tiny_checkpoints import write_ast, write_clap, write_musicgen
 from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.evaluation import comparison
-from ssmttm.evaluation.system_figures import TITLES, WITH_WEIGHTS
+from ssmttm.evaluation import evaluate
+from ssmttm.evaluation.evaluate import compare
+from ssmttm.evaluation.figures import TITLES, WITH_WEIGHTS
+from ssmttm.evaluation.prompts import held_out_tracks
+from ssmttm.evaluation.systems import kind_of
+from ssmttm.reports import comparison
 
 PROMPTS = {"a": "slow piano", "b": "loud drums , flute"}
 
@@ -56,7 +60,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
 
 @pytest.fixture(scope="module")
 def content(settings: config.Config) -> dict[str, Any]:
-    return comparison.compare(settings)
+    content = compare(settings)
+    comparison.write(content, settings.evaluate.out)
+    return content
 
 
 def test_three_kinds_of_systems_stand_in_one_table(settings: config.Config, content: dict[str, Any]) -> None:
@@ -100,7 +106,7 @@ def test_a_folder_made_by_a_comparison_gives_the_same_figures(settings: config.C
             },
         }
     )
-    first, second = content["systems"]["peer"]["figures"], comparison.compare(again)["systems"]["peer"]["figures"]
+    first, second = content["systems"]["peer"]["figures"], compare(again)["systems"]["peer"]["figures"]
     assert first == second
 
 
@@ -123,7 +129,9 @@ def test_without_weights_nothing_is_made_up(settings: config.Config, tmp_path: P
     """Held-out prompts are not at hand either: the folder alone, without reference."""
     folder = settings.evaluate.systems["recorded"]
     plain = config.load("tiny", [f"evaluate.audio={folder}", f"evaluate.out={tmp_path}", "evaluate.draws=5"])
-    figures = comparison.compare(plain)["systems"]["recorded"]["figures"]
+    content = compare(plain)
+    comparison.write(content, str(tmp_path))
+    figures = content["systems"]["recorded"]["figures"]
     for name in (*WITH_WEIGHTS, "frechet_logmel", "kad_logmel", "nearest_training"):
         assert figures[name]["value"] is None
         assert figures[name]["reason"]
@@ -133,17 +141,18 @@ def test_without_weights_nothing_is_made_up(settings: config.Config, tmp_path: P
 def test_held_out_prompts_are_paired_with_their_tracks(
     tiny_config: config.Config, tiny_corpus: str, tiny_tokens: str, tmp_path: Path
 ) -> None:
-    pairs = comparison.held_out(tiny_config)
-    assert len(pairs) == 2
+    prompts = held_out_tracks(tiny_config)
+    assert len(prompts) == 2
     folder = tmp_path / "copies"
     folder.mkdir()
-    for prompt, clip in pairs:
-        audio.write(str(folder / f"{prompt.id}.wav"), audio.read(clip.audio))
+    for prompt in prompts:
+        assert prompt.recording is not None
+        audio.write(str(folder / f"{prompt.id}.wav"), audio.read(prompt.recording.audio))
     changes = {"audio": str(folder), "out": str(tmp_path), "prompts": "held-out", "training": tiny_corpus, "draws": 5}
     changes |= {"training_codes": tiny_tokens}
     values = tiny_config.model_dump()
     settings = config.from_dict({**values, "evaluate": {**values["evaluate"], **changes, "seconds": 3.0}})
-    content = comparison.compare(settings)
+    content = compare(settings)
     figures = content["systems"]["copies"]["figures"]
     assert (content["reference"]["name"], content["reference"]["n"]) == ("validation tracks of the corpus", 2)
     own = content["reference"]["figures"]
@@ -156,8 +165,8 @@ def test_held_out_prompts_are_paired_with_their_tracks(
     for clip in storage.read_text(f"{tiny_corpus}/manifest.jsonl").splitlines():
         track = json.loads(clip)
         if track["split"] == "train":
-            own = comparison.coder_of(tiny_tokens, "cpu")(audio.read(f"{tiny_corpus}/{track['audio']}"))
-            assert comparison.training_runs(tiny_tokens).share_known(own) > 0.9
+            own = evaluate.coder_of(tiny_tokens, "cpu")(audio.read(f"{tiny_corpus}/{track['audio']}"))
+            assert evaluate.training_runs(tiny_tokens).share_known(own) > 0.9
             break
 
 
@@ -172,9 +181,9 @@ def test_held_out_prompts_are_paired_with_their_tracks(
 )
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        comparison.compare(config.load("tiny", overrides))
+        compare(config.load("tiny", overrides))
 
 
 def test_checkpoints_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint of 'clap'"):
-        comparison.kind_of(write_clap(tmp_path))
+        kind_of(write_clap(tmp_path))

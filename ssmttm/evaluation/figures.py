@@ -6,22 +6,21 @@ reference clips, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, partial, reduce
 from operator import add
 from typing import Any
 
 import numpy as np
 
-from ssmttm.evaluation import intervals, measures
-from ssmttm.evaluation.clap import Clap, cosines
-from ssmttm.evaluation.frechet import LogMelSpace, Moments, frechet_distance
+from ssmttm.evaluation import adherence, intervals, measures
+from ssmttm.evaluation.frechet import Gaussian, LogMelSpace, Moments, frechet_distance, gaussian_distance
 from ssmttm.evaluation.heard import Heard
 from ssmttm.evaluation.intervals import Better, Figure, not_available
 from ssmttm.evaluation.kernel import KernelDistance
 from ssmttm.evaluation.novelty import THE_SAME, CodeRuns, Neighbours, copy_bound
-from ssmttm.evaluation.tagger import divergence
+from ssmttm.evaluation.published import Clap, cosines, divergence
 
 LOG_MEL = "log-mel statistics (80 bands, 24 kHz)"
 NOT_OTHERS = "not comparable with FD of OpenL3, VGGish or PaSST"
@@ -52,11 +51,11 @@ WITH_WEIGHTS = ("clap_score", "frechet_clap", "kad_clap", "kl_ast", "frechet_giv
 
 
 @dataclass(frozen=True)
-class Setting:
+class Yardstick:
     """What all systems are held against.
 
-    reference: real clips. clap: reads prompts. neighbours: of the training clips. space: of log-mel distances. runs: of
-    codes in training.
+    reference: real clips. clap: reads prompts. neighbours: of the training clips. runs: of codes in training. probes:
+    hear what tags ask for.
     """
 
     seed: int
@@ -65,33 +64,62 @@ class Setting:
     clap: Clap | None = None
     tagger_name: str = ""
     neighbours: Neighbours | None = None
-    space: LogMelSpace | None = None
     runs: CodeRuns | None = None
     given_name: str = ""
     given_reference: np.ndarray | None = None
+    probes: adherence.Probes | None = None
+
+    @cached_property
+    def space(self) -> LogMelSpace | None:
+        """Of log-mel distances, fitted to the reference."""
+        return LogMelSpace.fit(reduce(add, self.reference.moments)) if self.reference else None
+
+    @cached_property
+    def placed(self) -> MomentsOfClips | None:
+        """The reference's moments in that space."""
+        return MomentsOfClips.of(self.reference, self.space) if self.reference and self.space else None
 
 
-def log_mel_space(reference: Heard) -> LogMelSpace:
-    return LogMelSpace.fit(reduce(add, reference.moments))
+@dataclass(frozen=True)
+class MomentsOfClips:
+    """Moments of N clips, stacked, so that a bootstrap draws from them at little cost."""
+
+    counts_N: np.ndarray
+    totals_ND: np.ndarray
+    outers_NDD: np.ndarray
+
+    @staticmethod
+    def of(heard: Heard, space: LogMelSpace) -> MomentsOfClips:
+        placed = [space.project(moments) for moments in heard.moments]
+        return MomentsOfClips(
+            *(np.stack([getattr(one, name) for one in placed]) for name in ("count", "total", "outer"))
+        )
+
+    def gaussian(self, times_N: np.ndarray) -> Gaussian:
+        """Of the set in which each clip occurs so many times."""
+        total_D, outer_DD = times_N @ self.totals_ND, np.tensordot(times_N, self.outers_NDD, 1)
+        return Moments(round(float(times_N @ self.counts_N)), total_D, outer_DD).gaussian()
 
 
 class _Maker:
     """Puts to each figure what all of a system share."""
 
-    def __init__(self, heard: Heard, setting: Setting):
-        self.heard, self.setting = heard, setting
+    def __init__(self, heard: Heard, yardstick: Yardstick):
+        self.heard, self.yardstick = heard, yardstick
 
     def _common(self, better: Better, **words: Any) -> Figure:
-        seconds = round(float(self.heard.seconds.mean()), 3)
-        s = self.setting
-        return Figure(None, better=better, seconds=seconds, seed=s.seed, draws=s.draws, **words)
+        y = self.yardstick
+        return Figure(None, better=better, seconds=self.heard.seconds, seed=y.seed, draws=y.draws, **words)
 
     def mean(self, values: np.ndarray, better: Better = "closer", **words: Any) -> Figure:
         known = values[np.isfinite(values)]
         if not len(known):
             return not_available("no clip has one", better)
-        value, low, high = intervals.of_values(known, self.setting.draws, self.setting.seed)
-        return replace(self._common(better, **words), value=value, low=low, high=high, n=len(known))
+        return self.of_clips(lambda chosen: float(known[chosen].mean()), len(known), better, **words)
+
+    def of_clips(self, statistic: Callable[[np.ndarray], float], n: int, better: Better, **words: Any) -> Figure:
+        value, low, high = intervals.of_clips(statistic, n, self.yardstick.draws, self.yardstick.seed)
+        return replace(self._common(better, **words), value=value, low=low, high=high, n=n)
 
     def distance(
         self,
@@ -101,7 +129,7 @@ class _Maker:
         lowest: float = -np.inf,
         **words: Any,
     ) -> Figure:
-        value, low, high = intervals.of_two_sets(between, n, m, self.setting.draws, self.setting.seed)
+        value, low, high = intervals.of_two_sets(between, n, m, self.yardstick.draws, self.yardstick.seed)
         low = None if low is None else max(low, lowest)
         return replace(self._common("lower", **words), value=value, low=low, high=high, n=n, n_reference=m)
 
@@ -124,69 +152,71 @@ def _repeated(rows_ND: np.ndarray, times_N: np.ndarray) -> np.ndarray:
     return np.repeat(rows_ND, np.asarray(times_N, dtype=np.int64), axis=0)
 
 
-def _summed(moments: list[Moments], times: np.ndarray) -> Moments:
-    chosen = [Moments(round(k * m.count), k * m.total, k * m.outer) for m, k in zip(moments, times, strict=True) if k]
-    return reduce(add, chosen)
-
-
 def _with_clap(make: _Maker, figures: dict[str, Figure]) -> None:
-    heard, setting = make.heard, make.setting
-    if setting.clap is None or heard.clap is None:
+    heard, yardstick = make.heard, make.yardstick
+    if yardstick.clap is None or heard.clap is None:
         figures["clap_score"] = not_available(NO_CLAP, "higher")
         figures["frechet_clap"] = figures["kad_clap"] = not_available(NO_CLAP, "lower")
         return
-    name, prompts = setting.clap.name, [clip.prompt for clip in heard.clips]
+    name, prompts = yardstick.clap.name, [clip.prompt for clip in heard.clips]
     if all(prompts):
         texts = [str(prompt) for prompt in prompts]
-        long = setting.clap.longer_than_trained(texts)
+        long = yardstick.clap.longer_than_trained(texts)
         note = f"{long} prompts are longer than CLAP was trained on; read whole" if long else ""
-        score = cosines(heard.clap, setting.clap.read(texts))
+        score = cosines(heard.clap, yardstick.clap.read(texts))
         figures["clap_score"] = make.mean(score, "higher", embedding=name, note=note)
     else:
         figures["clap_score"] = not_available(NO_PROMPTS, "higher")
-    if setting.reference is None or setting.reference.clap is None:
+    if yardstick.reference is None or yardstick.reference.clap is None:
         figures["frechet_clap"] = figures["kad_clap"] = not_available(NO_REFERENCE, "lower")
         return
     figures["frechet_clap"], figures["kad_clap"] = make.of_embeddings(
-        heard.clap, setting.reference.clap, embedding=name, reference=setting.reference.name
+        heard.clap, yardstick.reference.clap, embedding=name, reference=yardstick.reference.name
     )
 
 
 def _with_tagger(make: _Maker) -> Figure:
-    heard, reference = make.heard, make.setting.reference
-    if heard.tags is None:
+    heard, reference = make.heard, make.yardstick.reference
+    if heard.classes is None:
         return not_available(NO_TAGGER, "lower")
-    if reference is None or reference.tags is None:
+    if reference is None or reference.classes is None:
         return not_available(NO_REFERENCE, "lower")
     place = {clip.id: i for i, clip in enumerate(reference.clips)}
     if not all(clip.id in place for clip in heard.clips):
         return not_available(NO_PAIRS, "lower")
-    pairs = zip(heard.clips, heard.tags, strict=True)
-    values = np.array([divergence(reference.tags[place[clip.id]], tags_L) for clip, tags_L in pairs])
+    pairs = zip(heard.clips, heard.classes, strict=True)
+    values = np.array([divergence(reference.classes[place[clip.id]], classes_L) for clip, classes_L in pairs])
     note = "KL(real || made), softmax over classes; not comparable with KL of PaSST"
-    figure = make.mean(values, "lower", embedding=make.setting.tagger_name, reference=reference.name, note=note)
+    figure = make.mean(values, "lower", embedding=make.yardstick.tagger_name, reference=reference.name, note=note)
     return replace(figure, n_reference=len(values))
 
 
-def _with_log_mels(make: _Maker, figures: dict[str, Figure]) -> None:
-    heard, reference, space = make.heard, make.setting.reference, make.setting.space
-    if reference is None or space is None:
-        figures["frechet_logmel"] = figures["kad_logmel"] = not_available(NO_REFERENCE, "lower")
-        return
-    mine, theirs = list(heard.moments), list(reference.moments)
+def _frechet_logmel(make: _Maker) -> Figure:
+    heard, reference = make.heard, make.yardstick.reference
+    space, theirs = make.yardstick.space, make.yardstick.placed
+    if reference is None or space is None or theirs is None:
+        return not_available(NO_REFERENCE, "lower")
+    mine = MomentsOfClips.of(heard, space)
 
     def frechet(times_N: np.ndarray, times_M: np.ndarray) -> float:
-        return space.distance(_summed(mine, times_N), _summed(theirs, times_M))
+        return gaussian_distance(mine.gaussian(times_N), theirs.gaussian(times_M))
 
-    words = {"embedding": LOG_MEL, "reference": reference.name}
-    figures["frechet_logmel"] = make.distance(frechet, len(mine), len(theirs), 0.0, note=NOT_OTHERS, **words)
+    words = {"embedding": LOG_MEL, "reference": reference.name, "note": NOT_OTHERS}
+    figure = make.distance(frechet, len(mine.counts_N), len(theirs.counts_N), 0.0, **words)
+    return replace(figure, n_reference=reference.count)
+
+
+def _kad_logmel(make: _Maker) -> Figure:
+    heard, reference = make.heard, make.yardstick.reference
+    if reference is None:
+        return not_available(NO_REFERENCE, "lower")
     centre, scale = reference.statistics.mean(axis=0), np.maximum(reference.statistics.std(axis=0), 1e-3)
     scaled = [(one.statistics - centre) / scale for one in (heard, reference)]
-    figures["kad_logmel"] = make.of_embeddings(scaled[0], scaled[1], **words)[1]
+    return make.of_embeddings(scaled[0], scaled[1], embedding=LOG_MEL, reference=reference.name)[1]
 
 
 def _novelty(make: _Maker, figures: dict[str, Figure]) -> None:
-    heard, reference, neighbours = make.heard, make.setting.reference, make.setting.neighbours
+    heard, reference, neighbours = make.heard, make.yardstick.reference, make.yardstick.neighbours
     if neighbours is None:
         figures["nearest_training"] = not_available(NO_TRAINING)
         figures["suspected_copies"] = not_available(NO_TRAINING, "lower")
@@ -208,7 +238,7 @@ def _novelty(make: _Maker, figures: dict[str, Figure]) -> None:
 
 
 def _known_runs(make: _Maker) -> Figure:
-    heard, reference, known = make.heard, make.setting.reference, make.setting.runs
+    heard, reference, known = make.heard, make.yardstick.reference, make.yardstick.runs
     if known is None or not heard.codes:
         return not_available(NO_CODES)
     note = f"runs of {known.length} frames"
@@ -220,36 +250,56 @@ def _known_runs(make: _Maker) -> Figure:
     return replace(figure, n_reference=known.clips) if figure.value is not None else figure
 
 
-def own_figures(heard: Heard, setting: Setting) -> dict[str, Figure]:
+def own_figures(heard: Heard, yardstick: Yardstick) -> dict[str, Figure]:
     """What a set has by itself, the reference too: to be read beside the reference's."""
-    make = _Maker(heard, setting)
+    make = _Maker(heard, yardstick)
     figures: dict[str, Figure] = {}
     _novelty(make, figures)
     figures["known_runs"] = _known_runs(make)
-    for name, values in heard.measured.items():
-        figures[name] = make.mean(values)
-    return figures
+    return figures | {name: make.mean(heard.measured[name]) for name in measures.NAMES}
 
 
-def figures_of(heard: Heard, setting: Setting, given_ND: np.ndarray | None = None) -> dict[str, Figure]:
+def figures_of(heard: Heard, yardstick: Yardstick, given_ND: np.ndarray | None = None) -> dict[str, Figure]:
     """Every figure of `TITLES`; those that cannot be computed say why.
 
     Args:
         given_ND: the system's embeddings as computed elsewhere.
     """
-    make = _Maker(heard, setting)
+    make = _Maker(heard, yardstick)
     figures: dict[str, Figure] = {}
     _with_clap(make, figures)
     figures["kl_ast"] = _with_tagger(make)
-    if given_ND is None or setting.given_reference is None:
+    if given_ND is None or yardstick.given_reference is None:
         reason = "no embeddings of this system and a reference (evaluate.embeddings)"
         figures["frechet_given"] = figures["kad_given"] = not_available(reason, "lower")
     else:
         figures["frechet_given"], figures["kad_given"] = make.of_embeddings(
-            given_ND, setting.given_reference, embedding=setting.given_name, reference="reference"
+            given_ND, yardstick.given_reference, embedding=yardstick.given_name, reference="reference"
         )
-    _with_log_mels(make, figures)
-    figures |= own_figures(heard, setting)
-    speeds = np.array([one.seconds / one.wall_s for one in heard.clips if one.seconds and one.wall_s])
-    figures["times_real_time"] = make.mean(speeds, "higher") if len(speeds) else not_available(NO_TIMES, "higher")
+    figures["frechet_logmel"], figures["kad_logmel"] = _frechet_logmel(make), _kad_logmel(make)
+    figures |= own_figures(heard, yardstick)
+    figures["times_real_time"] = _speed(make)
     return {name: figures[name] for name in TITLES}
+
+
+def _speed(make: _Maker) -> Figure:
+    speeds = np.array([one.seconds / one.wall_s for one in make.heard.clips if one.seconds and one.wall_s])
+    return make.mean(speeds, "higher") if len(speeds) else not_available(NO_TIMES, "higher")
+
+
+def following(heard: Heard, yardstick: Yardstick, asked: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Shares of clips that are as their tags ask (`adherence.follows`), beside the distance to the reference, and where
+    they are known the log-mel error of decoded clips and the speed: the figures of a bundle on held-out prompts."""
+    make, probes = _Maker(heard, yardstick), yardstick.probes
+    assert probes is not None
+    figures: dict[str, Figure] = {}
+    for name, hits in adherence.follows(probes.hear(heard.analyses), heard.analyses, asked).items():
+        better: Better = "lower" if name == "key_rank" else "higher"
+        share = partial(adherence.share, name, hits, asked)
+        figures[name] = make.of_clips(share, len(hits), better, reference="tags of the prompts")
+    figures["frechet_logmel"] = _frechet_logmel(make)
+    if "logmel_l1" in heard.measured:
+        figures["logmel_l1"] = make.mean(heard.measured["logmel_l1"], "lower", reference="the recordings")
+    if any(one.wall_s for one in heard.clips):
+        figures["times_real_time"] = _speed(make)
+    return figures

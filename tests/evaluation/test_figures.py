@@ -13,13 +13,12 @@ from tiny_checkpoints import write_ast, write_clap
 
 from ssmttm import audio
 from ssmttm.audio import Audio
-from ssmttm.evaluation.clap import Clap
-from ssmttm.evaluation.clip_folder import Clip, read_folder
-from ssmttm.evaluation.heard import Ears, Heard, hear
+from ssmttm.evaluation.clips import Clip, read_folder
+from ssmttm.evaluation.figures import TITLES, WITH_WEIGHTS, Yardstick, figures_of
+from ssmttm.evaluation.heard import Ears, Heard, hear, read
 from ssmttm.evaluation.intervals import Figure
 from ssmttm.evaluation.novelty import Neighbours
-from ssmttm.evaluation.system_figures import TITLES, WITH_WEIGHTS, Setting, figures_of, log_mel_space
-from ssmttm.evaluation.tagger import Tagger
+from ssmttm.evaluation.published import Clap, Tagger
 
 RATE, SECONDS, CLIPS = 24_000, 2.0, 8
 
@@ -70,34 +69,33 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Heard]:
         "mp3-high": [through_mp3(music(seed), 0.6) for seed in range(CLIPS)],
         "mp3-low": [through_mp3(music(seed), 0.99) for seed in range(CLIPS)],
     }
-    ears = Ears(SECONDS)
     folders = {name: tmp_path_factory.mktemp(name) for name in wavs}
-    return {name: hear(name, write_set(folders[name], one), ears) for name, one in wavs.items()}
+    return {name: hear(name, read(name, write_set(folders[name], one), SECONDS), Ears()) for name, one in wavs.items()}
 
 
 @pytest.fixture(scope="module")
-def setting(sets: dict[str, Heard]) -> Setting:
+def yardstick(sets: dict[str, Heard]) -> Yardstick:
     reference = sets["reference"]
-    return Setting(0, 20, reference, space=log_mel_space(reference))
+    return Yardstick(0, 20, reference)
 
 
-def test_real_music_beats_noise(sets: dict[str, Heard], setting: Setting) -> None:
-    real, noisy = (figures_of(sets[name], setting) for name in ("real", "noise"))
+def test_real_music_beats_noise(sets: dict[str, Heard], yardstick: Yardstick) -> None:
+    real, noisy = (figures_of(sets[name], yardstick) for name in ("real", "noise"))
     for name in ("frechet_logmel", "kad_logmel"):
         assert real[name].high < noisy[name].low, name
     assert real["flatness"].high < noisy["flatness"].low
 
 
-def test_a_higher_mp3_rate_beats_a_lower_one(sets: dict[str, Heard], setting: Setting) -> None:
+def test_a_higher_mp3_rate_beats_a_lower_one(sets: dict[str, Heard], yardstick: Yardstick) -> None:
     high, low = through_mp3.rates[0.6], through_mp3.rates[0.99]  # type: ignore[attr-defined]
     assert (high, low) == (pytest.approx(64, rel=0.15), pytest.approx(8, rel=0.25))
-    better, worse = (figures_of(sets[name], setting) for name in ("mp3-high", "mp3-low"))
+    better, worse = (figures_of(sets[name], yardstick) for name in ("mp3-high", "mp3-low"))
     assert better["frechet_logmel"].high < worse["frechet_logmel"].low
     assert better["kad_logmel"].value < worse["kad_logmel"].value
 
 
-def test_every_figure_says_what_it_is(sets: dict[str, Heard], setting: Setting) -> None:
-    figures = figures_of(sets["real"], setting)
+def test_every_figure_says_what_it_is(sets: dict[str, Heard], yardstick: Yardstick) -> None:
+    figures = figures_of(sets["real"], yardstick)
     assert list(figures) == list(TITLES)
     for name, figure in figures.items():
         if figure.value is None:
@@ -111,20 +109,20 @@ def test_every_figure_says_what_it_is(sets: dict[str, Heard], setting: Setting) 
     assert figures["frechet_logmel"].n_reference == CLIPS
     assert "not comparable" in figures["frechet_logmel"].note
     assert "sigma" in figures["kad_logmel"].note
-    assert figures == figures_of(sets["real"], setting)
+    assert figures == figures_of(sets["real"], yardstick)
 
 
 def test_without_a_reference_there_are_no_distances(sets: dict[str, Heard]) -> None:
-    figures = figures_of(sets["real"], Setting(0, 20))
+    figures = figures_of(sets["real"], Yardstick(0, 20))
     for name in ("frechet_logmel", "kad_logmel", "nearest_training", "suspected_copies", "times_real_time"):
         assert figures[name].value is None
         assert figures[name].reason
     assert figures["loudness"].value is not None
 
 
-def test_copies_of_training_clips_are_suspected(sets: dict[str, Heard], setting: Setting) -> None:
+def test_copies_of_training_clips_are_suspected(sets: dict[str, Heard], yardstick: Yardstick) -> None:
     neighbours = Neighbours(np.concatenate([sets["real"].statistics, sets["noise"].statistics]))
-    with_training = replace(setting, neighbours=neighbours)
+    with_training = replace(yardstick, neighbours=neighbours)
     copied, fresh = (figures_of(sets[name], with_training) for name in ("real", "reference"))
     assert copied["suspected_copies"].value == 1
     assert copied["nearest_training"].value == pytest.approx(0, abs=1e-6)
@@ -134,16 +132,16 @@ def test_copies_of_training_clips_are_suspected(sets: dict[str, Heard], setting:
     assert "8 reference clips are training clips" in figures_of(sets["real"], leaking)["suspected_copies"].reason
 
 
-def test_speed_is_of_clips_that_were_made_here(sets: dict[str, Heard], setting: Setting) -> None:
+def test_speed_is_of_clips_that_were_made_here(sets: dict[str, Heard], yardstick: Yardstick) -> None:
     made = [replace(clip, seconds=2.0, wall_s=0.5) for clip in sets["real"].clips]
-    figure = figures_of(replace(sets["real"], clips=made), setting)["times_real_time"]
+    figure = figures_of(replace(sets["real"], clips=made), yardstick)["times_real_time"]
     assert (figure.value, figure.low, figure.high, figure.better) == (4, 4, 4, "higher")
 
 
-def test_embeddings_made_elsewhere_are_compared(sets: dict[str, Heard], setting: Setting) -> None:
+def test_embeddings_made_elsewhere_are_compared(sets: dict[str, Heard], yardstick: Yardstick) -> None:
     random = np.random.default_rng(0)
     given = random.normal(size=(CLIPS, 5))
-    with_given = replace(setting, given_name="vggish", given_reference=random.normal(3, 1, size=(20, 5)))
+    with_given = replace(yardstick, given_name="vggish", given_reference=random.normal(3, 1, size=(20, 5)))
     figures = figures_of(sets["real"], with_given, given)
     assert figures["frechet_given"].value == pytest.approx(45, rel=0.4)
     assert figures["frechet_given"].embedding == "vggish"
@@ -152,34 +150,36 @@ def test_embeddings_made_elsewhere_are_compared(sets: dict[str, Heard], setting:
 
 def test_with_weights_all_figures_are_there(tmp_path: Path) -> None:
     clap, tagger = Clap(write_clap(tmp_path / "clap")), Tagger(write_ast(tmp_path / "ast"))
-    ears = Ears(SECONDS, clap, tagger)
+    ears = Ears(clap, tagger)
     folders = [tmp_path / name for name in ("reference", "made")]
     for folder in folders:
         folder.mkdir()
     reference, made = (
-        hear(folder.name, write_set(folder, [music(seed + shift) for seed in range(3)]), ears)
+        hear(
+            folder.name, read(folder.name, write_set(folder, [music(seed + shift) for seed in range(3)]), SECONDS), ears
+        )
         for folder, shift in zip(folders, (0, 50), strict=True)
     )
-    setting = Setting(0, 10, reference, clap, tagger.name, space=log_mel_space(reference))
-    figures = figures_of(made, setting)
+    yardstick = Yardstick(0, 10, reference, clap, tagger.name)
+    figures = figures_of(made, yardstick)
     for name in ("clap_score", "frechet_clap", "kad_clap", "kl_ast"):
         assert figures[name].value is not None, name
     assert -1 <= figures["clap_score"].value <= 1
     assert figures["frechet_clap"].embedding.startswith("CLAP clap (")
     assert figures["kl_ast"].value > 0
-    own = figures_of(reference, setting)
+    own = figures_of(reference, yardstick)
     assert own["frechet_clap"].value == pytest.approx(0, abs=1e-6)
     assert own["kl_ast"].value == 0
 
     nameless = replace(made, clips=[replace(clip, prompt=None, id=f"x{clip.id}") for clip in made.clips])
-    unknown = figures_of(nameless, setting)
+    unknown = figures_of(nameless, yardstick)
     assert unknown["clap_score"] == Figure(None, better="higher", reason="clips without a known prompt")
     assert unknown["kl_ast"].reason == "the reference holds no real clip under each prompt's id"
 
 
 def test_true_pairs_beat_shuffled_ones() -> None:
     """With a CLAP that hears what it reads, the score of true pairs is above that of any other pairing."""
-    from ssmttm.evaluation.clap import cosines
+    from ssmttm.evaluation.published import cosines
 
     random = np.random.default_rng(0)
     texts = random.normal(size=(20, 16))
