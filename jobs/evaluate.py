@@ -22,10 +22,10 @@ import torch
 from tqdm import tqdm
 
 from ssmttm import config, storage
-from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config
-from ssmttm.engine.fine import Piece
 from ssmttm.engine.generator import Generator
+from ssmttm.engine.piece import Piece, conditions_of
+from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.comparison import compare
@@ -42,14 +42,15 @@ def build_worker(settings: Config) -> Worker:
     """Load the bundle; true codes become sound in windows, exactly as in generation."""
     device = "cuda" if settings.train.use_gpu else "cpu"
     generator = Generator.load(settings.evaluate.bundle, device)
-    bundle, defaults = generator.bundle, generator.bundle.config.generation
+    bundle = generator.bundle
     codebooks = bundle.lm.config.num_codebooks
 
     def complete(codes_BKT: torch.Tensor, prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        text = collate_text(bundle.text_encoder.encode(prompts))
-        piece = Piece(text, seeds, defaults.steps, defaults.stage2_guidance)
-        pieces = generator.renderer.render(iter(codes_BKT[:, :codebooks].unbind(dim=2)), codes_BKT.shape[2], piece)
-        return torch.cat([audio_B1N[:, 0] for audio_B1N in pieces], dim=1)
+        pairs = zip(prompts, seeds, strict=True)
+        asked = [MusicRequest(prompt, seed=seed).filled(generator.config) for prompt, seed in pairs]
+        pieces = [Piece(one, conditions_of(bundle, one), codes_BKT.shape[2]) for one in asked]
+        rendered = generator.renderer.render(iter(codes_BKT[:, :codebooks].unbind(dim=2)), pieces)
+        return torch.cat([audio_B1N[:, 0] for audio_B1N in rendered], dim=1)
 
     out, seconds = settings.evaluate.out, settings.corpus.segment_seconds
     return Worker(generator, bundle.codec, complete, out, seconds, device, codebooks)

@@ -157,6 +157,12 @@ class MusicLM(nn.Module):
         self.head = None if config.tie_head else nn.Parameter(torch.randn(K, V, D) * 0.02)
         self.head_bias = nn.Parameter(torch.zeros(K, V))
 
+    @property
+    def has_fixed_state(self) -> bool:
+        """Whether what a stream remembers stays as large as it is, and steps write over it."""
+        mixers = [mixer for block in self.blocks for mixer in (block.mixer, block.second_mixer)]
+        return all(mixer is None or mixer.fixed_state for mixer in mixers)
+
     def set_text_statistics(self, statistics: TextStatistics) -> None:
         """Standardise text by these from now on; they are stored with the weights."""
         self.get_buffer("text_mean").copy_(statistics.mean)

@@ -1,13 +1,15 @@
-"""The states of many streams side by side: rows of preallocated tensors that streams take and give back.
+"""The states of many streams side by side: rows that streams take and give back.
 
-Rows in use come first, so a step runs over the first n rows for a few values of n only: each is compiled (CPU) or
-captured as a CUDA graph once. Shapes: R rows, K codebooks, V codes, L layers.
+Rows in use come first. States of fixed size are kept in preallocated tensors, and a step runs over the first n rows for
+a few values of n only: each is compiled (CPU) or captured as a CUDA graph once. States that grow (attention) share one
+cache. Shapes: R rows, K codebooks, V codes, L layers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +18,8 @@ from torch import Tensor
 from ssmttm.conditions.text import TextBatch
 from ssmttm.errors import UserError
 from ssmttm.model.lm import Block, BlockState, LMState, MusicLM
-from ssmttm.model.mixers.mamba2 import Mamba2
-from ssmttm.model.step_graph import StepGraph, capture, has_fixed_size
+from ssmttm.model.mixers.attention import AttentionState
+from ssmttm.model.step_graph import StepGraph, capture
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +39,6 @@ def _map(state: LMState, change: Callable[[Tensor], Tensor]) -> LMState:
     return LMState(blocks, change(state.position_B), pooled_LRD, state.table_KVD)
 
 
-def _first_rows(state: LMState, count: int) -> LMState:
-    return _map(state, lambda tensor: tensor[:count])
-
-
 def _tensors(state: LMState) -> list[Tensor]:
     """Every tensor that has rows, with rows as its first dimension."""
     found: list[Tensor] = []
@@ -53,71 +51,119 @@ def _tensors(state: LMState) -> list[Tensor]:
     return found
 
 
-def _no_text(lm: MusicLM, device: torch.device) -> TextBatch:
-    return TextBatch(
-        torch.zeros(1, 1, lm.text_dim, device=device),
-        torch.ones(1, 1, dtype=torch.bool, device=device),
-        torch.zeros(1, lm.text_dim, device=device),
-        torch.ones(1, dtype=torch.bool, device=device),
+def _gather(rows: Sequence[tuple[LMState, int]]) -> LMState:
+    """A new state of one row each of other states."""
+
+    def stacked(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor[index : index + 1] for tensor, (_, index) in zip(tensors, rows, strict=True)])
+
+    def each(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], AttentionState):
+            return AttentionState.gather([(part, index) for part, (_, index) in zip(parts, rows, strict=True)])
+        return None if parts[0] is None else type(parts[0])(*map(stacked, zip(*parts, strict=True)))
+
+    states = [state for state, _ in rows]
+    pooled = [state.pooled_LBD.transpose(0, 1) for state in states if state.pooled_LBD is not None]
+    blocks = [
+        BlockState(*(each(parts) for parts in zip(*blocks, strict=True)))
+        for blocks in zip(*(state.blocks for state in states), strict=True)
+    ]
+    return LMState(
+        blocks,
+        stacked([state.position_B for state in states]),
+        stacked(pooled).transpose(0, 1) if pooled else None,
+        states[0].table_KVD,
     )
 
 
+def compile_with_fallback(lm: MusicLM, trial: Callable[[], object]) -> bool:
+    """Let torch.compile fuse the step on a CPU, and say whether that worked; otherwise (there is no C++ compiler, for
+    one) steps stay as they are, with a warning.
+
+    Args:
+        trial: steps of all the numbers of rows that there will be; they are compiled by it.
+    """
+    lm.compile_steps()
+    try:
+        trial()
+    except Exception as error:  # whatever a compiler may raise
+        lm.compile_steps(False)
+        logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
+        return False
+    return True
+
+
 def row_counts(rows: int) -> list[int]:
-    """The numbers of rows that steps run over: powers of two, and all."""
+    """The numbers of rows that steps run over where streams come and go: powers of two, and all."""
     return [*(1 << power for power in range((rows - 1).bit_length())), rows]
 
 
-class StateRows:
-    """`rows` states of fixed size.
+class _Rows:
+    """What rows of both kinds share.
 
     Args:
         lm: in evaluation mode.
         text_tokens: length that texts are padded to where the model looks at them at every step.
-        fixed: always step over all rows, so that no number depends on how many are in use; there are then a few more,
-            to fill the last tile.
+    """
 
-    Raises:
-        UserError: if the model's state grows with the stream.
+    def __init__(self, lm: MusicLM, text_tokens: int):
+        self._lm, self._text_tokens, self.device = lm, text_tokens, lm.null_prefix.device
+
+    @torch.inference_mode()
+    def read(self, text: TextBatch, tokens_BKS: Tensor | None = None) -> LMState:
+        """The states after the text and the steps' codes (BOS first), if any; one row each, to be put into rows."""
+        if self._lm.looks_across:
+            text = text.padded(self._text_tokens)
+        state = self._lm.read_text(text.to(self.device))
+        if tokens_BKS is not None:
+            _, state = self._lm.read(tokens_BKS.to(self.device), state)
+        for index, block in enumerate(self._lm.blocks):
+            assert isinstance(block, Block)
+            first, second, memory = state.blocks[index]
+            if first is None and block.mixer.fixed_state:  # nothing was read through this layer
+                first = block.mixer.initial_state(len(text.null_B), self.device)
+            state.blocks[index] = BlockState(first, second, memory)
+        return state
+
+    @cached_property
+    def _null(self) -> LMState:
+        """The state of a stream without text. It is the same for all, so it is read once."""
+        width, device = self._lm.text_dim, self.device
+        yes = torch.ones(1, 1, dtype=torch.bool, device=device)
+        nothing = TextBatch(torch.zeros(1, 1, width, device=device), yes, torch.zeros(1, width, device=device), yes[0])
+        return self.read(nothing)
+
+
+class FixedRows(_Rows):
+    """`rows` states of fixed size.
+
+    Args:
+        lm, text_tokens: see `_Rows`.
+        counts: the numbers of rows that steps run over; `row_counts` when left out.
     """
 
     @torch.inference_mode()
-    def __init__(self, lm: MusicLM, rows: int, text_tokens: int, fixed: bool = False):
-        if fixed:
-            rows = -(-rows // TILE) * TILE
-        self._lm, self._text_tokens = lm, text_tokens
-        self.rows, self.device = rows, lm.null_prefix.device
-        self._null = self.read(_no_text(lm, self.device))
-        if not has_fixed_size(self._null):
-            raise UserError(
-                f"a stream of the backbone {lm.config.backbone} remembers ever more, and slots have a fixed size; "
-                "serve a bundle of prefix_simba, prefix_mamba or cross_simba"
-            )
+    def __init__(self, lm: MusicLM, rows: int, text_tokens: int, counts: Sequence[int] | None = None):
+        super().__init__(lm, text_tokens)
+        self.rows = rows
         self._state = _map(self._null, lambda one: one.new_zeros(rows, *one.shape[1:]))
         self._places = _tensors(self._state)
-        self._counts = [rows] if fixed else row_counts(rows)
-        self._views = {count: _first_rows(self._state, count) for count in self._counts}
+        self._counts = row_counts(rows) if counts is None else counts
+        self._views = {count: _map(self._state, lambda one, count=count: one[:count]) for count in self._counts}
         self._graphs: dict[int, StepGraph | None] = {}
 
     @torch.inference_mode()
     def warm_up(self, compiled: bool) -> bool:
         """Make the step fast for every number of rows, and say whether that worked: capture it as CUDA graphs, or
-        on a CPU, if `compiled`, let torch.compile fuse it. Only while no row is in use."""
+        on a CPU, if `compiled`, compile it. Only while no row is in use."""
         if self.device.type == "cuda":
             for count, view in self._views.items():
                 self.step(self._no_codes(count))  # loads all kernels
                 self._graphs[count] = capture(self._lm, view)
             return all(self._graphs.values())
-        if not compiled:
-            return False
-        self._lm.compile_steps()
-        try:
-            for count in self._counts:
-                self.step(self._no_codes(count))
-        except Exception as error:  # whatever a compiler may raise
-            self._lm.compile_steps(False)
-            logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
-            return False
-        return True
+        return compiled and compile_with_fallback(
+            self._lm, lambda: [self.step(self._no_codes(count)) for count in self._counts]
+        )
 
     @torch.inference_mode()
     def check_rows_agree(self) -> None:
@@ -135,29 +181,13 @@ class StateRows:
         return torch.full((count, self._lm.config.num_codebooks), self._lm.special, device=self.device)
 
     @torch.inference_mode()
-    def read(self, text: TextBatch, tokens_BKS: Tensor | None = None) -> LMState:
-        """The states after the text and the steps' codes (BOS first), if any; one row each, to be put into rows."""
-        if self._lm.looks_across:
-            text = text.padded(self._text_tokens)
-        state = self._lm.read_text(text.to(self.device))
-        if tokens_BKS is not None:
-            _, state = self._lm.read(tokens_BKS.to(self.device), state)
-        for index, block in enumerate(self._lm.blocks):
-            assert isinstance(block, Block)
-            first, second, memory = state.blocks[index]
-            if first is None and isinstance(block.mixer, Mamba2):  # nothing was read through this layer
-                first = block.mixer.initial_state(len(text.null_B), self.device)
-            state.blocks[index] = BlockState(first, second, memory)
-        return state
-
-    @torch.inference_mode()
     def put(self, row: int, state: LMState, index: int) -> None:
         """Copy row `index` of a state that `read` gave into a row."""
         for place, source in zip(self._places, _tensors(state), strict=True):
             place[row].copy_(source[index])
 
     def put_null(self, row: int) -> None:
-        """The state of a stream without text. It is the same for all, so it is read once."""
+        """Put a stream without text into a row."""
         self.put(row, self._null, 0)
 
     @torch.inference_mode()
@@ -177,3 +207,43 @@ class StateRows:
         if graph is not None:
             return graph(tokens_RK)
         return self._lm.step(tokens_RK, self._views[len(tokens_RK)])[0]
+
+
+class GrowingRows(_Rows):
+    """The same for states that grow: all rows in use are one state, which is put together again where rows come and go.
+    Those that began later are padded on the left, so their bits depend on their company."""
+
+    def __init__(self, lm: MusicLM, text_tokens: int):
+        super().__init__(lm, text_tokens)
+        self._rows: list[tuple[LMState, int]] = []  # where each row is: in which state, at which index
+
+    def warm_up(self, compiled: bool) -> bool:
+        """Nothing can be captured or compiled where every step has another shape."""
+        if compiled:
+            logger.warning("decoding stays uncompiled: the backbone's state grows with the piece")
+        return False
+
+    def put(self, row: int, state: LMState, index: int) -> None:
+        self._rows[row : row + 1] = [(state, index)]
+
+    @torch.inference_mode()
+    def put_null(self, row: int) -> None:
+        self.put(row, _gather([(self._null, 0)]), 0)  # steps write over it
+
+    def move(self, source: int, target: int) -> None:
+        self._rows[target] = self._rows[source]
+
+    def count_for(self, used: int) -> int:
+        return used
+
+    @torch.inference_mode()
+    def step(self, tokens_RK: Tensor) -> Tensor:
+        rows = self._rows[: len(tokens_RK)]
+        state = rows[0][0]
+        if len(state.position_B) != len(rows) or any(
+            one is not state or place != index for index, (one, place) in enumerate(rows)
+        ):
+            state = _gather(rows)
+        logits_RKV, state = self._lm.step(tokens_RK, state)
+        self._rows = [(state, index) for index in range(len(rows))]
+        return logits_RKV

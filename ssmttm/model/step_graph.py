@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from ssmttm.model.lm import LMState, MusicLM
-from ssmttm.model.mixers.mamba2 import Mamba2State
 
 logger = logging.getLogger(__name__)
-
-
-def has_fixed_size(state: LMState) -> bool:
-    """Whether steps write over the state, which is so for state spaces and not for a growing attention cache."""
-    return all(part is None or isinstance(part, Mamba2State) for block in state.blocks for part in block[:2])
 
 
 class StepGraph:
@@ -40,7 +34,7 @@ class StepGraph:
 def capture(lm: MusicLM, state: LMState) -> StepGraph | None:
     """The graph of a step from a state that has been stepped before (which loads all kernels); None where there is no
     CUDA, where the state grows, and, with a warning, where capturing fails."""
-    if state.position_B.device.type != "cuda" or not has_fixed_size(state):
+    if state.position_B.device.type != "cuda" or not lm.has_fixed_state:
         return None
     try:
         return StepGraph(lm, state)

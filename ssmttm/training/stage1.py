@@ -18,8 +18,9 @@ from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
 from ssmttm.conditions.text import TextBatch, TextStatistics, collate_text
 from ssmttm.config import Config
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.sampling import Sampling
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.slots import SlotBatch
 from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
 from ssmttm.tokens.data import TokenDataset
@@ -165,9 +166,10 @@ class Stage1Task:
         rows = list(range(min(count, len(self.validation))))
         if not rows:
             return []
-        settings = self.config.generation
-        sampling = Sampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
-        frames = max(self.validation.frames(i) for i in rows)
-        decoder = Decoder(module, self.validation.text(rows), rows, sampling)
-        codes0_BT = torch.stack([codes_BK[:, 0] for codes_BK in decoder.frames(frames)], dim=1)
-        return decode_samples(self.codec, codes0_BT, None, [self.validation.prompt(i) for i in rows])
+        frames, prompts = max(self.validation.frames(i) for i in rows), [self.validation.prompt(i) for i in rows]
+        pieces = [
+            Piece(MusicRequest(prompt, seed=i).filled(self.config.generation), self.validation.text([i], "own"), frames)
+            for i, prompt in zip(rows, prompts, strict=True)
+        ]
+        codes_BKT = SlotBatch.of(module, pieces).read(frames).to(next(module.parameters()).device)
+        return decode_samples(self.codec, codes_BKT[:, 0], None, prompts)

@@ -6,7 +6,7 @@ import torch
 from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage1Config
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.step_graph import capture, has_fixed_size
+from ssmttm.model.step_graph import capture
 
 
 def prefilled(backbone="prefix_simba", device="cpu"):
@@ -28,10 +28,8 @@ def test_without_cuda_there_is_none():
     ("backbone", "fixed"),
     [("prefix_simba", True), ("prefix_mamba", True), ("cross_simba", True), ("prefix_transformer", False)],
 )
-@torch.inference_mode()
 def test_state_spaces_have_a_state_of_fixed_size(backbone, fixed):
-    lm, text = prefilled(backbone)
-    assert has_fixed_size(lm.prefill(text)[1]) is fixed
+    assert prefilled(backbone)[0].has_fixed_state is fixed
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ Shapes: B batch, L steps, D width, H heads, P head dimension, J steps so far, T 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,8 +51,24 @@ class AttentionState(NamedTuple):
         return AttentionState(keys, values, mask, total)
 
 
+    @classmethod
+    def gather(cls, rows: Sequence[tuple[AttentionState, int]]) -> AttentionState:
+        """A new state of one row each of other states: shorter ones are padded on the left, and masked there."""
+        longest = max(state.length for state, _ in rows)
+
+        def row(state: AttentionState, index: int) -> tuple[Tensor, Tensor, Tensor]:
+            keys, values, mask = (part[index : index + 1] for part in state.used())
+            extra = longest - state.length
+            return F.pad(keys, (0, 0, extra, 0)), F.pad(values, (0, 0, extra, 0)), F.pad(mask, (extra, 0))
+
+        keys, values, mask = (torch.cat(parts) for parts in zip(*(row(*one) for one in rows), strict=True))
+        return cls(keys, values, mask, longest)
+
+
 class Attention(nn.Module):
     """Causal self-attention; the first `bidirectional` steps of a call see one another both ways (a text prefix)."""
+
+    fixed_state = False  # it grows with the stream
 
     def __init__(self, width: int, head_dim: int = 64):
         super().__init__()

@@ -47,6 +47,8 @@ class Mamba2(nn.Module):
     `dt_bias` stay fp32 and must not be decayed; dt starts log-uniform in [0.001, 0.1].
     """
 
+    fixed_state = True  # steps write over it
+
     def __init__(
         self,
         width: int,
