@@ -48,7 +48,8 @@ def build_worker(settings: Config) -> Worker:
     def complete(codes_BKT: torch.Tensor, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         pairs = zip(prompts, seeds, strict=True)
         asked = [MusicRequest(prompt, seed=seed).filled(generator.config) for prompt, seed in pairs]
-        pieces = [Piece(one, conditions_of(bundle, one), codes_BKT.shape[2]) for one in asked]
+        frames = codes_BKT.shape[2]
+        pieces = [Piece(one, conditions_of(bundle, one, frames), frames) for one in asked]
         rendered = generator.renderer.render(iter(codes_BKT[:, :codebooks].unbind(dim=2)), pieces)
         return torch.cat([audio_B1N[:, 0] for audio_B1N in rendered], dim=1)
 

@@ -35,7 +35,7 @@ def _soundfont() -> str:
 
 def _text_dim(config: configuration.Config) -> int:
     """Dimensions of the text states: as configured, else of the encoder itself."""
-    from ssmttm.conditions.text import load_text_encoder
+    from ssmttm.conditions.encoders import load_text_encoder
 
     return config.text.dim or load_text_encoder(config.text).dim
 
@@ -92,7 +92,7 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     if config.stage1.num_codebooks > 1:
         return {"stage1": stage1, "stage2": {"none": "stage 1 writes the codebooks that fine latents come from"}}
     with torch.device("meta"):
-        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, text_dim)
+        completer = LatentCompleter(config.stage2, fine_dim, coarse_dim, {"text": text_dim})
     return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
 
 

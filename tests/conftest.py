@@ -21,7 +21,7 @@ from ssmttm import audio, config
 
 if TYPE_CHECKING:
     from ssmttm.codec.base import Codec
-    from ssmttm.conditions.text import TextEncoder
+    from ssmttm.conditions.encoders import TextEncoder
     from ssmttm.engine.generator import Generator
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def tiny_tokens(tiny_config: config.Config, tiny_codec: Codec) -> str:
 @pytest.fixture(scope="session")
 def tiny_text_encoder(tiny_config: config.Config) -> TextEncoder:
     """The text encoder of the tiny preset (MiniLM), loaded once."""
-    from ssmttm.conditions.text import load_text_encoder
+    from ssmttm.conditions.encoders import load_text_encoder
 
     return load_text_encoder(tiny_config.text)
 

@@ -1,4 +1,5 @@
-"""Stage 1 at inference: recurrent decoding of codes, conditional and unconditional rows in one batch.
+"""Stage 1 at inference without slots: what the engine is compared with. Conditional and unconditional rows are in one
+batch that begins and ends together.
 
 Shapes: B clips, R rows of recurrent state (B, or 2B with guidance), K codebooks, V codes, T frames. Step s of the
 delayed sequence holds frame s - k of codebook k.
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.conditions.text import TextBatch
-from ssmttm.engine.rereading import NEVER, Rereading
-from ssmttm.engine.sampling import Sampling, SamplingRows, frame_uniforms, guide, sample_each
+from ssmttm.conditions.base import Conditions
+from ssmttm.engine.request import Sampling
+from ssmttm.engine.sampling import SamplingRows, frame_uniforms, guide, sample_each
+from ssmttm.engine.slots import NEVER, Rereading
 from ssmttm.model.delay import as_beginning, holds_frame
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
@@ -33,14 +35,14 @@ class Decoder:
     """
 
     def __init__(
-        self, lm: MusicLM, text: TextBatch, seeds: Sequence[int], sampling: Sampling, rereading: Rereading = NEVER
+        self, lm: MusicLM, text: Conditions, seeds: Sequence[int], sampling: Sampling, rereading: Rereading = NEVER
     ):
         self._lm, self._seeds, self._sampling, self._rereading = lm, list(seeds), sampling, rereading
         rereading.check(lm.config.num_codebooks)
         self._device = next(lm.parameters()).device
         self._guided = sampling.guidance != 1.0
         self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)
-        self._text = (TextBatch.cat(text, text.as_null()) if self._guided else text).to(self._device)
+        self._text = (Conditions.cat(text, text.as_null()) if self._guided else text).to(self._device)
 
     def frames(self, frames: int, primer_BKT: Tensor | None = None) -> Iterator[Tensor]:
         """Yield `frames` new frames of codes, int64 [B, K] each, continuing after the codes of `primer_BKT`.

@@ -183,5 +183,5 @@ def test_the_doctor_counts_with_the_latents_of_encodec(tmp_path: Path) -> None:
     preset = tmp_path / "encodec.yaml"
     preset.write_text("base: tiny\ncodec: {name: encodec, hop: 320, stack: 1}\ntext: {dim: 16}\n")
     counted = examine(str(preset))["stage2"]["trainable_params"]
-    completer = LatentCompleter(config.load("tiny").stage2, 128, 128, 16)
+    completer = LatentCompleter(config.load("tiny").stage2, 128, 128, {"text": 16})
     assert counted == sum(parameter.numel() for parameter in completer.parameters())

@@ -12,7 +12,7 @@ from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
 from ssmttm.bundle.store import write_bundle
 from ssmttm.codec.base import load_codec
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.conditions.text import load_text_encoder
+from ssmttm.conditions.encoders import load_text_encoder
 from ssmttm.config import Config
 from ssmttm.model import weights
 from ssmttm.model.diffusion import LatentCompleter
@@ -41,8 +41,8 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     codec.save(parts["codec"])
     text_dim = load_text_encoder(config.text).dim
     features = codec.coarse(torch.arange(codec.codebook_size)[None])[0].T
-    lm = MusicLM(config.stage1, codec.codebook_size, text_dim, features)
-    completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, text_dim)
+    lm = MusicLM(config.stage1, codec.codebook_size, {"text": text_dim}, features)
+    completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, {"text": text_dim})
     with torch.no_grad():  # layers that start at zero would hide the text and the noise
         for parameter in [*lm.parameters(), *completer.parameters()]:
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -16,12 +16,11 @@ from ssmttm.codec.base import load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model import costs
-from ssmttm.model.denoiser import EQUAL_SIZES
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.tokens.data import read_dataset_info
-from ssmttm.training.flops import task_flops
 from ssmttm.training.order import Draw
 from ssmttm.training.stages import StageName, make_task
+from tuning.equal_sizes import EQUAL_SIZES
 from tuning.trial import head_dim, scaled_rate
 
 STAGE1 = "stage1"  # the run that all systems of two stages share
@@ -81,7 +80,7 @@ def parameters_of(config: Config, stage: StageName, dimensions: Dimensions) -> i
         shape = costs.Shape(dimensions.codebook, dimensions.text, dimensions.coarse)
         return costs.trainable_parameters(costs.build(config.stage1, shape))
     with torch.device("meta"):
-        completer = LatentCompleter(config.stage2, dimensions.fine, dimensions.coarse, dimensions.text)
+        completer = LatentCompleter(config.stage2, dimensions.fine, dimensions.coarse, {"text": dimensions.text})
     return costs.trainable_parameters(completer)
 
 
@@ -132,7 +131,7 @@ def _run(name: str, stage: StageName, config: Config, flops: float, dimensions: 
     """As many steps as the operations allow, at the preset's rate for this width."""
     task = make_task(stage, config)
     terms = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
-    each = task_flops(task) * terms * config.train.global_batch
+    each = task.flops() * terms * config.train.global_batch
     steps = round(flops / each)
     if steps < (least := 2 * config.train.warmup_steps):
         raise UserError(f"--flops buys {name} only {steps} steps; give it at least {least * each:.1e}")

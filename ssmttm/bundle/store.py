@@ -25,7 +25,7 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle.card import CardFields, TrainingCost, model_card
 from ssmttm.codec.base import VOCODER_NAME, WEIGHTS_NAME, Codec, load_codec
-from ssmttm.conditions.text import TextEncoder, load_text_encoder_from
+from ssmttm.conditions.encoders import TextEncoder, load_text_encoder_from
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights

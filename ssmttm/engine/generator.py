@@ -82,7 +82,9 @@ class Generator:
             self._pool = WindowPool(self.renderer, deterministic=deterministic)
 
     @classmethod
-    def load(cls, uri: str | None = None, device: str | None = None, precision: str = "fp32", **slots: Any) -> Generator:
+    def load(
+        cls, uri: str | None = None, device: str | None = None, precision: str = "fp32", **slots: Any
+    ) -> Generator:
         """Load a bundle.
 
         Args:
@@ -109,7 +111,7 @@ class Generator:
         lm = self.bundle.lm
         if self.bundle.device.type == "cuda":  # there, each clip's step is a CUDA graph anyway
             return True
-        rows = FixedRows(lm, 2, text_tokens=1) if lm.has_fixed_state else GrowingRows(lm, text_tokens=1)
+        rows = FixedRows(lm, 2, tokens=1) if lm.fixed_state else GrowingRows(lm, tokens=1)
         return rows.warm_up(compiled=True)
 
     @property

@@ -12,15 +12,20 @@ import numpy as np
 from torch import Tensor
 
 from ssmttm.bundle.store import Bundle
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.registry import requested
+from ssmttm.conditions.text import Text, token_states
 from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError
 
 _encoding = threading.Lock()  # tokenizers refuse calls from two threads at once
 
 
-def conditions_of(bundle: Bundle, request: MusicRequest) -> TextBatch:
+def conditions_of(bundle: Bundle, request: MusicRequest, frames: int) -> Conditions:
     """What a request asks for, as the models take it: a batch of one. May be called from any thread.
+
+    Args:
+        frames: of the whole piece, for controls by frame.
 
     Raises:
         UserError: if the prompt is empty, too long or not valid Unicode text, or a control is not one of the model's.
@@ -34,10 +39,11 @@ def conditions_of(bundle: Bundle, request: MusicRequest) -> TextBatch:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt is not valid Unicode text; it holds half of a surrogate pair") from None
-    for name in request.controls:
-        raise UserError(f"this model has no control named {name!r}; leave it out")
+    known = [name for name in bundle.lm.widths if name != Text.name]
+    controls = requested(request.controls, known, frames, bundle.codec.frame_rate)
     with _encoding:
-        return collate_text(bundle.text_encoder.encode([prompt]))
+        states = bundle.text_encoder.encode([prompt])
+    return Conditions({Text.name: token_states(states), **controls})
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Piece:
     """
 
     request: MusicRequest
-    conditions: TextBatch
+    conditions: Conditions
     frames: int
     primer_KT: np.ndarray | None = None
     history: Finished | None = None

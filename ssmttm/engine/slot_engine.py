@@ -142,7 +142,7 @@ class SlotEngine:
         compiled: bool = False,
         rereading: Rereading = NEVER,
     ):
-        if not lm.has_fixed_state:
+        if not lm.fixed_state:
             raise UserError(
                 f"a stream of the backbone {lm.config.backbone} remembers ever more, and slots have a fixed size; "
                 "serve a bundle of prefix_simba, prefix_mamba or cross_simba"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.sampling import SamplingRows, guide, sample_each, uniform_table
@@ -66,10 +66,12 @@ NEVER = Rereading()
 
 @dataclass(eq=False)
 class Member:
-    """A piece in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one."""
+    """A piece in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one.
+    `controls_SP`: of the frames that codebook 0 writes step by step, packed; None for a model without controls."""
 
     piece: Piece
     slot: int
+    controls_SP: Tensor | None
     rows: list[int] = field(default_factory=list)
 
 
@@ -116,7 +118,7 @@ class SlotBatch:
             most = -(-most // TILE) * TILE
         counts = [most] if deterministic or rows is not None else None
         self._rows: FixedRows | GrowingRows = (
-            FixedRows(lm, most, text_tokens, counts) if lm.has_fixed_state else GrowingRows(lm, text_tokens)
+            FixedRows(lm, most, text_tokens, counts) if lm.fixed_state else GrowingRows(lm, text_tokens)
         )
         self._free = list(range(slots))[::-1]
         self.members: list[Member] = []
@@ -132,7 +134,7 @@ class SlotBatch:
     def of(cls, lm: MusicLM, pieces: Sequence[Piece], rereading: Rereading = NEVER) -> SlotBatch:
         """A batch of these pieces alone, whose rows are as many as they take."""
         rows = sum(_rows_of(piece) for piece in pieces)
-        batch = cls(lm, len(pieces), max(piece.conditions.mask_BS.shape[1] for piece in pieces), False, rereading, rows)
+        batch = cls(lm, len(pieces), max(map(tokens_of, pieces)), False, rereading, rows)
         batch.warm_up(compiled=False)
         batch.join(pieces)
         return batch
@@ -163,7 +165,7 @@ class SlotBatch:
 
     def check(self, piece: Piece) -> None:
         """Raises UserError if a piece has more text or frames than a slot can take."""
-        tokens = piece.conditions.mask_BS.shape[1]
+        tokens = tokens_of(piece)
         if tokens > self._text_tokens:
             raise UserError(f"text of {tokens} tokens is over the limit of {self._text_tokens}; shorten it")
         self._lm.check_length(self._rereading.longest_read(piece.known + piece.frames))
@@ -172,9 +174,11 @@ class SlotBatch:
         """Read the prompts of new members. There must be as many free slots."""
         members = []
         for group in self._groups(pieces):
-            state = self._rows.read(self._conditions(group))
+            state = self._rows.read(self._conditions([piece.conditions.frames(0, 0) for piece in group]))
             for index, piece in enumerate(group):
-                member = Member(piece, self._free.pop())
+                steps = piece.known + piece.frames + self._lm.config.num_codebooks - 1
+                controls_1SP = self._lm.controls(piece.conditions, steps)
+                member = Member(piece, self._free.pop(), None if controls_1SP is None else controls_1SP[0])
                 self._rows.put(self._give_row(member), state, index)
                 if _rows_of(piece) == 2:
                     self._rows.put_null(self._give_row(member))
@@ -188,8 +192,8 @@ class SlotBatch:
         """What is read in one go: all, or each alone where company must not matter."""
         return [[one] for one in together] if self._deterministic else [together]
 
-    def _conditions(self, pieces: Sequence[Piece]) -> TextBatch:
-        conditions = TextBatch.cat(*(piece.conditions for piece in pieces))
+    def _conditions(self, rows: Sequence[Conditions]) -> Conditions:
+        conditions = Conditions.cat(*rows)
         return conditions.padded(self._text_tokens) if self._deterministic else conditions
 
     def _give_row(self, member: Member) -> int:
@@ -260,9 +264,10 @@ class SlotBatch:
         last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
         last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
         self._token_SK[slot_n] = last_nKS[:, :, -1]
-        text = self._conditions([one.piece for one in members])
+        pairs = zip(members, step_nS.tolist(), strict=True)
+        asked = self._conditions([one.piece.conditions.frames(step_S[0], step_S[-1] + 1) for one, step_S in pairs])
         tokens_nKS = shift_right(last_nKS, self._lm.special)
-        for which, read in enumerate((text, text.as_null())):  # the conditional rows, the unconditional ones
+        for which, read in enumerate((asked, asked.as_null())):  # the conditional rows, the unconditional ones
             if any(len(member.rows) > which for member in members):
                 state = self._rows.read(read, tokens_nKS)
                 for index, member in enumerate(members):
@@ -271,11 +276,22 @@ class SlotBatch:
 
     def _step_rows(self) -> Tensor:
         """Guided logits [n, K, V] of the members' next codes."""
-        logits_RKV = self._rows.step(torch.from_numpy(self._token_SK[self._slot_R]).to(self._rows.device)).float()
+        token_RK = torch.from_numpy(self._token_SK[self._slot_R]).to(self._rows.device)
+        logits_RKV = self._rows.step(token_RK, self._controls()).float()
         conditional_nKV = logits_RKV[self._conditional_n]
         if len(self._owners) == len(self.members):  # no guidance
             return conditional_nKV
         return guide(conditional_nKV, logits_RKV[self._unconditional_n], self._sampling.guidance)
+
+    def _controls(self) -> Tensor | None:
+        """Packed controls [R, P] of the next step; nothing is asked of unconditional rows."""
+        if not self._lm.inputs.channels:
+            return None
+        controls_RP = torch.zeros(len(self._slot_R), self._lm.inputs.channels, device=self._rows.device)
+        for member in self.members:
+            assert member.controls_SP is not None
+            controls_RP[member.rows[0]] = member.controls_SP[self._step_S[member.slot]]
+        return controls_RP
 
     def _uniforms(self, frame_nK: np.ndarray) -> np.ndarray:
         """The random numbers of the members' next codes, [n, K]."""
@@ -300,6 +316,10 @@ class SlotBatch:
             for k, frame in enumerate(frame_nK[index]):
                 if 0 <= frame < primer_KT.shape[1]:
                     codes_nK[index, k] = primer_KT[k, frame]
+
+
+def tokens_of(piece: Piece) -> int:
+    return piece.conditions["text"].mask_BS.shape[1]
 
 
 def _rows_of(piece: Piece) -> int:

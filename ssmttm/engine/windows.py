@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ssmttm.codec.base import Codec
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.piece import Finished, Piece
 from ssmttm.engine.sampling import frame_noise
@@ -107,18 +107,25 @@ class FromStage2:
         context_BDT = torch.cat([window.context.fine_BDT for window in windows])
         window_BT = torch.cat([torch.cat([one.context.codes_BT, one.codes_BKT[:, 0]], dim=1) for one in windows])
 
+        frames, dim = window_BT.shape[1], self._codec.fine_dim
+        firsts = [window.first_frame - known for window in windows]
+        asked = [
+            piece.conditions.frames(first, first + frames)
+            for window, first in zip(windows, firsts, strict=True)
+            for piece in window.pieces
+        ]
+
         def noise(draw: int) -> Tensor:
-            frames, dim = window_BT.shape[1], self._codec.fine_dim
             drawn = [
-                frame_noise([piece.seed for piece in window.pieces], window.first_frame - known, frames, dim, draw)
-                for window in windows
+                frame_noise([piece.seed for piece in window.pieces], first, frames, dim, draw)
+                for window, first in zip(windows, firsts, strict=True)
             ]
             return torch.cat(drawn).to(device)
 
         trail: list[Tensor] = []
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
-            TextBatch.cat(*(piece.conditions for window in windows for piece in window.pieces)).to(device),
+            Conditions.cat(*asked).to(device),
             noise(0),
             Sampler.of(self._config, steps, self._config.stage2_guidance),
             known_BDT=context_BDT,

@@ -9,10 +9,10 @@ Shapes: B batch, K codebooks, S steps, T text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions, TokenStates
 from ssmttm.config import Stage1Config
-from ssmttm.model.lm import MusicLM
-from ssmttm.model.mixers.attention import AttentionState
+from ssmttm.model.lm import Block, BlockState, MusicLM
 
 TEXT_TOKENS = 32  # of a typical caption
 FP32, BF16 = 4, 2  # bytes
@@ -70,30 +69,31 @@ def build(config: Stage1Config, shape: Shape, device: str = "meta") -> MusicLM:
     """The language model without memory behind it (`meta`), or real with random weights."""
     with torch.device(device):
         features = torch.empty(shape.codebook_size, shape.coarse_dim) if config.codebook_features else None
-        return MusicLM(config, shape.codebook_size, shape.text_dim, features)
+        return MusicLM(config, shape.codebook_size, {"text": shape.text_dim}, features)
 
 
-def sample_text(shape: Shape, tokens: int) -> TextBatch:
-    return TextBatch(
+def sample_conditions(shape: Shape, tokens: int) -> Conditions:
+    text = TokenStates(
         torch.empty(1, tokens, shape.text_dim),
         torch.ones(1, tokens, dtype=torch.bool),
         torch.empty(1, shape.text_dim),
         torch.zeros(1, dtype=torch.bool),
     )
+    return Conditions({"text": text})
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, AttentionState):
-        yield from values.used()
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _tensors(value)
+def bytes_kept(lm: MusicLM, states: Sequence[BlockState]) -> tuple[int, int]:
+    """What a stream must keep of its blocks' states, and how much of that steps write, in bytes."""
 
+    def size(tensors: list[Tensor]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-def bytes_held(values: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(values))
+    kept = written = 0
+    for block, state in zip(cast(list[Block], lm.blocks), states, strict=True):
+        mixers, prefix = block.kept(state)
+        kept += size(mixers) + size(prefix)
+        written += size(mixers) if block.fixed_state else 0
+    return kept, written
 
 
 @contextmanager
@@ -114,20 +114,15 @@ def decode_costs(config: Stage1Config, shape: Shape, context: int) -> DecodeCost
     def measure(config: Stage1Config) -> dict[str, int]:
         with FakeTensorMode(), torch.no_grad():
             lm = build(config, shape, "cpu").eval()
-            _, state = lm.prefill(sample_text(shape, TEXT_TOKENS))
+            _, state = lm.prefill(sample_conditions(shape, TEXT_TOKENS))
             if context:
                 _, state = lm.read(torch.zeros(1, config.num_codebooks, context, dtype=torch.long), state)
             with counting() as counter:
                 lm.step(torch.zeros(1, config.num_codebooks, dtype=torch.long), state)
             # One row of an embedding is read, all of every other matrix.
             weights = trainable_parameters(lm) - (0 if config.tie_head else lm.token_table.numel())
-            written = 0 if config.backbone.endswith("transformer") else bytes_held([b[:2] for b in state.blocks])
-            return {
-                "state": bytes_held(state.blocks),
-                "flops": counter.get_total_flops(),
-                "weights": weights,
-                "moved": bytes_held(state.blocks) + written,
-            }
+            kept, written = bytes_kept(lm, state.blocks)
+            return {"state": kept, "flops": counter.get_total_flops(), "weights": weights, "moved": kept + written}
 
     counted = _by_layers(config, measure)
     weights = BF16 * counted["weights"]
@@ -143,7 +138,7 @@ def train_costs(config: Stage1Config, shape: Shape, frames: int) -> TrainCosts:
     def loss(lm: MusicLM) -> Tensor:
         codes_BKS = torch.zeros(1, config.num_codebooks, frames, dtype=torch.long)
         with torch.autocast("cpu", torch.bfloat16):
-            logits_BKSV = lm(codes_BKS, sample_text(shape, TEXT_TOKENS))
+            logits_BKSV = lm(codes_BKS, sample_conditions(shape, TEXT_TOKENS))
         return F.cross_entropy(logits_BKSV.flatten(0, -2).float(), codes_BKS.flatten())
 
     def operations(config: Stage1Config) -> int:

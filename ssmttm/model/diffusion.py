@@ -1,4 +1,4 @@
-"""Stage 2: from noise to the fine latents, given the coarse ones and the text.
+"""Stage 2: from noise to the fine latents, given the coarse ones and the conditions.
 
 Latents enter and leave in the codec's units; inside they have zero mean and unit variance per dimension. What the
 denoiser learns (`stage2.objective`) and how its output is read is for `paths.py`, how noise becomes data for
@@ -7,17 +7,18 @@ denoiser learns (`stage2.objective`) and how its output is read is for `paths.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ssmttm.conditions.text import TextBatch, TextStatistics
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import TextInput, TextStatistics
 from ssmttm.config import GenerationConfig, Stage2Config
 from ssmttm.errors import UserError
-from ssmttm.model.denoiser import build_denoiser
+from ssmttm.model.denoisers.registry import build_denoiser
 from ssmttm.model.lm import parameter_groups
 from ssmttm.model.paths import path_of
 from ssmttm.model.solvers import SOLVERS, FreshNoise, ancestral, time_grid
@@ -28,7 +29,7 @@ class Sampler:
     """How fine latents are drawn.
 
     steps, solver, grid: see `solvers.py`; a regressor takes one step whatever they say.
-    guidance: classifier-free guidance on the text (arXiv 2207.12598); 1 uses the text alone, without a second pass.
+    guidance: classifier-free guidance on the conditions (arXiv 2207.12598); 1 uses them alone, without a second pass.
     rescale: how far guidance keeps the deviation that the output has without it, from 0 (not at all) to 1.
     coarse_guidance: guidance on the coarse latents besides (composed as in arXiv 2211.09800, equation 3); any value
         but 1 costs a third pass.
@@ -46,7 +47,7 @@ class Sampler:
 
     @staticmethod
     def of(config: GenerationConfig, steps: int, guidance: float) -> Sampler:
-        """As configured, with these steps and this guidance on the text."""
+        """As configured, with these steps and this guidance on the conditions."""
         return Sampler(
             steps,
             config.solver,
@@ -76,17 +77,18 @@ class _Attempt(NamedTuple):
 
 
 class LatentCompleter(nn.Module):
-    """A denoiser with the normalisation of its latents and text, the losses and the sampler."""
+    """A denoiser with the normalisation of its latents, the losses and the sampler.
 
-    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int):
+    Args:
+        widths: of each condition, by name: that of its states, or its number of channels.
+    """
+
+    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, widths: Mapping[str, int]):
         super().__init__()
-        self.config, self.fine_dim, self.coarse_dim, self.text_dim = config, fine_dim, coarse_dim, text_dim
+        self.config, self.fine_dim, self.coarse_dim, self.widths = config, fine_dim, coarse_dim, dict(widths)
         self.path = path_of(config.objective)
-        self.denoiser = build_denoiser(config, fine_dim, coarse_dim, text_dim)
-        statistics = [("fine", fine_dim), ("coarse", coarse_dim), ("pooled", text_dim)]
-        if config.cross_attention:  # what only some models have stays out of the others' weights
-            statistics.append(("text", text_dim))
-        for name, dim in statistics:
+        self.denoiser = build_denoiser(config, fine_dim, coarse_dim, widths)
+        for name, dim in (("fine", fine_dim), ("coarse", coarse_dim)):
             self.register_buffer(f"{name}_mean", torch.zeros(dim))
             self.register_buffer(f"{name}_std", torch.ones(dim))
         self.null_coarse = nn.Parameter(torch.zeros(coarse_dim)) if config.coarse_null_probability else None
@@ -103,33 +105,24 @@ class LatentCompleter(nn.Module):
 
     def set_text_statistics(self, statistics: TextStatistics) -> None:
         """Standardise text by these from now on; they are stored with the weights."""
-        self.get_buffer("pooled_mean").copy_(statistics.pooled_mean)
-        self.get_buffer("pooled_std").copy_(statistics.pooled_std)
-        if self.config.cross_attention:
-            self.get_buffer("text_mean").copy_(statistics.mean)
-            self.get_buffer("text_std").copy_(statistics.std)
+        cast(TextInput, self.denoiser.inputs["text"]).set_statistics(statistics)
 
     def _normalise(self, name: str, latents_BDT: Tensor) -> Tensor:
         mean, std = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
         return (latents_BDT - mean[:, None]) / std[:, None]
 
     def _output(
-        self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, text: TextBatch, mask_BT: Tensor | None = None
+        self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, conditions: Conditions, mask_BT: Tensor | None = None
     ) -> Tensor:
         """What the denoiser says at y on the common path, in its objective's own units."""
-        pooled_BD = (text.pooled_BD - self.get_buffer("pooled_mean")) / self.get_buffer("pooled_std")
-        text = replace(text, pooled_BD=pooled_BD)
-        if self.config.cross_attention:
-            states_BSD = (text.states_BSD - self.get_buffer("text_mean")) / self.get_buffer("text_std")
-            text = replace(text, states_BSD=states_BSD)
         seen_BDT = self.path.network_input(y_BDT, level_B[:, None, None])
-        return self.denoiser(seen_BDT, self.path.time(level_B), coarse_BDT, text, mask_BT)
+        return self.denoiser(seen_BDT, self.path.time(level_B), coarse_BDT, conditions, mask_BT)
 
     def _attempt(
         self,
         fine_BDT: Tensor,
         coarse_BDT: Tensor,
-        text: TextBatch,
+        conditions: Conditions,
         level_B: Tensor,
         noise_BDT: Tensor,
         mask_BT: Tensor,
@@ -144,14 +137,14 @@ class LatentCompleter(nn.Module):
         fine, noise = self._normalise("fine", fine_BDT) * valid_B1T, noise_BDT * valid_B1T
         level_B11 = level_B[:, None, None]
         y = (1 - level_B11) * noise + level_B11 * fine
-        output = self._output(y, level_B, coarse * valid_B1T, text, mask_BT)
+        output = self._output(y, level_B, coarse * valid_B1T, conditions, mask_BT)
         return _Attempt(fine, noise, level_B11, y, output.float())
 
     def loss(
         self,
         fine_BDT: Tensor,
         coarse_BDT: Tensor,
-        text: TextBatch,
+        conditions: Conditions,
         t_B: Tensor,
         noise_BDT: Tensor,
         mask_BT: Tensor,
@@ -165,40 +158,49 @@ class LatentCompleter(nn.Module):
             mask_BT: True on valid frames.
             coarse_null_B: rows whose coarse latents are replaced by the learned null vector.
         """
-        made = self._attempt(fine_BDT, coarse_BDT, text, self.path.level(t_B), noise_BDT, mask_BT, coarse_null_B)
+        made = self._attempt(fine_BDT, coarse_BDT, conditions, self.path.level(t_B), noise_BDT, mask_BT, coarse_null_B)
         error_BDT = made.output - self.path.target(made.fine, made.noise, made.level)
         error_BT = (error_BDT.abs() if self.config.loss == "l1" else error_BDT.square()).mean(1)
         return (error_BT * mask_BT).sum(), mask_BT.sum()
 
     def validation_loss(
-        self, fine_BDT: Tensor, coarse_BDT: Tensor, text: TextBatch, level_B: Tensor, noise_BDT: Tensor, mask_BT: Tensor
+        self,
+        fine_BDT: Tensor,
+        coarse_BDT: Tensor,
+        conditions: Conditions,
+        level_B: Tensor,
+        noise_BDT: Tensor,
+        mask_BT: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Squared error of `fine - noise` at a level, summed as in `loss`: the same question to models of every
         objective and loss, for at one level all see the same noise in the same latents. A regressor, which sees no
         noise, has the squared error of its fine latents: that of the others at level 0.
         """
-        made = self._attempt(fine_BDT, coarse_BDT, text, level_B, noise_BDT, mask_BT)
+        made = self._attempt(fine_BDT, coarse_BDT, conditions, level_B, noise_BDT, mask_BT)
         velocity = self.path.velocity(made.y, made.output, made.level)
         error_BT = (velocity - (made.fine - made.noise)).square().mean(1)
         return (error_BT * mask_BT).sum(), mask_BT.sum()
 
-    def _guided(self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, text: TextBatch, sampler: Sampler) -> Tensor:
-        plain = self._output(y_BDT, level_B, coarse_BDT, text)
+    def _guided(
+        self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, conditions: Conditions, sampler: Sampler
+    ) -> Tensor:
+        plain = self._output(y_BDT, level_B, coarse_BDT, conditions)
         if sampler.guidance == 1.0 and sampler.coarse_guidance == 1.0:
             return plain
-        without_text = self._output(y_BDT, level_B, coarse_BDT, text.as_null())
-        guided = without_text + sampler.guidance * (plain - without_text)
+        unasked = conditions.as_null()
+        without = self._output(y_BDT, level_B, coarse_BDT, unasked)
+        guided = without + sampler.guidance * (plain - without)
         if sampler.coarse_guidance != 1.0:
             assert self.null_coarse is not None
-            nothing = self._output(y_BDT, level_B, self.null_coarse[:, None].expand_as(coarse_BDT), text.as_null())
-            guided = guided + (sampler.coarse_guidance - 1) * (without_text - nothing)
+            nothing = self._output(y_BDT, level_B, self.null_coarse[:, None].expand_as(coarse_BDT), unasked)
+            guided = guided + (sampler.coarse_guidance - 1) * (without - nothing)
         return rescaled(guided, plain, sampler.rescale) if sampler.rescale else guided
 
     @torch.no_grad()
     def sample(
         self,
         coarse_BDT: Tensor,
-        text: TextBatch,
+        conditions: Conditions,
         noise_BDT: Tensor,
         sampler: Sampler,
         known_BDT: Tensor | None = None,
@@ -210,6 +212,7 @@ class LatentCompleter(nn.Module):
         """Fine latents [B, Df, T].
 
         Args:
+            conditions: controls are of these frames.
             noise_BDT: standard normal noise [B, Df, T].
             known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept.
             fresh: more such noise, for the ancestral solver.
@@ -248,7 +251,7 @@ class LatentCompleter(nn.Module):
                 trail.append(y_BDT)
             level_B = torch.full((len(y_BDT),), level, device=y_BDT.device)
             acting = sampler if level < sampler.guided_until else unguided
-            output_BDT = self._guided(y_BDT, level_B, coarse, text, acting)
+            output_BDT = self._guided(y_BDT, level_B, coarse, conditions, acting)
             return self.path.velocity(y_BDT, output_BDT, level_B[:, None, None])
 
         levels = self.path.level(time_grid(sampler.steps, sampler.grid)).tolist()

@@ -1,8 +1,8 @@
-"""The states of many streams side by side: rows that streams take and give back.
+"""The states of many streams side by side: rows that streams take and give back. Rows in use come first.
 
-Rows in use come first. States of fixed size are kept in preallocated tensors, and a step runs over the first n rows for
-a few values of n only: each is compiled (CPU) or captured as a CUDA graph once. States that grow (attention) share one
-cache. Shapes: R rows, K codebooks, V codes, L layers.
+States of fixed size are kept in preallocated tensors, and a step runs over the first n rows for a few values of n only:
+each is compiled (CPU) or captured as a CUDA graph once. States that grow share one cache. Shapes: R rows, K codebooks,
+V codes, L layers, P packed control channels.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ssmttm.conditions.text import TextBatch
-from ssmttm.errors import UserError
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.model.lm import Block, BlockState, LMState, MusicLM
-from ssmttm.model.mixers.attention import AttentionState
 from ssmttm.model.step_graph import StepGraph, capture
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ def _map(state: LMState, change: Callable[[Tensor], Tensor]) -> LMState:
     return LMState(blocks, change(state.position_B), pooled_LRD, state.table_KVD)
 
 
+def _first_rows(state: LMState, count: int) -> LMState:
+    return _map(state, lambda tensor: tensor[:count])
+
+
 def _tensors(state: LMState) -> list[Tensor]:
     """Every tensor that has rows, with rows as its first dimension."""
     found: list[Tensor] = []
@@ -51,37 +55,12 @@ def _tensors(state: LMState) -> list[Tensor]:
     return found
 
 
-def _gather(rows: Sequence[tuple[LMState, int]]) -> LMState:
-    """A new state of one row each of other states."""
-
-    def stacked(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([tensor[index : index + 1] for tensor, (_, index) in zip(tensors, rows, strict=True)])
-
-    def each(parts: Sequence[Any]) -> Any:
-        if isinstance(parts[0], AttentionState):
-            return AttentionState.gather([(part, index) for part, (_, index) in zip(parts, rows, strict=True)])
-        return None if parts[0] is None else type(parts[0])(*map(stacked, zip(*parts, strict=True)))
-
-    states = [state for state, _ in rows]
-    pooled = [state.pooled_LBD.transpose(0, 1) for state in states if state.pooled_LBD is not None]
-    blocks = [
-        BlockState(*(each(parts) for parts in zip(*blocks, strict=True)))
-        for blocks in zip(*(state.blocks for state in states), strict=True)
-    ]
-    return LMState(
-        blocks,
-        stacked([state.position_B for state in states]),
-        stacked(pooled).transpose(0, 1) if pooled else None,
-        states[0].table_KVD,
-    )
-
-
 def compile_with_fallback(lm: MusicLM, trial: Callable[[], object]) -> bool:
     """Let torch.compile fuse the step on a CPU, and say whether that worked; otherwise (there is no C++ compiler, for
     one) steps stay as they are, with a warning.
 
     Args:
-        trial: steps of all the numbers of rows that there will be; they are compiled by it.
+        trial: takes steps of all the numbers of rows that there will be, which compiles them.
     """
     lm.compile_steps()
     try:
@@ -103,53 +82,49 @@ class _Rows:
 
     Args:
         lm: in evaluation mode.
-        text_tokens: length that texts are padded to where the model looks at them at every step.
+        tokens: length that prefixes are padded to where the model looks at them at every step.
     """
 
-    def __init__(self, lm: MusicLM, text_tokens: int):
-        self._lm, self._text_tokens, self.device = lm, text_tokens, lm.null_prefix.device
+    def __init__(self, lm: MusicLM, tokens: int):
+        self._lm, self._tokens, self.device = lm, tokens, lm.device
 
     @torch.inference_mode()
-    def read(self, text: TextBatch, tokens_BKS: Tensor | None = None) -> LMState:
-        """The states after the text and the steps' codes (BOS first), if any; one row each, to be put into rows."""
+    def read(self, conditions: Conditions, tokens_BKS: Tensor | None = None) -> LMState:
+        """The states after the prefix and the steps' codes (BOS first), if any, with the controls of the first frames;
+        one row each, to be put into rows."""
+        conditions = conditions.to(self.device)
         if self._lm.looks_across:
-            text = text.padded(self._text_tokens)
-        state = self._lm.read_text(text.to(self.device))
+            conditions = conditions.padded(self._tokens)
+        state = self._lm.read_prefix(conditions)
         if tokens_BKS is not None:
-            _, state = self._lm.read(tokens_BKS.to(self.device), state)
-        for index, block in enumerate(self._lm.blocks):
-            assert isinstance(block, Block)
-            first, second, memory = state.blocks[index]
-            if first is None and block.mixer.fixed_state:  # nothing was read through this layer
-                first = block.mixer.initial_state(len(text.null_B), self.device)
-            state.blocks[index] = BlockState(first, second, memory)
+            controls_BSP = self._lm.controls(conditions, tokens_BKS.shape[2])
+            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSP)
+        for index, block in enumerate(cast(list[Block], self._lm.blocks)):
+            state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
         return state
 
     @cached_property
     def _null(self) -> LMState:
-        """The state of a stream without text. It is the same for all, so it is read once."""
-        width, device = self._lm.text_dim, self.device
-        yes = torch.ones(1, 1, dtype=torch.bool, device=device)
-        nothing = TextBatch(torch.zeros(1, 1, width, device=device), yes, torch.zeros(1, width, device=device), yes[0])
-        return self.read(nothing)
+        """The state of a stream of which nothing is asked. It is the same for all, so it is read once."""
+        return self.read(collate_text([np.zeros((1, self._lm.widths["text"]), np.float32)]).as_null())
 
 
 class FixedRows(_Rows):
     """`rows` states of fixed size.
 
     Args:
-        lm, text_tokens: see `_Rows`.
+        lm, tokens: see `_Rows`.
         counts: the numbers of rows that steps run over; `row_counts` when left out.
     """
 
     @torch.inference_mode()
-    def __init__(self, lm: MusicLM, rows: int, text_tokens: int, counts: Sequence[int] | None = None):
-        super().__init__(lm, text_tokens)
+    def __init__(self, lm: MusicLM, rows: int, tokens: int, counts: Sequence[int] | None = None):
+        super().__init__(lm, tokens)
         self.rows = rows
         self._state = _map(self._null, lambda one: one.new_zeros(rows, *one.shape[1:]))
         self._places = _tensors(self._state)
         self._counts = row_counts(rows) if counts is None else counts
-        self._views = {count: _map(self._state, lambda one, count=count: one[:count]) for count in self._counts}
+        self._views = {count: _first_rows(self._state, count) for count in self._counts}
         self._graphs: dict[int, StepGraph | None] = {}
 
     @torch.inference_mode()
@@ -187,7 +162,7 @@ class FixedRows(_Rows):
             place[row].copy_(source[index])
 
     def put_null(self, row: int) -> None:
-        """Put a stream without text into a row."""
+        """Put a stream of which nothing is asked into a row."""
         self.put(row, self._null, 0)
 
     @torch.inference_mode()
@@ -200,35 +175,37 @@ class FixedRows(_Rows):
         return next(count for count in self._counts if count >= used)
 
     @torch.inference_mode()
-    def step(self, tokens_RK: Tensor) -> Tensor:
-        """Feed one step's codes to the first R rows, R from `count_for`: logits [R, K, V] of the next step, valid
-        until then."""
+    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+        """Feed one step's codes to the first R rows, R from `count_for`, and the controls of the frames that follow:
+        logits [R, K, V] of the next step, valid until then."""
         graph = self._graphs.get(len(tokens_RK))
         if graph is not None:
-            return graph(tokens_RK)
-        return self._lm.step(tokens_RK, self._views[len(tokens_RK)])[0]
+            return graph(tokens_RK, controls_RP)
+        return self._lm.step(tokens_RK, self._views[len(tokens_RK)], controls_RP)[0]
 
 
 class GrowingRows(_Rows):
-    """The same for states that grow: all rows in use are one state, which is put together again where rows come and go.
-    Those that began later are padded on the left, so their bits depend on their company."""
+    """The same for states that grow: all rows in use are one state, which is put together again when rows come and go.
+    Those that began later are padded on the left, so that bits depend on the company."""
 
-    def __init__(self, lm: MusicLM, text_tokens: int):
-        super().__init__(lm, text_tokens)
-        self._rows: list[tuple[LMState, int]] = []  # where each row is: in which state, at which index
+    def __init__(self, lm: MusicLM, tokens: int):
+        super().__init__(lm, tokens)
+        self._rows: list[tuple[LMState, int]] = []  # where each row is: in which state, at which place
 
     def warm_up(self, compiled: bool) -> bool:
         """Nothing can be captured or compiled where every step has another shape."""
         if compiled:
-            logger.warning("decoding stays uncompiled: the backbone's state grows with the piece")
+            logger.warning("decoding stays uncompiled: what this backbone remembers grows from step to step")
         return False
 
     def put(self, row: int, state: LMState, index: int) -> None:
+        """See `FixedRows.put`; the state must not be stepped by anybody else."""
         self._rows[row : row + 1] = [(state, index)]
 
     @torch.inference_mode()
     def put_null(self, row: int) -> None:
-        self.put(row, _gather([(self._null, 0)]), 0)  # steps write over it
+        """Put a stream of which nothing is asked into a row."""
+        self.put(row, self._gather([(self._null, 0)]), 0)
 
     def move(self, source: int, target: int) -> None:
         self._rows[target] = self._rows[source]
@@ -237,13 +214,23 @@ class GrowingRows(_Rows):
         return used
 
     @torch.inference_mode()
-    def step(self, tokens_RK: Tensor) -> Tensor:
+    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+        """See `FixedRows.step`."""
         rows = self._rows[: len(tokens_RK)]
         state = rows[0][0]
-        if len(state.position_B) != len(rows) or any(
-            one is not state or place != index for index, (one, place) in enumerate(rows)
-        ):
-            state = _gather(rows)
-        logits_RKV, state = self._lm.step(tokens_RK, state)
+        is_whole = len(state.position_B) == len(rows)
+        if not is_whole or any(one is not state or place != index for index, (one, place) in enumerate(rows)):
+            state = self._gather(rows)
+        logits_RKV, state = self._lm.step(tokens_RK, state, controls_RP)
         self._rows = [(state, index) for index in range(len(rows))]
         return logits_RKV
+
+    def _gather(self, rows: Sequence[tuple[LMState, int]]) -> LMState:
+        """A new state of one row each of other states."""
+        blocks = [
+            block.gather([(state.blocks[number], row) for state, row in rows])
+            for number, block in enumerate(cast(list[Block], self._lm.blocks))
+        ]
+        position_B = torch.cat([state.position_B[row : row + 1] for state, row in rows])
+        pooled = [state.pooled_LBD[:, row : row + 1] for state, row in rows if state.pooled_LBD is not None]
+        return LMState(blocks, position_B, torch.cat(pooled, dim=1) if pooled else None, rows[0][0].table_KVD)

@@ -1,5 +1,6 @@
 """One decoding step as a CUDA graph: launched as a whole, it spares the hundreds of kernel launches that otherwise
-take longer than the kernels. Shapes: R rows, K codebooks, V codes."""
+take longer than the kernels. Shapes: R rows, K codebooks, V codes, P packed control
+channels."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ class StepGraph:
         device = state.position_B.device
         self._tokens_RK = torch.zeros(len(state.position_B), lm.config.num_codebooks, dtype=torch.long, device=device)
         self._graph = torch.cuda.CUDAGraph()
+        P = lm.inputs.channels
+        self._controls_RP = torch.zeros(len(state.position_B), P, device=device) if P else None
         with torch.cuda.graph(self._graph):  # records, and runs nothing
-            self._logits_RKV, _ = lm.step(self._tokens_RK, state)
+            self._logits_RKV, _ = lm.step(self._tokens_RK, state, self._controls_RP)
 
-    def __call__(self, tokens_RK: Tensor) -> Tensor:
-        """Feed one step's codes [R, K]: logits [R, K, V] of the next step."""
+    def __call__(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+        """Feed one step's codes [R, K] and controls [R, P]: logits [R, K, V] of the next step."""
         self._tokens_RK.copy_(tokens_RK)
+        if self._controls_RP is not None and controls_RP is not None:
+            self._controls_RP.copy_(controls_RP)
         self._graph.replay()
         return self._logits_RKV
 
@@ -34,7 +39,7 @@ class StepGraph:
 def capture(lm: MusicLM, state: LMState) -> StepGraph | None:
     """The graph of a step from a state that has been stepped before (which loads all kernels); None where there is no
     CUDA, where the state grows, and, with a warning, where capturing fails."""
-    if state.position_B.device.type != "cuda" or not lm.has_fixed_state:
+    if state.position_B.device.type != "cuda" or not lm.fixed_state:
         return None
     try:
         return StepGraph(lm, state)

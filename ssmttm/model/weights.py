@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -16,6 +16,7 @@ from ssmttm.errors import UserError
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
 
+Value = TypeVar("Value")
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -80,15 +81,56 @@ def read_description(folder: str, kind: str) -> dict[str, Any]:
     return description
 
 
+def widths_of(description: Mapping[str, Any]) -> dict[str, int]:
+    """Width of each condition that a described model takes, by name."""
+    return {"text": description["text_dim"], **description.get("controls", {})}
+
+
+def describe_widths(widths: Mapping[str, int]) -> dict[str, Any]:
+    """Inverse of `widths_of`: entries of `model.json`."""
+    controls = {name: width for name, width in widths.items() if name != "text"}
+    return {"text_dim": widths["text"], **({"controls": controls} if controls else {})}
+
+
+# Beginnings of parameter names in weights and checkpoints from before conditioners owned their input layers.
+_OLD_NAMES = {
+    "stage1": {
+        **{name: f"inputs.text.{name}" for name in ("prefix_proj.", "prefix_norm.", "pooled_proj.")},
+        **{name: f"inputs.text.{name}" for name in ("null_prefix", "null_pooled")},
+        **{name: f"inputs.text.{name}" for name in ("text_mean", "text_std", "pooled_mean", "pooled_std")},
+    },
+    "stage2": {
+        "denoiser.text.": "denoiser.inputs.text.text.",
+        "denoiser.null_text": "denoiser.inputs.text.null_text",
+        "denoiser.prefix.": "denoiser.inputs.text.tokens.",
+        "denoiser.null_prefix": "denoiser.inputs.text.null_prefix",
+        **{name: f"denoiser.inputs.text.{name}" for name in ("text_mean", "text_std", "pooled_mean", "pooled_std")},
+    },
+}
+
+
+def current_name(stage: str, name: str) -> str:
+    """What a parameter of a stage is called now, under whatever name it was stored."""
+    for old, new in _OLD_NAMES[stage].items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+def current_names(stage: str, state: Mapping[str, Value]) -> dict[str, Value]:
+    """Entries by parameter, each under its current name."""
+    return {current_name(stage, name): value for name, value in state.items()}
+
+
 def build_lm(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> MusicLM:
     """The language model in eval mode from its description and state dict."""
     lm = MusicLM(
         Stage1Config(**description["config"]),
         description["codebook_size"],
-        description["text_dim"],
+        widths_of(description),
         state.get("codebook_features"),
     )
-    lm.load_state_dict(state)
+    lm.load_state_dict(current_names("stage1", state))
     return lm.eval()
 
 
@@ -98,9 +140,9 @@ def build_completer(description: Mapping[str, Any], state: Mapping[str, Tensor])
         Stage2Config(**description["config"]),
         description["fine_dim"],
         description["coarse_dim"],
-        description["text_dim"],
+        widths_of(description),
     )
-    completer.load_state_dict(state)
+    completer.load_state_dict(current_names("stage2", state))
     return completer.eval()
 
 

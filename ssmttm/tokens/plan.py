@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ssmttm import storage
 from ssmttm.codec.base import Codec
-from ssmttm.conditions.text import TextEncoder
+from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.config import Config
 from ssmttm.sources import licences
 from ssmttm.sources.decode import Decoding, RefusedError, file_seconds

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from ssmttm import storage
-from ssmttm.conditions.text import TextEncoder
+from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.errors import UserError
 from ssmttm.tokens.parts import PartReport, part_matches, write_part
 

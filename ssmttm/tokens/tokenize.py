@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ssmttm import __version__, storage
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec, load_codec
-from ssmttm.conditions.text import TextEncoder, load_text_encoder
+from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.sources.readers import relative_to_source

@@ -10,18 +10,17 @@ from ssmttm import storage
 from ssmttm.model.weights import save_model
 from ssmttm.training.checkpoint import Progress, folder_of
 from ssmttm.training.engine import Engine
-from ssmttm.training.flops import task_flops
 from ssmttm.training.listener import Listener
 from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, git_commit
 from ssmttm.training.samples import draw_samples, write_samples
-from ssmttm.training.task import Task
+from ssmttm.training.stage_task import StageTask
 from ssmttm.training.writer import persistently
 
 LOSS_WINDOW = 50  # steps over which the summary's training loss is averaged
 
 
-def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameters: int) -> dict[str, Any]:
+def _summary(task: StageTask, run: Run, engine: Engine, progress: Progress, parameters: int) -> dict[str, Any]:
     train = task.config.train
     best = progress.best_step
     losses = [row["loss"] for row in read_rows(run.metrics)[-LOSS_WINDOW:]]
@@ -36,7 +35,7 @@ def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameter
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "tokens_per_s": progress.tokens / progress.seconds,
-        "flops": task_flops(task) * progress.tokens,
+        "flops": task.flops() * progress.tokens,
         "launch": train.launch,
         "workers": engine.world_size,
         "zero": train.zero if train.launch == "ray" else None,
@@ -45,7 +44,7 @@ def _summary(task: Task, run: Run, engine: Engine, progress: Progress, parameter
     }
 
 
-def _describe(task: Task, engine: Engine, summary: dict[str, Any]) -> dict[str, Any]:
+def _describe(task: StageTask, engine: Engine, summary: dict[str, Any]) -> dict[str, Any]:
     info = task.data.info
     return {
         **task.describe(engine.model),
@@ -59,7 +58,7 @@ def _describe(task: Task, engine: Engine, summary: dict[str, Any]) -> dict[str, 
 
 
 def finish(
-    task: Task,
+    task: StageTask,
     run: Run,
     engine: Engine,
     progress: Progress,
@@ -88,7 +87,6 @@ def finish(
         listener.artifacts([run.summary])
         listener.samples(samples, progress.step)
     print(
-        f"{task.name} finished: {progress.step} steps, {summary['tokens_per_s']:,.0f} {task.unit.split('/')[1]}s/s, "
-        f"weights in {run.weights}",
+        f"{task.name} finished: {progress.step} steps, {task.speed(summary['tokens_per_s'])}, weights in {run.weights}",
         flush=True,
     )

@@ -15,8 +15,6 @@ from ssmttm.codec.base import load_codec
 from ssmttm.config import Config, Stage2Config
 from ssmttm.model import costs
 from ssmttm.model.diffusion import LatentCompleter
-from ssmttm.training.order import Draw
-from ssmttm.training.task import Task
 
 # Dense bf16 peak in FLOP/s, by what occurs in the device's name; the first that fits counts. NVIDIA's data sheets
 # ("NVIDIA H200 Tensor Core GPU", "NVIDIA H100", "NVIDIA A100 Tensor Core GPU", "NVIDIA L40S", "NVIDIA L4") state
@@ -71,10 +69,3 @@ def flops_per_token(config: Config, stage: str, dataset: dict[str, Any], frames:
     steps = length + K - 1  # of the delay pattern
     shape = costs.Shape(codec.codebook_size, text_dim, codec.coarse_dim)
     return costs.train_costs(config.stage1, shape, steps).flops_per_frame * steps / (K * length)
-
-
-def task_flops(task: Task) -> float:
-    """FLOPs per loss term of a task."""
-    terms = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
-    frames = terms / task.config.stage1.num_codebooks if task.name == "stage1" else terms
-    return flops_per_token(task.config, task.name, task.data.info, frames)

@@ -9,7 +9,7 @@ import torch
 
 from ssmttm.training.checkpoint import Progress
 from ssmttm.training.engine import Engine
-from ssmttm.training.flops import peak_flops, task_flops
+from ssmttm.training.flops import peak_flops
 from ssmttm.training.task import Task
 
 
@@ -36,8 +36,9 @@ class ProgressLine:
     def __init__(self, task: Task, engine: Engine, progress: Progress):
         self._task, self._progress, self._device = task, progress, engine.device
         peak = peak_flops(engine.device)
+        flops = None if peak is None else task.flops()
         # What a token is of all devices' peak: the utilisation at one token per second.
-        self._share_per_token = None if peak is None else task_flops(task) / (peak * engine.world_size)
+        self._share_per_token = None if peak is None or flops is None else flops / (peak * engine.world_size)
         self._wall, self._step, self._tokens = time.perf_counter(), progress.step, progress.tokens
         self._waited = {"loader_wait": 0.0, "save_wait": 0.0}
 
@@ -58,7 +59,7 @@ class ProgressLine:
             mfu = f"mfu {figures['mfu']:.1%}  "
         print(
             f"step {self._progress.step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-            f"grad {row['grad_norm']:.2f}  {figures['tokens_per_s']:,.0f} {self._task.unit.split('/')[1]}s/s  "
+            f"grad {row['grad_norm']:.2f}  {self._task.speed(figures['tokens_per_s'])}  "
             f"{mfu}wait {waited:.1%}  eta {clock(per_step * (steps - self._progress.step))}",
             flush=True,
         )

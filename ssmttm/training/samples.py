@@ -12,11 +12,11 @@ from ssmttm.model.weights import build_completer, build_lm
 from ssmttm.training.engine import Engine, State
 from ssmttm.training.listener import Listener
 from ssmttm.training.run import Run
-from ssmttm.training.task import Task
+from ssmttm.training.stage_task import StageTask
 from ssmttm.training.writer import RunWriter
 
 
-def draw_samples(task: Task, engine: Engine, state: State) -> list[tuple[str, Audio]]:
+def draw_samples(task: StageTask, engine: Engine, state: State) -> list[tuple[str, Audio]]:
     """`train.samples` prompts with what a copy of the model, made of these weights on the CPU, makes of them. Leaves
     the engine's own model, its mode and the random generators as they are."""
     build = build_lm if task.name == "stage1" else build_completer
@@ -35,7 +35,7 @@ def write_samples(samples: list[tuple[str, Audio]], folder: str, run: Run) -> li
 
 
 def sample(
-    task: Task, engine: Engine, step: int, writer: RunWriter | None, run: Run, listener: Listener | None
+    task: StageTask, engine: Engine, step: int, writer: RunWriter | None, run: Run, listener: Listener | None
 ) -> None:
     """Make audio with the averaged weights on the first worker, which has a writer; every worker takes part in
     gathering them."""

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.audio import Audio
-from ssmttm.codec.base import Codec, load_codec
 from ssmttm.conditions.text import TextBatch, collate_text
 from ssmttm.config import Config
 from ssmttm.model.diffusion import LatentCompleter, Sampler
-from ssmttm.tokens.data import TokenDataset
 from ssmttm.training.order import Draw, keyed_generator
-from ssmttm.training.stage1 import decode_samples, draw_caption, text_statistics
-from ssmttm.training.validation import ValidationSet
+from ssmttm.training.stage_task import StageTask, decode_samples, draw_caption, text_statistics
 
 STATISTICS_ROWS = 512
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -87,20 +84,14 @@ def _noise(shape: tuple[int, ...], *key: object) -> Tensor:
     return torch.from_numpy(keyed_generator(*key).standard_normal(shape, np.float32))
 
 
-class Stage2Task:
+class Stage2Task(StageTask):
     """Prediction at a random time of the path from noise to the fine latents."""
 
     name = "stage2"
 
     def __init__(self, config: Config):
-        self.config = config
+        super().__init__(config, with_fine=True)
         self.unit = {"l2": "squared error/frame", "l1": "absolute error/frame"}[config.stage2.loss]
-        self.data = TokenDataset.open(config.train.data, "train")
-        self.validation = ValidationSet.open(config.train, with_fine=True)
-
-    @cached_property
-    def codec(self) -> Codec:
-        return load_codec(self.data.info["codec"]["uri"])
 
     @cached_property
     def _coarse_table(self) -> np.ndarray:
@@ -126,8 +117,7 @@ class Stage2Task:
         return module.optimizer_groups(self.config.train.lr, self.config.train.weight_decay)
 
     def count(self, draw: Draw) -> int:
-        frames, crop = self.data.frames(draw.row), self.config.stage2.crop_frames
-        return min(frames, crop) if crop else frames
+        return self.frames(draw)
 
     def collate(self, draws: list[Draw]) -> LatentBatch:
         samples, states, null = [], [], []
@@ -154,10 +144,6 @@ class Stage2Task:
         """Each row's own text or none, at each of the fixed levels (for flow matching, times); see
         `LatentCompleter.validation_loss` for why objectives compare."""
         return [f"{text}@{t}" for text in ("own", "null") for t in VALIDATION_TIMES]
-
-    @property
-    def validation_rows(self) -> int:
-        return len(self.validation)
 
     def collate_validation(self, rows: list[int], variant: str) -> LatentBatch:
         text, t = variant.split("@")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions, TokenStates
 from ssmttm.config import Stage1Config
 from ssmttm.model import costs
 from ssmttm.model.lm import LMState, MusicLM
@@ -57,14 +57,14 @@ class Setting:
         one, two = (parameters(lambda layers=layers: build(layers)) for layers in (1, 2))
         return round((self.parameters - one) / (two - one)) + 1
 
-    def text(self, batch: int) -> TextBatch:
-        text = TextBatch(
+    def text(self, batch: int) -> Conditions:
+        text = TokenStates(
             torch.randn(batch, TEXT_TOKENS, SHAPE.text_dim),
             torch.ones(batch, TEXT_TOKENS, dtype=torch.bool),
             torch.randn(batch, SHAPE.text_dim),
             torch.zeros(batch, dtype=torch.bool),
         )
-        return text.to(self.device)
+        return Conditions({"text": text}).to(self.device)
 
     def codes(self, batch: int, length: int) -> torch.Tensor:
         return torch.randint(0, SHAPE.codebook_size, (batch, length), device=self.device)
@@ -110,7 +110,7 @@ def parameters(build: Callable[[], nn.Module]) -> int:
 def our_lm(backbone: str, state_size: int, width: int, layers: int) -> MusicLM:
     config = Stage1Config(backbone=backbone, state_size=state_size, width=width, layers=layers, **COMMON)
     features = torch.randn(SHAPE.codebook_size, SHAPE.coarse_dim)
-    return MusicLM(config, SHAPE.codebook_size, SHAPE.text_dim, features)
+    return MusicLM(config, SHAPE.codebook_size, {"text": SHAPE.text_dim}, features)
 
 
 def state_at(lm: MusicLM, state: LMState, context: int) -> LMState:
@@ -151,7 +151,7 @@ def ours(setting: Setting, backbone: str, state_size: int = STATE_SIZE, precisio
         lm.compile_steps(setting.compiled)
         _, state = lm.prefill(setting.text(1))
         holder = [state_at(lm, state, context)]
-        held = costs.bytes_held(holder[0].blocks)
+        held = costs.bytes_kept(lm, holder[0].blocks)[0]
         token = torch.zeros(1, 1, dtype=torch.long, device=setting.device)
         graph = capture(lm, holder[0])
         if graph is not None:
@@ -217,7 +217,7 @@ def transformers_mamba2(setting: Setting) -> Candidate:
             forward(input_ids=token, cache_params=cache, use_cache=True)
 
         held = [[*layer.conv_states.values(), *layer.recurrent_states.values()] for layer in cache.layers]
-        return step, costs.bytes_held(held)
+        return step, sum(tensor.nbytes for layer in held for tensor in layer)
 
     return Candidate(model, train, decode, layers=layers)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssmttm.composer.captions import write_captions
 from ssmttm.composer.genres import GENRES
-from ssmttm.conditions.text import TextEncoder, load_text_encoder
+from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.config import TextConfig
 from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
 from ssmttm.sources.composed import attributes_of

@@ -3,14 +3,15 @@
     python tests/benchmarks/denoiser_speed.py [--preset mini] [--threads 2]
 
 One clip, one call of the sampler without guidance, random weights (which change no cost), sizes from
-`denoiser.EQUAL_SIZES`, timed in turn. `times_real_time` is seconds of music per second of compute; `of_convnext` is the
-time relative to the first. The result goes to results/denoiser_speed-PRESET.json, with the machine's description.
+`tuning/equal_sizes.py`, timed in turn. `times_real_time` is seconds of music per second of compute; `of_convnext` is
+the time relative to the first. The result goes to results/denoiser_speed-PRESET.json, with the machine's description.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import torch
 from measuring import machine, timed
 
 from ssmttm import config as configuration
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
 from ssmttm.model import costs
-from ssmttm.model.denoiser import EQUAL_SIZES
 from ssmttm.model.diffusion import LatentCompleter, Sampler
+from tuning.equal_sizes import EQUAL_SIZES
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, SECONDS = (4, 8, 16), 10
@@ -43,12 +44,13 @@ def main() -> None:
     fine_dim, coarse_dim, text_dim = SIZES[arguments.preset]
     frames = round(SECONDS * config.codec.sample_rate / (config.codec.hop * config.codec.stack))
     coarse_BDT, noise_BDT = torch.randn(1, coarse_dim, frames), torch.randn(1, fine_dim, frames)
-    empty = costs.sample_text(costs.Shape(0, text_dim, coarse_dim), costs.TEXT_TOKENS)
-    text = TextBatch(torch.zeros_like(empty.states_BSD), empty.mask_BS, torch.zeros(1, text_dim), empty.null_B)
+    empty = costs.sample_conditions(costs.Shape(0, text_dim, coarse_dim), costs.TEXT_TOKENS)
+    zeros = {name: torch.zeros_like(getattr(empty["text"], name)) for name in ("states_BSD", "pooled_BD")}
+    text = Conditions({"text": replace(empty["text"], **zeros)})
     models = {}
     for name, sizes in EQUAL_SIZES[arguments.preset].items():
         changed = config.stage2.model_copy(update={"denoiser": name, **sizes})
-        models[name] = LatentCompleter(changed, fine_dim, coarse_dim, text_dim).eval()
+        models[name] = LatentCompleter(changed, fine_dim, coarse_dim, {"text": text_dim}).eval()
     content: dict[str, Any] = {
         "machine": machine(arguments.threads, torch.device("cpu")),
         "parameters": {name: costs.trainable_parameters(model) for name, model in models.items()},

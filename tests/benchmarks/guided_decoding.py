@@ -16,6 +16,7 @@ import argparse
 import copy
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from candidates import Step, musicgen_decoder, musicgen_step
 from measuring import machine, timed
 
 from ssmttm import config as configuration
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions
 from ssmttm.model import costs
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
@@ -39,10 +40,11 @@ FRAME_RATE = 44_100 / 512
 RECOMPUTED_SECONDS = 10
 
 
-def guided_text(device: torch.device) -> TextBatch:
-    text = costs.sample_text(SHAPE, costs.TEXT_TOKENS)
-    text = TextBatch(torch.randn_like(text.states_BSD), text.mask_BS, torch.randn_like(text.pooled_BD), text.null_B)
-    return TextBatch.cat(text, text.as_null()).to(device)
+def guided_text(device: torch.device) -> Conditions:
+    text = costs.sample_conditions(SHAPE, costs.TEXT_TOKENS)
+    random = {name: torch.randn_like(getattr(text["text"], name)) for name in ("states_BSD", "pooled_BD")}
+    text = Conditions({"text": replace(text["text"], **random)})
+    return Conditions.cat(text, text.as_null()).to(device)
 
 
 def build(preset: str, precision: str, device: torch.device) -> MusicLM:

@@ -19,22 +19,22 @@ import torch
 from candidates import SIZES, STATE_SIZE, our_lm
 from measuring import machine, timed
 
-from ssmttm.conditions.text import TextBatch
+from ssmttm.conditions.base import Conditions, TokenStates
 from ssmttm.model.lm import LMState, MusicLM
 
 RESULTS = Path(__file__).parent / "results"
 EARLY = 512
 
 
-def text(dim: int) -> TextBatch:
+def text(dim: int) -> Conditions:
     mask, null = torch.ones(1, 32, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-    return TextBatch(torch.randn(1, 32, dim), mask, torch.randn(1, dim), null)
+    return Conditions({"text": TokenStates(torch.randn(1, 32, dim), mask, torch.randn(1, dim), null)})
 
 
 @torch.inference_mode()
 def measure(lm: MusicLM, frames: int) -> dict[str, float]:
     lm.compile_steps()
-    logits, state = lm.prefill(text(lm.text_dim))
+    logits, state = lm.prefill(text(lm.widths["text"]))
     process = psutil.Process()
     early: LMState | None = None
     resident = 0

@@ -35,7 +35,8 @@ from torch import Tensor
 from ssmttm import storage
 from ssmttm.bundle.store import load_bundle
 from ssmttm.codec.base import Codec, load_codec
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.evaluation.embeddings import log_mel
 from ssmttm.evaluation.frechet import LogMelSpace, Moments
 from ssmttm.model.diffusion import LatentCompleter, Sampler
@@ -51,7 +52,7 @@ DRAWS = 8  # whose mean is compared at MEAN_AT evaluations
 MEAN_AT = 8
 BATCH = 8
 
-Complete = Callable[[Tensor, TextBatch, list[str], int], Tensor]  # coarse latents, text, ids, draw -> fine latents
+Complete = Callable[[Tensor, Conditions, list[str], int], Tensor]  # coarse latents, text, ids, draw -> fine latents
 
 
 class Clips:
@@ -64,7 +65,7 @@ class Clips:
         self.rows = [whole[int(place)] for place in np.linspace(0, len(whole), min(count, len(whole)), endpoint=False)]
         self._data, self._codec = data, codec
 
-    def batches(self) -> list[tuple[list[str], Tensor, Tensor, TextBatch]]:
+    def batches(self) -> list[tuple[list[str], Tensor, Tensor, Conditions]]:
         """Ids, coarse and true fine latents [B, D, T], text."""
         found = []
         for start in range(0, len(self.rows), BATCH):
@@ -119,7 +120,7 @@ def sampling(completer: LatentCompleter, sampler: Sampler) -> Complete:
         rows = [keyed_generator("stage2_steps", name, *key).standard_normal(shape, np.float32) for name in ids]
         return torch.from_numpy(np.stack(rows))
 
-    def complete(coarse_BDT: Tensor, text: TextBatch, ids: list[str], draw: int) -> Tensor:
+    def complete(coarse_BDT: Tensor, text: Conditions, ids: list[str], draw: int) -> Tensor:
         shape = (completer.fine_dim, coarse_BDT.shape[2])
         noise_BDT = normal(shape, ids, draw)
         return completer.sample(coarse_BDT, text, noise_BDT, sampler, fresh=lambda step: normal(shape, ids, draw, step))

@@ -15,7 +15,7 @@ from ssmttm.composer.metaphors import ADJECTIVES, LIKENESSES, PICTURES
 from ssmttm.composer.scenes import PLACES, SCENES
 from ssmttm.composer.sentences import FRAMES
 from ssmttm.composer.theory import KEYS
-from ssmttm.conditions.text import load_text_encoder
+from ssmttm.conditions.encoders import load_text_encoder
 from ssmttm.config import TextConfig
 from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
 from ssmttm.sources.composed import attributes_of

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssmttm.conditions.encoders import load_text_encoder, load_text_encoder_from
 from ssmttm.conditions.numbers import HIGHEST, LOWEST, PLACES, fingerprint_with_numbers, number_features
-from ssmttm.conditions.text import load_text_encoder, load_text_encoder_from
 from ssmttm.config import TextConfig
 
 

@@ -6,7 +6,9 @@ import torch
 from tiny_checkpoints import write_t5
 
 from ssmttm import storage
-from ssmttm.conditions.text import TextBatch, collate_text, load_text_encoder, load_text_encoder_from
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.encoders import load_text_encoder, load_text_encoder_from
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
 
@@ -134,9 +136,9 @@ def test_a_folder_without_weights_is_named(tmp_path):
 
 def test_collate_pads_left():
     batch = collate_text([np.ones((2, 3), np.float16), np.full((4, 3), 2, np.float16)], null=[True, False])
-    assert batch.mask_BS.tolist() == [[False, False, True, True], [True] * 4]
-    assert batch.states_BSD[0, :2].abs().sum() == 0
-    assert batch.pooled_BD[:, 0].tolist() == [1, 2]
-    assert batch.null_B.tolist() == [True, False]
-    both = TextBatch.cat(batch, batch.as_null())
+    assert batch["text"].mask_BS.tolist() == [[False, False, True, True], [True] * 4]
+    assert batch["text"].states_BSD[0, :2].abs().sum() == 0
+    assert batch["text"].pooled_BD[:, 0].tolist() == [1, 2]
+    assert batch["text"].null_B.tolist() == [True, False]
+    both = Conditions.cat(batch, batch.as_null())["text"]
     assert both.null_B.tolist() == [True, False, True, True]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import Stage1Config
 from ssmttm.engine.decoder import Decoder
 from ssmttm.engine.rereading import NEVER, Rereading
@@ -24,21 +25,21 @@ def make_lm(num_codebooks: int = 1, backbone: str = "prefix_simba") -> MusicLM:
         {"backbone": backbone, "width": 32, "layers": 2, "state_size": 8, "head_dim": 16, "chunk_size": 8}
         | {"num_codebooks": num_codebooks, "codebook_features": False, "dropout": 0.1}
     )
-    lm = MusicLM(config, V, TEXT).eval()
+    lm = MusicLM(config, V, {"text": TEXT}).eval()
     with torch.no_grad():
         for parameter in lm.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return lm
 
 
-def prompts(lengths: tuple[int, ...]) -> TextBatch:
+def prompts(lengths: tuple[int, ...]) -> Conditions:
     random = np.random.default_rng(1)
     return collate_text([random.standard_normal((length, TEXT)).astype(np.float16) for length in lengths])
 
 
 def decode(
     lm: MusicLM,
-    text: TextBatch,
+    text: Conditions,
     seeds: list[int],
     sampling: Sampling,
     frames: int,
@@ -50,7 +51,7 @@ def decode(
 
 @torch.inference_mode()
 def decode_slowly(
-    lm: MusicLM, text: TextBatch, seed: int, sampling: Sampling, frames: int, rereading: Rereading = NEVER
+    lm: MusicLM, text: Conditions, seed: int, sampling: Sampling, frames: int, rereading: Rereading = NEVER
 ) -> torch.Tensor:
     codes = torch.zeros(1, lm.config.num_codebooks, frames, dtype=torch.int64)
     K = lm.config.num_codebooks
@@ -98,7 +99,7 @@ def test_batch_mates_change_nothing(guidance: float) -> None:
     together = decode(lm, prompts((3, 7, 5)), [1, 2, 3], sampling, 12)
     text = prompts((3, 7, 5))
     for row in range(3):
-        alone = TextBatch(*(getattr(text, name)[row : row + 1] for name in vars(text)))
+        alone = Conditions(*(getattr(text, name)[row : row + 1] for name in vars(text)))
         assert torch.equal(together[row : row + 1], decode(lm, alone, [row + 1], sampling, 12))
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.fine import Finished, Piece, Window
 from ssmttm.engine.generator import Generator
@@ -37,7 +38,7 @@ class Wandering(nn.Module):
         super().__init__()
         self.register_parameter("unused", nn.Parameter(torch.zeros(())))  # a renderer asks parameters for the device
 
-    def forward(self, x_BDT: Tensor, t_B: Tensor, coarse_BDT: Tensor, text: TextBatch, mask_BT: None) -> Tensor:
+    def forward(self, x_BDT: Tensor, t_B: Tensor, coarse_BDT: Tensor, text: Conditions, mask_BT: None) -> Tensor:
         frame, t = torch.arange(x_BDT.shape[-1], dtype=torch.float64), float(t_B[0])
         covariance_TT = CORRELATION ** (frame[:, None] - frame).abs()
         identity_TT = torch.eye(len(frame), dtype=torch.float64)

@@ -42,7 +42,7 @@ def test_layers_are_extrapolated_exactly() -> None:
     settings = Stage1Config(**SMALL)
     extrapolated = costs.train_costs(settings, DAC, 40)
     lm = costs.build(settings, DAC, "cpu")
-    text = costs.sample_text(DAC, costs.TEXT_TOKENS)
+    text = costs.sample_conditions(DAC, costs.TEXT_TOKENS)
     codes = torch.zeros(1, 1, 40, dtype=torch.long)
     with costs.FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
         lm(codes, text).float().sum().backward()

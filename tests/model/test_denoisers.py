@@ -6,20 +6,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from batches import doubled, with_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ssmttm import config as configuration
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
+from ssmttm.conditions.text import collate_text
 from ssmttm.config import Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.model.costs import trainable_parameters
-from ssmttm.model.denoiser import DENOISERS, EQUAL_SIZES, build_denoiser
 from ssmttm.model.denoisers.common import Denoiser
+from ssmttm.model.denoisers.registry import DENOISERS, build_denoiser
 from ssmttm.model.denoisers.ssm import BidirectionalMamba2
 from ssmttm.model.denoisers.transformer import SelfAttention
 from ssmttm.model.denoisers.unet import UNetDenoiser
+from tuning.equal_sizes import EQUAL_SIZES
 
 DF, DC, TEXT = 4, 3, 5
 NAMES = [(name, cross) for name in DENOISERS for cross in (False, True)]
@@ -29,7 +32,7 @@ def build(name: str, cross: bool = True, **changes: int) -> Denoiser:
     """A small denoiser in fp64 with random weights everywhere, as parts that start at zero would hide mistakes."""
     torch.manual_seed(0)
     sizes = {"width": 16, "layers": 2, "head_dim": 8, "state_size": 8, "kernel_size": 5, **changes}
-    model = build_denoiser(Stage2Config(denoiser=name, cross_attention=cross, **sizes), DF, DC, TEXT)
+    model = build_denoiser(Stage2Config(denoiser=name, cross_attention=cross, **sizes), DF, DC, {"text": TEXT})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -39,22 +42,19 @@ def build(name: str, cross: bool = True, **changes: int) -> Denoiser:
 MODELS = {(name, cross): build(name, cross) for name, cross in NAMES}
 
 
-def make_text(rows: int, null: list[bool] | None = None) -> TextBatch:
+def make_text(rows: int, null: list[bool] | None = None) -> Conditions:
     """Texts of unequal lengths, left-padded."""
     generator = np.random.default_rng(0)
-    text = collate_text([generator.normal(size=(2 + row, TEXT)).astype(np.float32) for row in range(rows)], null)
-    return TextBatch(text.states_BSD.double(), text.mask_BS, text.pooled_BD.double(), text.null_B)
-
-
-def row_of(text: TextBatch, row: int) -> TextBatch:
-    """One row without its padding."""
-    real = text.mask_BS[row].nonzero().flatten()
-    return TextBatch(
-        text.states_BSD[row : row + 1, real],
-        text.mask_BS[row : row + 1, real],
-        text.pooled_BD[row : row + 1],
-        text.null_B[row : row + 1],
+    return doubled(
+        collate_text([generator.normal(size=(2 + row, TEXT)).astype(np.float32) for row in range(rows)], null)
     )
+
+
+def row_of(text: Conditions, row: int) -> Conditions:
+    """One row without its padding."""
+    one = text.rows([row])
+    real = one["text"].mask_BS[0]
+    return with_text(one, states_BSD=one["text"].states_BSD[:, real], mask_BS=one["text"].mask_BS[:, real])
 
 
 def make_inputs(rows: int, frames: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,13 +93,13 @@ def test_everything_given_is_heard(name: str, cross: bool) -> None:
     noisy, t, coarse = make_inputs(2, 11)
     text = make_text(2)
     base = model(noisy, t, coarse, text)
-    shuffled = TextBatch(text.states_BSD + 1, text.mask_BS, text.pooled_BD, text.null_B)
+    shuffled = with_text(text, states_BSD=text["text"].states_BSD + 1)
     others = {
         "noisy": model(noisy + 1, t, coarse, text),
         "t": model(noisy, t * 0.5, coarse, text),
         "coarse": model(noisy, t, coarse + 1, text),
         "null": model(noisy, t, coarse, text.as_null()),
-        "pooled": model(noisy, t, coarse, TextBatch(text.states_BSD, text.mask_BS, text.pooled_BD + 1, text.null_B)),
+        "pooled": model(noisy, t, coarse, with_text(text, pooled_BD=text["text"].pooled_BD + 1)),
     }
     for what, other in others.items():
         assert not torch.allclose(base, other, atol=1e-4), what
@@ -151,7 +151,7 @@ def test_unet_takes_any_length(frames: int) -> None:
 def test_it_starts_at_zero_and_every_weight_learns(name: str) -> None:
     torch.manual_seed(0)
     config = Stage2Config(denoiser=name, width=16, layers=2, head_dim=8, state_size=8, cross_attention=True)
-    model = build_denoiser(config, DF, DC, TEXT).double()
+    model = build_denoiser(config, DF, DC, {"text": TEXT}).double()
     noisy, t, coarse = make_inputs(3, 9)
     text = make_text(3, [True, False, False])
     assert not model(noisy, t, coarse, text).any()
@@ -166,10 +166,10 @@ def test_it_starts_at_zero_and_every_weight_learns(name: str) -> None:
 
 def test_heads_must_fit() -> None:
     with pytest.raises(UserError, match=r"stage2\.width=100 must be a multiple of stage2\.head_dim=64"):
-        build_denoiser(Stage2Config(denoiser="transformer", width=100), DF, DC, TEXT)
+        build_denoiser(Stage2Config(denoiser="transformer", width=100), DF, DC, {"text": TEXT})
     with pytest.raises(UserError, match=r"stage2\.head_dim=25 must be even"):
-        build_denoiser(Stage2Config(denoiser="unet", width=100, head_dim=25), DF, DC, TEXT)
-    build_denoiser(Stage2Config(denoiser="convnext", width=100), DF, DC, TEXT)  # has no heads
+        build_denoiser(Stage2Config(denoiser="unet", width=100, head_dim=25), DF, DC, {"text": TEXT})
+    build_denoiser(Stage2Config(denoiser="convnext", width=100), DF, DC, {"text": TEXT})  # has no heads
 
 
 @pytest.mark.parametrize(("preset", "sizes"), [("mini", (128, 128, 384)), ("paper", (64, 8, 768))])
@@ -177,8 +177,9 @@ def test_equal_sizes_are_equal(preset: str, sizes: tuple[int, int, int]) -> None
     """Within 3 % of the preset's own denoiser."""
     config = configuration.load(preset).stage2
     with torch.device("meta"):
-        wanted = trainable_parameters(build_denoiser(config, *sizes))
+        *latents, text = sizes
+        wanted = trainable_parameters(build_denoiser(config, *latents, {"text": text}))
         for name, changes in EQUAL_SIZES[preset].items():
-            model = build_denoiser(config.model_copy(update={"denoiser": name, **changes}), *sizes)
+            model = build_denoiser(config.model_copy(update={"denoiser": name, **changes}), *latents, {"text": text})
             assert trainable_parameters(model) == pytest.approx(wanted, rel=0.03), name
     assert set(EQUAL_SIZES[preset]) == set(DENOISERS)

@@ -1,11 +1,11 @@
 """The latent completer: loss on the right places, a sampler that inverts a known field, kept frames kept."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from batches import with_text
 
 from ssmttm.conditions.text import TextStatistics, collate_text
 from ssmttm.config import GenerationConfig, Stage2Config
@@ -21,7 +21,7 @@ SMALL = {"width": 8, "layers": 2, "head_dim": 8}
 
 def make_completer(**changes):
     torch.manual_seed(0)
-    model = LatentCompleter(Stage2Config(**SMALL, **changes), DF, DC, TEXT).eval()
+    model = LatentCompleter(Stage2Config(**SMALL, **changes), DF, DC, {"text": TEXT}).eval()
     torch.nn.init.normal_(model.denoiser.output.weight, std=0.5)
     model.set_statistics(torch.ones(DC), torch.full((DC,), 2.0), torch.full((DF,), 3.0), torch.full((DF,), 0.5))
     return model
@@ -55,10 +55,7 @@ def test_loss_counts_valid_frames_only(completer):
 
 
 def text_row(index):
-    whole = text()
-    return type(whole)(
-        *(part[index : index + 1] for part in (whole.states_BSD, whole.mask_BS, whole.pooled_BD, whole.null_B))
-    )
+    return text().rows([index])
 
 
 @pytest.mark.parametrize("objective", ["flow", "v"])
@@ -145,7 +142,9 @@ def test_guidance_may_end_before_the_piece_is_done(completer, monkeypatch):
     assert torch.equal(drawn[0], completer.sample(coarse, text(), noise, Sampler(4)))
     assert torch.equal(drawn[1], completer.sample(coarse, text(), noise, Sampler(4, guidance=3.0)))
     output = completer._output
-    monkeypatch.setattr(completer, "_output", lambda *args: (dropped.append(bool(args[3].null_B[0])), output(*args))[1])
+    monkeypatch.setattr(
+        completer, "_output", lambda *args: (dropped.append(bool(args[3]["text"].null_B[0])), output(*args))[1]
+    )
     half = completer.sample(coarse, text(), noise, Sampler(4, guidance=3.0, guided_until=0.5))
     assert dropped == [False, True, False, True, False, False]
     assert not any(torch.allclose(half, other) for other in drawn.values())
@@ -272,7 +271,7 @@ def test_weights_from_before_the_other_denoisers_load():
     names = [f"denoiser.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     names += ["denoiser.null_text", *(f"denoiser.blocks.0.{name}" for name in block)]
     names += [f"{what}_{kind}" for what in ("fine", "coarse", "pooled") for kind in ("mean", "std")]
-    state = LatentCompleter(Stage2Config(**old), DF, DC, TEXT).state_dict()
+    state = LatentCompleter(Stage2Config(**old), DF, DC, {"text": TEXT}).state_dict()
     assert set(state) == set(names)
     description = {"config": old, "fine_dim": DF, "coarse_dim": DC, "text_dim": TEXT}
     loaded = weights.build_completer(description, state)
@@ -285,7 +284,7 @@ def test_token_states_are_standardised_too():
     torch.nn.init.normal_(completer.denoiser.blocks[0].look.attention.out.weight)
     y, level, coarse = torch.randn(2, DF, 6), torch.full((2,), 0.3), torch.randn(2, DC, 6)
     before, given = completer._output(y, level, coarse, text()), text()
-    moved = replace(given, states_BSD=given.states_BSD * 3 + 2)
+    moved = with_text(given, states_BSD=given["text"].states_BSD * 3 + 2)
     assert not torch.allclose(before, completer._output(y, level, coarse, moved))
     zeros, ones = torch.zeros(TEXT), torch.ones(TEXT)
     completer.set_text_statistics(TextStatistics(zeros + 2, ones * 3, zeros, ones))
@@ -304,7 +303,7 @@ def test_text_statistics_enter(completer):
 def test_it_learns_a_deterministic_mapping():
     """Fine latents that are a function of the coarse ones: the loss falls well below its start."""
     torch.manual_seed(0)
-    model = LatentCompleter(Stage2Config(width=32, layers=2), 2, 2, TEXT)
+    model = LatentCompleter(Stage2Config(width=32, layers=2), 2, 2, {"text": TEXT})
     optimizer = torch.optim.AdamW(model.optimizer_groups(3e-3, 0.0))
     g = torch.Generator().manual_seed(0)
     losses = []

@@ -2,24 +2,24 @@
 
 import copy
 from functools import cache
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import doubled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssmttm import config as configuration
 from ssmttm.conditions.text import TextStatistics, collate_text
-from ssmttm.config import Backbone, Stage1Config
+from ssmttm.config import Stage1Config
 from ssmttm.errors import UserError
 from ssmttm.model import costs
 from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
+from ssmttm.model.mixers.registry import BACKBONES
 
-BACKBONES = get_args(Backbone)
 V, TEXT_DIM = 11, 6
 
 
@@ -28,7 +28,7 @@ def make_lm(backbone="prefix_simba", **changes):
     settings_ = {"width": 16, "layers": 2, "state_size": 8, "head_dim": 8, "chunk_size": 4, "dropout": 0.3}
     config = Stage1Config(backbone=backbone, **{**settings_, "pooled_init_std": 0.3, **changes})
     features = torch.randn(V, 5) if config.codebook_features else None
-    return MusicLM(config, V, TEXT_DIM, features).double().eval()
+    return MusicLM(config, V, {"text": TEXT_DIM}, features).double().eval()
 
 
 def texts(*lengths, seed=0):
@@ -37,8 +37,7 @@ def texts(*lengths, seed=0):
 
 
 def batch(states, null=None):
-    text = collate_text(states, null)
-    return type(text)(text.states_BSD.double(), text.mask_BS, text.pooled_BD.double(), text.null_B)
+    return doubled(collate_text(states, null))
 
 
 def codes(batch_size, length, K=1, seed=0):
@@ -51,7 +50,11 @@ def shared_lm(backbone, positions="none", K=1):
     return make_lm(backbone, positions=positions, num_codebooks=K)
 
 
-backbones, positions, seeds = st.sampled_from(BACKBONES), st.sampled_from(["none", "sinusoidal"]), st.integers(0, 1000)
+backbones, positions, seeds = (
+    st.sampled_from(sorted(BACKBONES)),
+    st.sampled_from(["none", "sinusoidal"]),
+    st.integers(0, 1000),
+)
 codebooks, lengths, frames = st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 12)
 many = settings(max_examples=250, deadline=None)
 
@@ -153,7 +156,7 @@ def test_token_dropout_hides_codes_in_training_only():
 
 def test_optimizer_groups_cover_each_parameter_once_and_spare_the_ssm():
     lm = make_lm()
-    groups = lm.optimizer_groups(lr=1e-3, weight_decay=0.1, pooled_lr_factor=0.15)
+    groups = lm.optimizer_groups(lr=1e-3, weight_decay=0.1)
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in lm.parameters())
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -162,7 +165,7 @@ def test_optimizer_groups_cover_each_parameter_once_and_spare_the_ssm():
         last = name.split(".")[-1]
         if last in ("A_log", "D", "dt_bias", "token_table", "bias", "head_bias") or "norm" in name:
             assert decay[id(parameter)] == 0, name
-        assert rate[id(parameter)] == pytest.approx(1.5e-4 if name.startswith("pooled_proj") else 1e-3)
+        assert rate[id(parameter)] == pytest.approx(1.5e-4 if name.startswith("inputs.text.pooled_proj") else 1e-3)
     assert decay[id(lm.blocks[0].mixer.in_proj.weight)] == 0.1
 
 
@@ -241,5 +244,5 @@ def test_fewer_bits_hardly_move_what_is_likely_next(backbone):
 def test_a_width_that_attention_cannot_cut_into_heads_is_refused(backbone):
     config = Stage1Config(backbone=backbone, width=96, head_dim=64, layers=1, codebook_features=False)
     with pytest.raises(UserError, match=r"stage1\.width=96 must be a multiple of stage1\.head_dim=64"):
-        MusicLM(config, codebook_size=16, text_dim=8)
-    MusicLM(config.model_copy(update={"head_dim": 32}), codebook_size=16, text_dim=8)
+        MusicLM(config, codebook_size=16, widths={"text": 8})
+    MusicLM(config.model_copy(update={"head_dim": 32}), codebook_size=16, widths={"text": 8})

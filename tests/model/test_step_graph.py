@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from batches import text_of
 
-from ssmttm.conditions.text import TextBatch
 from ssmttm.config import Stage1Config
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
@@ -12,10 +12,9 @@ from ssmttm.model.step_graph import capture
 def prefilled(backbone="prefix_simba", device="cpu"):
     torch.manual_seed(0)
     config = Stage1Config(backbone=backbone, width=64, layers=2, head_dim=16, state_size=16, codebook_features=False)
-    lm = MusicLM(config, 32, 8).eval().to(device)
+    lm = MusicLM(config, 32, {"text": 8}).eval().to(device)
     mask, null = torch.ones(2, 5, dtype=torch.bool), torch.tensor([False, True])
-    text = TextBatch(torch.randn(2, 5, 8), mask, torch.randn(2, 8), null).to(torch.device(device))
-    return lm, text
+    return lm, text_of(torch.randn(2, 5, 8), mask, torch.randn(2, 8), null).to(device)
 
 
 @torch.inference_mode()
@@ -28,8 +27,9 @@ def test_without_cuda_there_is_none():
     ("backbone", "fixed"),
     [("prefix_simba", True), ("prefix_mamba", True), ("cross_simba", True), ("prefix_transformer", False)],
 )
+@torch.inference_mode()
 def test_state_spaces_have_a_state_of_fixed_size(backbone, fixed):
-    assert prefilled(backbone)[0].has_fixed_state is fixed
+    assert prefilled(backbone)[0].fixed_state is fixed
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ import torch
 
 from ssmttm import audio, config, storage
 from ssmttm.codec.base import Codec
-from ssmttm.conditions.text import TextEncoder
+from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.errors import UserError
 from ssmttm.sources.rejects import read_rejects
 from ssmttm.tokens.text_table import caption_key, overlong_captions

@@ -161,7 +161,7 @@ def check_state_space(stage: int, world: int) -> None:
     """A real language model under bf16: what the state space is made of stays fp32 and does not decay."""
     settings = TrainConfig(zero=stage, precision="bf16", weight_decay=0.5, ema=0.9)
     torch.manual_seed(0)
-    lm = MusicLM(load("tiny", ["stage1.codebook_features=false"]).stage1, 16, 12)
+    lm = MusicLM(load("tiny", ["stage1.codebook_features=false"]).stage1, 16, {"text": 12})
     codes_BKS = torch.randint(0, 16, (MICRO, 1, 9), generator=torch.Generator().manual_seed(1))
     text = collate_text([np.ones((3, 12), np.float32)] * MICRO, [False] * MICRO)
     scale, seen = 0.0, set()

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssmttm.config import Config, Stage1Config
 from ssmttm.model import costs
-from ssmttm.model.denoiser import DENOISERS
+from ssmttm.model.denoisers.registry import DENOISERS
 from ssmttm.training import flops, progress
-from ssmttm.training.flops import peak_flops, task_flops
+from ssmttm.training.flops import peak_flops
 from ssmttm.training.order import Draw
 from ssmttm.training.stages import make_task
 
@@ -78,7 +78,7 @@ def test_a_tasks_tokens_cost_as_rows_of_mean_length(
 ) -> None:
     task = make_task(stage, make_config(stage))
     mean = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
-    assert task_flops(task) == flops.flops_per_token(task.config, stage, task.data.info, mean)
+    assert task.flops() == flops.flops_per_token(task.config, stage, task.data.info, mean)
 
 
 def test_attention_is_counted(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,5 +114,5 @@ def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
     assert "eta " in printed
     monkeypatch.setattr(progress, "peak_flops", lambda _: 1e12)
     figures, printed = shown()
-    assert figures["mfu"] == pytest.approx(flops.task_flops(task) * figures["tokens_per_s"] / 2e12)
+    assert figures["mfu"] == pytest.approx(task.flops() * figures["tokens_per_s"] / 2e12)
     assert "mfu " in printed

@@ -121,7 +121,7 @@ def test_widths_that_no_head_of_64_divides_build_too(backbone: str) -> None:
     (trial,) = plan(MINI, [backbone], [3], [0], width_per_layer=32)
     stage = sized(MINI, trial).stage1
     assert stage.head_dim == (64 if backbone in ("prefix_simba", "prefix_mamba") else 32)
-    MusicLM(stage.model_copy(update={"codebook_features": False}), codebook_size=16, text_dim=8)
+    MusicLM(stage.model_copy(update={"codebook_features": False}), codebook_size=16, widths={"text": 8})
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -130,7 +130,7 @@ def test_every_size_builds(backbone: str) -> None:
     sizes = []
     for trial in plan(config, [backbone], [1, 2, 3], [0]):
         stage = sized(config, trial).stage1
-        model = MusicLM(stage.model_copy(update={"codebook_features": False}), codebook_size=16, text_dim=8)
+        model = MusicLM(stage.model_copy(update={"codebook_features": False}), codebook_size=16, widths={"text": 8})
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
     assert sizes == sorted(sizes)
 

@@ -5,11 +5,14 @@ Shapes: B batch, T frames, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.base import Prefix
 from ssmttm.config import Stage2Config
-from ssmttm.model.denoisers.common import Denoiser, Prefix, masked, modulated, text_attention, zero_linear
+from ssmttm.model.denoisers.common import Denoiser, masked, modulated, prefix_attention, zero_linear
 
 
 class ConvNeXtBlock(nn.Module):
@@ -23,7 +26,7 @@ class ConvNeXtBlock(nn.Module):
         self.up = nn.Linear(D, inner)
         self.down = nn.Linear(inner, D)
         self.modulation = nn.Linear(D, 3 * D)
-        self.look = text_attention(config)
+        self.look = prefix_attention(config)
 
     def forward(self, x_BDT: Tensor, condition_BD: Tensor, prefix: Prefix | None) -> Tensor:
         scale_BD, shift_BD, gate_BD = self.modulation(condition_BD).chunk(3, dim=-1)
@@ -38,8 +41,8 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtDenoiser(Denoiser):
     """A stack of ConvNeXt blocks, each modulated in its own way."""
 
-    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int):
-        super().__init__(config, fine_dim, coarse_dim, text_dim)
+    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, widths: Mapping[str, int]):
+        super().__init__(config, fine_dim, coarse_dim, widths)
         # Dilation 1, 2, 1, 2, ...: wider context at the same cost.
         self.blocks = nn.ModuleList(ConvNeXtBlock(config, 1 + index % 2) for index in range(config.layers))
         self.output = zero_linear(config.width, fine_dim)

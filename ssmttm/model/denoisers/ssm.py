@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ssmttm.config import Stage2Config
+from ssmttm.model.denoisers.common import check_heads
 from ssmttm.model.denoisers.transformer import TransformerDenoiser
 from ssmttm.model.mixers.mamba2 import Mamba2
 
@@ -36,6 +37,10 @@ class BidirectionalMamba2(nn.Module):
 
 class SSMDenoiser(TransformerDenoiser):
     """`AdaptiveBlock`s with bidirectional Mamba-2."""
+
+    @classmethod
+    def check(cls, config: Stage2Config) -> None:
+        check_heads(config)
 
     @staticmethod
     def mixer(config: Stage2Config) -> nn.Module:

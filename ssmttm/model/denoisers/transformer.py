@@ -5,13 +5,16 @@ Shapes: B batch, T frames, D width, H heads, P head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.base import Prefix
 from ssmttm.config import Stage2Config
-from ssmttm.model.denoisers.common import Denoiser, Prefix, modulated, text_attention, zero_linear
-from ssmttm.model.mixers.mamba2 import MLP
+from ssmttm.model.denoisers.common import Denoiser, check_heads, modulated, prefix_attention, zero_linear
+from ssmttm.model.layers import MLP
 
 ROTARY_PERIOD = 10_000
 
@@ -52,7 +55,7 @@ class AdaptiveBlock(nn.Module):
     def __init__(self, config: Stage2Config, mixer: nn.Module):
         super().__init__()
         self.mixer = mixer
-        self.look = text_attention(config)
+        self.look = prefix_attention(config)
         self.mlp = MLP(config.width, config.expand)
         self.modulation = zero_linear(config.width, 6 * config.width)
 
@@ -67,10 +70,14 @@ class AdaptiveBlock(nn.Module):
 class TransformerDenoiser(Denoiser):
     """A stack of `AdaptiveBlock`s."""
 
-    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int):
-        super().__init__(config, fine_dim, coarse_dim, text_dim)
+    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, widths: Mapping[str, int]):
+        super().__init__(config, fine_dim, coarse_dim, widths)
         self.blocks = nn.ModuleList(AdaptiveBlock(config, self.mixer(config)) for _ in range(config.layers))
         self.output = zero_linear(config.width, fine_dim)
+
+    @classmethod
+    def check(cls, config: Stage2Config) -> None:
+        check_heads(config, is_even=True)
 
     @staticmethod
     def mixer(config: Stage2Config) -> nn.Module:

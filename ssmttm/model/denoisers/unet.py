@@ -6,7 +6,7 @@ Shapes: B batch, T frames (of the level), D width of the level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import cast
 
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.base import Prefix
 from ssmttm.config import Stage2Config
-from ssmttm.model.denoisers.common import Denoiser, Prefix, masked, modulated, text_attention, zero_linear
+from ssmttm.model.denoisers.common import Denoiser, check_heads, masked, modulated, prefix_attention, zero_linear
 from ssmttm.model.denoisers.transformer import SelfAttention
 
 # Width of each level, at half the rate of the one before. The first is no narrower than the fine latents should be:
@@ -35,7 +36,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv1d(width, width, 3, padding=1)
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
-        self.look = text_attention(config, width)
+        self.look = prefix_attention(config, width)
 
     def forward(self, x_BDT: Tensor, condition_BD: Tensor, prefix: Prefix | None, mask_BT: Tensor | None) -> Tensor:
         shift_BD, scale_BD = self.modulation(condition_BD).chunk(2, dim=-1)
@@ -74,21 +75,27 @@ def level_masks(mask_BT: Tensor | None, padding: int) -> list[Tensor | None]:
 class UNetDenoiser(Denoiser):
     """`config.layers` residual blocks on each level on the way down, and as many on the way up."""
 
-    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, text_dim: int):
-        super().__init__(config, fine_dim, coarse_dim, text_dim)
-        widths = [factor * config.width for factor in MULTIPLIERS]
+    def __init__(self, config: Stage2Config, fine_dim: int, coarse_dim: int, widths: Mapping[str, int]):
+        super().__init__(config, fine_dim, coarse_dim, widths)
+        level_widths = [factor * config.width for factor in MULTIPLIERS]
 
         def blocks(width: int) -> nn.ModuleList:
             return nn.ModuleList(ResidualBlock(config, width) for _ in range(config.layers))
 
-        self.down = nn.ModuleList(blocks(width) for width in widths)
-        self.shrink = nn.ModuleList(nn.Conv1d(wide, low, 4, stride=2, padding=1) for wide, low in pairwise(widths))
-        self.middle = nn.ModuleList(ResidualBlock(config, widths[-1]) for _ in range(2))
-        self.attention = MiddleAttention(widths[-1], config.head_dim)
-        self.merge = nn.ModuleList(nn.Conv1d(2 * width, width, 1) for width in widths)
-        self.up = nn.ModuleList(blocks(width) for width in widths)
-        self.grow = nn.ModuleList(nn.Conv1d(low, wide, 3, padding=1) for wide, low in pairwise(widths))
+        self.down = nn.ModuleList(blocks(width) for width in level_widths)
+        self.shrink = nn.ModuleList(
+            nn.Conv1d(wide, low, 4, stride=2, padding=1) for wide, low in pairwise(level_widths)
+        )
+        self.middle = nn.ModuleList(ResidualBlock(config, level_widths[-1]) for _ in range(2))
+        self.attention = MiddleAttention(level_widths[-1], config.head_dim)
+        self.merge = nn.ModuleList(nn.Conv1d(2 * width, width, 1) for width in level_widths)
+        self.up = nn.ModuleList(blocks(width) for width in level_widths)
+        self.grow = nn.ModuleList(nn.Conv1d(low, wide, 3, padding=1) for wide, low in pairwise(level_widths))
         self.output = zero_linear(config.width, fine_dim)
+
+    @classmethod
+    def check(cls, config: Stage2Config) -> None:
+        check_heads(config, is_even=True)
 
     def trunk(self, x_BDT: Tensor, condition_BD: Tensor, prefix: Prefix | None, mask_BT: Tensor | None) -> Tensor:
         def run(blocks: nn.Module, x_BDT: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
-"""Attention: over the steps so far, with a cache, and across to the text.
+"""Attention: over the steps so far, with a cache, and across to a prefix.
 
-Shapes: B batch, L steps, D width, H heads, P head dimension, J steps so far, T text tokens.
+Shapes: B batch, L steps, D width, H heads, P head dimension, J steps so far, T tokens of the prefix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.base import Prefix
+from ssmttm.config import Stage1Config
+from ssmttm.errors import UserError
 from ssmttm.model.linear import project
+from ssmttm.model.mixers.base import Mixer
 
 
 class AttentionState(NamedTuple):
@@ -51,24 +55,16 @@ class AttentionState(NamedTuple):
         return AttentionState(keys, values, mask, total)
 
 
-    @classmethod
-    def gather(cls, rows: Sequence[tuple[AttentionState, int]]) -> AttentionState:
-        """A new state of one row each of other states: shorter ones are padded on the left, and masked there."""
-        longest = max(state.length for state, _ in rows)
-
-        def row(state: AttentionState, index: int) -> tuple[Tensor, Tensor, Tensor]:
-            keys, values, mask = (part[index : index + 1] for part in state.used())
-            extra = longest - state.length
-            return F.pad(keys, (0, 0, extra, 0)), F.pad(values, (0, 0, extra, 0)), F.pad(mask, (extra, 0))
-
-        keys, values, mask = (torch.cat(parts) for parts in zip(*(row(*one) for one in rows), strict=True))
-        return cls(keys, values, mask, longest)
+def check_heads(config: Stage1Config) -> None:
+    """Raises UserError if attention cannot cut the width into heads."""
+    if config.width % config.head_dim:
+        raise UserError(f"stage1.width={config.width} must be a multiple of stage1.head_dim={config.head_dim}")
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Causal self-attention; the first `bidirectional` steps of a call see one another both ways (a text prefix)."""
 
-    fixed_state = False  # it grows with the stream
+    fixed_state = False
 
     def __init__(self, width: int, head_dim: int = 64):
         super().__init__()
@@ -76,8 +72,33 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
+    @classmethod
+    def of(cls, config: Stage1Config) -> Attention:
+        check_heads(config)
+        return cls(config.width, config.head_dim)
+
+    def initial_state(self, batch: int, device: torch.device) -> AttentionState:
+        weight = self.qkv.weight
+        none_BHCP = torch.zeros(batch, self.heads, 0, self.head_dim, dtype=weight.dtype, device=device)
+        return AttentionState(none_BHCP, none_BHCP, torch.zeros(batch, 0, dtype=torch.bool, device=device), 0)
+
+    def kept(self, state: AttentionState | None) -> Sequence[Tensor]:
+        return () if state is None else state.used()
+
+    def gather(self, rows: Sequence[tuple[AttentionState, int]]) -> AttentionState:
+        """Shorter rows are padded on the left, and masked there."""
+        longest = max(state.length for state, _ in rows)
+        keys, values, masks = [], [], []
+        for state, row in rows:
+            key, value, mask = (part[row : row + 1] for part in state.used())
+            extra = longest - state.length
+            keys.append(F.pad(key, (0, 0, extra, 0)))
+            values.append(F.pad(value, (0, 0, extra, 0)))
+            masks.append(F.pad(mask, (extra, 0)))
+        return AttentionState(torch.cat(keys), torch.cat(values), torch.cat(masks), longest)
+
     def forward(
-        self, x_BLD: Tensor, state: AttentionState | None, mask_BL: Tensor | None = None, bidirectional: int = 0
+        self, x_BLD: Tensor, state: AttentionState | None = None, mask_BL: Tensor | None = None, bidirectional: int = 0
     ) -> tuple[Tensor, AttentionState]:
         B, L, _ = x_BLD.shape
         plain = mask_BL is None and state is None and not bidirectional
@@ -106,8 +127,8 @@ class Attention(nn.Module):
         return project(self.out, y.transpose(1, 2).flatten(-2)), state
 
 
-class TextMemory(NamedTuple):
-    """Keys and values of the text, made once, and which of them are real."""
+class PrefixMemory(NamedTuple):
+    """Keys and values of a prefix, made once, and which of them are real."""
 
     keys_BHTP: Tensor
     values_BHTP: Tensor
@@ -115,7 +136,7 @@ class TextMemory(NamedTuple):
 
 
 class CrossAttention(nn.Module):
-    """Attention from every step to the text. The text never changes, so neither does the state."""
+    """Attention from every step to the prefix, which never changes, so that the state does not either."""
 
     def __init__(self, width: int, head_dim: int = 64):
         super().__init__()
@@ -124,15 +145,15 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def read(self, text_BTD: Tensor, mask_BT: Tensor) -> TextMemory:
-        """Keys and values of a text [B, T, D]; each row needs at least one real token."""
+    def read(self, prefix: Prefix) -> PrefixMemory:
+        """Keys and values of a prefix."""
         key, value = (
             part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-            for part in self.key_value(text_BTD).chunk(2, -1)
+            for part in self.key_value(prefix.tokens_BSD).chunk(2, -1)
         )
-        return TextMemory(key, value, mask_BT)
+        return PrefixMemory(key, value, prefix.mask_BS)
 
-    def forward(self, x_BLD: Tensor, memory: TextMemory) -> Tensor:
+    def forward(self, x_BLD: Tensor, memory: PrefixMemory) -> Tensor:
         query = project(self.query, x_BLD).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         key, value = memory.keys_BHTP.to(query.dtype), memory.values_BHTP.to(query.dtype)
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=memory.mask_BT[:, None, None])

@@ -1,5 +1,4 @@
-"""Layers with one streaming contract: `layer(x_BLD, state, ...) -> (y_BLD, state)`; one call over L steps gives
-what L calls over one step give.
+"""The Mamba-2 mixer (arXiv 2405.21060) over the parts that `kernels/` offers.
 
 Shapes: B batch, L steps, D width, E inner width, C convolved channels, H heads, P head dimension, G groups,
 N state size, J cached steps.
@@ -14,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.config import Stage1Config
 from ssmttm.model.kernels.backend import TORCH, Backend, backend_for
 from ssmttm.model.kernels.mamba2_fused import Sizes, mamba2_inner
 from ssmttm.model.linear import project
+from ssmttm.model.mixers.base import Mixer
 
 
 def _at_least_fp32(values: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
 
-class Mamba2(nn.Module):
+class Mamba2(Mixer):
     """Mamba-2 mixer (arXiv 2405.21060). Parameter names and shapes are those of `mamba_ssm.Mamba2`.
 
     All between the projections is one fused function where no state is given (training, prefill); from a given state,
@@ -47,7 +48,8 @@ class Mamba2(nn.Module):
     `dt_bias` stay fp32 and must not be decayed; dt starts log-uniform in [0.001, 0.1].
     """
 
-    fixed_state = True  # steps write over it
+    fixed_state = True
+    never_decayed = ("A_log", "D", "dt_bias")
 
     def __init__(
         self,
@@ -75,6 +77,18 @@ class Mamba2(nn.Module):
         self.norm = GatedRMSNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
+    @classmethod
+    def of(cls, config: Stage1Config) -> Mamba2:
+        return cls(
+            config.width,
+            config.state_size,
+            config.head_dim,
+            config.expand,
+            config.conv_kernel,
+            config.groups,
+            config.chunk_size,
+        )
+
     def initial_state(self, batch: int, device: torch.device) -> Mamba2State:
         dtype = torch.promote_types(self.D.dtype, torch.float32)
         return Mamba2State(
@@ -83,7 +97,11 @@ class Mamba2(nn.Module):
         )
 
     def forward(
-        self, x_BLD: Tensor, state: Mamba2State | None = None, mask_BL: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        state: Mamba2State | None = None,
+        mask_BL: Tensor | None = None,
+        bidirectional: int = 0,  # a recurrence reads one way
     ) -> tuple[Tensor, Mamba2State]:
         """Masked positions change neither the convolution window's content nor the SSM state; without a state both
         begin at zero. Where no gradient is asked for, one step writes the new state over the given one."""
@@ -146,24 +164,3 @@ class Mamba2(nn.Module):
         if L == 1 and not torch.is_grad_enabled():
             new_window_BLC = state.window_BLC.copy_(new_window_BLC)
         return out_BLD, Mamba2State(_at_least_fp32(new_window_BLC), ssm_BHPN)
-
-
-class MLP(nn.Module):
-    """Linear, GELU, Linear: SiMBA's channel mixer as the papers use it."""
-
-    def __init__(self, width: int, ratio: float):
-        super().__init__()
-        inner = int(ratio * width)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        return project(self.down, F.gelu(project(self.up, x_BLD)))
-
-
-def sinusoids(position_BL: Tensor, width: int) -> Tensor:
-    """Cosine and sine position code [B, L, width], period 10,000 (arXiv 1706.03762)."""
-    half = width // 2
-    rate = torch.exp(-math.log(10_000) * torch.arange(half, device=position_BL.device) / half)
-    angle = position_BL[..., None].float() * rate
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)

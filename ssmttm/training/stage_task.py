@@ -1,0 +1,89 @@
+"""What the tasks of both stages share: token shards, the codec they belong to, captions, samples.
+
+Shapes: B batch, T frames, D latent or state dimensions, S text positions, N samples.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssmttm.audio import Audio
+from ssmttm.codec.base import Codec, load_codec
+from ssmttm.conditions.text import TextStatistics
+from ssmttm.config import Config
+from ssmttm.tokens.data import TokenDataset
+from ssmttm.training.flops import flops_per_token
+from ssmttm.training.order import Draw
+from ssmttm.training.task import Task
+from ssmttm.training.validation import ValidationSet
+
+STATISTICS_CAPTIONS = 2000
+
+
+class StageTask(Task):
+    """A task that learns from token shards; `name` is its section of the configuration too."""
+
+    data: TokenDataset
+
+    def __init__(self, config: Config, with_fine: bool):
+        self.config = config
+        self.data = TokenDataset.open(config.train.data, "train", with_fine)
+        self.validation = ValidationSet.open(config.train, with_fine)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return load_codec(self.data.info["codec"]["uri"])
+
+    @property
+    def validation_rows(self) -> int:
+        return len(self.validation)
+
+    def frames(self, draw: Draw) -> int:
+        """Of a training sequence."""
+        frames, crop = self.data.frames(draw.row), getattr(self.config, self.name).crop_frames
+        return min(frames, crop) if crop else frames
+
+    @abstractmethod
+    def describe(self, module: nn.Module) -> dict[str, Any]:
+        """What `model.json` needs to rebuild the module."""
+
+    @abstractmethod
+    def sample(self, module: nn.Module, count: int) -> list[tuple[str, Audio]]:
+        """Audio made by the trained module for validation prompts: (prompt, audio)."""
+
+    def flops(self) -> float:
+        frames = sum(self.frames(Draw(row, 0)) for row in range(len(self.data))) / len(self.data)
+        return flops_per_token(self.config, self.name, self.data.info, frames)
+
+    def remedy(self) -> str:
+        return f"lower train.lr, or look for broken rows in {self.config.train.data}"
+
+
+def text_statistics(data: TokenDataset) -> TextStatistics:
+    """Mean and deviation of the training captions' states (of an even selection of them)."""
+    keys = data.text.keys()
+    return TextStatistics.measure([data.text.states(key) for key in keys[:: max(1, len(keys) // STATISTICS_CAPTIONS)]])
+
+
+def draw_caption(data: TokenDataset, draw: Draw, generator: np.random.Generator) -> np.ndarray:
+    """States [S, D] of one of the row's captions."""
+    keys = data.text_keys(draw.row)
+    return data.text.states(keys[generator.integers(len(keys))])
+
+
+@torch.no_grad()
+def decode_samples(
+    codec: Codec, codes0_BT: Tensor, fine_BDT: Tensor | None, prompts: list[str]
+) -> list[tuple[str, Audio]]:
+    """Prompts with the sound of coarse codes and fine latents (None: zeros, what the coarse codes alone hold)."""
+    coarse_BDT = codec.coarse(codes0_BT)
+    if fine_BDT is None:
+        fine_BDT = coarse_BDT.new_zeros(len(coarse_BDT), codec.fine_dim, coarse_BDT.shape[2])
+    wav_B1N = codec.decode(coarse_BDT, fine_BDT)
+    return [(prompt, Audio(wav.numpy(), codec.sample_rate)) for prompt, wav in zip(prompts, wav_B1N, strict=True)]
