@@ -141,12 +141,14 @@ class SlotBatch:
 
     def read(self, frames: int) -> Tensor:
         """The next `frames` frames of a batch that `of` gave and whose pieces are equally long: int64 [B, K, T]."""
-        frames_nK: list[np.ndarray] = []
-        while len(frames_nK) < frames:
+        codes_BKT = np.empty((len(self.members), self._lm.config.num_codebooks, frames), np.int64)
+        written = 0
+        while written < frames:
             codes_nK, is_frame_n, _ = self.step()
             if is_frame_n[0]:
-                frames_nK.append(codes_nK)
-        return torch.from_numpy(np.stack(frames_nK, axis=2))
+                codes_BKT[:, :, written] = codes_nK
+                written += 1
+        return torch.from_numpy(codes_BKT)
 
     @property
     def free(self) -> int:

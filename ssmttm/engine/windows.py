@@ -270,7 +270,7 @@ class WindowPool:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="render-pool", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="window-pool", daemon=True)
         self._thread.start()
 
     def render(self, track: Track, codes_BKT: Tensor) -> Tensor:

@@ -42,12 +42,7 @@ class AttentionState(NamedTuple):
         keys, values, mask, length = self
         total = length + key_BHLP.shape[2]
         if total > keys.shape[2]:  # twice the room, so that growing costs a constant time per step
-            keys, values = (
-                torch.cat(
-                    [old[:, :, :length], torch.zeros_like(old[:, :, :1]).expand(-1, -1, 2 * total - length, -1)], dim=2
-                )
-                for old in (keys, values)
-            )
+            keys, values = (F.pad(old[:, :, :length], (0, 0, 0, 2 * total - length)) for old in (keys, values))
             mask = F.pad(mask[:, :length], (0, 2 * total - length))
         keys[:, :, length:total] = key_BHLP
         values[:, :, length:total] = value_BHLP
