@@ -27,7 +27,7 @@ demo: $(VENV)/demo.stamp ## compose, train and hear it in about MINUTES=17: runs
 test: $(VENV)/dev.stamp ## fast tests
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: $(VENV)/dev.stamp ## kills, several processes, long runs
+test-slow: $(VENV)/kernels.stamp ## kills, several processes, long runs
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
@@ -71,7 +71,8 @@ $(BIN)/python:
 	$$found -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "error: $$found cannot make a virtual environment; install its venv package" >&2; exit 1; }
 
-# tinysoundfont without its dependencies: pyaudio, which only live playback needs, fails to build without PortAudio.
+# Without their dependencies: tinysoundfont's pyaudio, which only live playback needs, fails to build without PortAudio;
+# encodec's torchaudio, which only its file reading needs, cannot be imported beside torch for CPU.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[demo]'
 	$(PIP) install --quiet --no-deps tinysoundfont==0.3.7
@@ -79,5 +80,14 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[dev]'
-	$(PIP) install --quiet --no-deps tinysoundfont==0.3.7
+	$(PIP) install --quiet --no-deps tinysoundfont==0.3.7 encodec==0.1.1
 	@touch $(VENV)/demo.stamp $@
+
+# What the Triton kernels are compared with plain torch by, without a GPU: Triton, for its interpreter, and mamba-ssm as
+# plain Python. Where they cannot be had the comparison is skipped.
+$(VENV)/kernels.stamp: $(VENV)/dev.stamp
+	{ $(PIP) install --quiet 'triton>=3.5' setuptools wheel && \
+	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE \
+	  $(PIP) install --quiet --no-deps --no-build-isolation 'mamba-ssm>=2.3'; } || \
+	  echo "no Triton or mamba-ssm: the kernels are not compared" >&2
+	@touch $@

@@ -20,7 +20,7 @@ from ssmttm import config, storage
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.reports.demo import render
 from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
-from ssmttm.training.rows import read_rows
+from ssmttm.training.writer import read_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EVALUATION = 0.2  # share of --minutes that is left for export, evaluation and report
@@ -216,7 +216,11 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=config.help_on_keys("demo") + "\nThe other jobs say theirs, e.g. python jobs/train_stage1.py --help.",
+    )
     parser.add_argument("--preset", default="mini", help=f"{', '.join(config.preset_names())} or a YAML file")
     parser.add_argument("--out", default="runs/demo", help="folder for everything the demo makes (default: runs/demo)")
     parser.add_argument(

@@ -16,26 +16,27 @@ from typing import Any
 
 from ssmttm import config
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.tokens.dataset_card import summary_table
-from ssmttm.tokens.parts import PartReport
-from ssmttm.tokens.tokenize import Plan, Worker, preprocess, preprocess_local
+from ssmttm.tokens.card import summary_table
+from ssmttm.tokens.plan import Plan
+from ssmttm.tokens.schema import PartReport
+from ssmttm.tokens.write import PartWriter, preprocess, preprocess_local
 
 
-class PartWriter:
-    """A `Worker` as Ray Data calls it: rows in, rows out."""
+class RayWriter:
+    """A `PartWriter` as Ray Data calls it: rows in, rows out."""
 
     def __init__(self, settings: config.Config):
-        self._worker = Worker(settings)
+        self._write = PartWriter(settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         plan: Plan = pickle.loads(row["plan"])
         try:
-            return {"report": asdict(self._worker(plan)), "problem": ""}
+            return {"report": asdict(self._write(plan)), "problem": ""}
         except UserError as error:  # as a value: raised here, Ray would bury its one line in traces
             return {"report": asdict(PartReport(plan.name, 0, 0.0, 0, skipped=False)), "problem": str(error)}
 
 
-def execute_with_ray(worker: Worker, plans: Sequence[Plan]) -> Iterator[PartReport]:
+def execute_with_ray(writer: PartWriter, plans: Sequence[Plan]) -> Iterator[PartReport]:
     """Fulfil plans on a pool of actors that load the encoders once: `corpus.actors`, or as many as the cluster's CPUs
     or GPUs let in.
 
@@ -48,7 +49,7 @@ def execute_with_ray(worker: Worker, plans: Sequence[Plan]) -> Iterator[PartRepo
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    corpus, resources = worker.config.corpus, ray.cluster_resources()
+    corpus, resources = writer.config.corpus, ray.cluster_resources()
     room = int(resources.get("CPU", 1))
     if corpus.gpus_per_actor:
         room = int(resources.get("GPU", 0) / corpus.gpus_per_actor)
@@ -56,8 +57,8 @@ def execute_with_ray(worker: Worker, plans: Sequence[Plan]) -> Iterator[PartRepo
             raise UserError(f"corpus.gpus_per_actor={corpus.gpus_per_actor:g}, but the cluster has no such GPU")
     actors = min(len(plans), corpus.actors or max(1, room))
     rows = ray.data.from_items([{"plan": pickle.dumps(plan)} for plan in plans], override_num_blocks=len(plans)).map(
-        PartWriter,
-        fn_constructor_args=(worker.config,),
+        RayWriter,
+        fn_constructor_args=(writer.config,),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=1,
         num_gpus=corpus.gpus_per_actor or None,
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
             import ray
 
             ray.init(ignore_reinit_error=True)
-            result = preprocess(Worker(settings), execute_with_ray)
+            result = preprocess(PartWriter(settings), execute_with_ray)
         print(f"\n{settings.corpus.out}\n{summary_table(result.dataset, result.reports, result.wall_s)}")
 
 

@@ -25,7 +25,7 @@ from serve.remote import RemoteLanguageModel, RemoteRenderer
 from serve.renderer import Renderer
 from serve.service import Service
 from ssmttm import storage
-from ssmttm.bundle.store import check_bundle, shipped_bundle
+from ssmttm.bundle.load import check_bundle, shipped_bundle
 
 
 class RendererReplica(Renderer):

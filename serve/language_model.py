@@ -12,8 +12,8 @@ import numpy as np
 
 from serve.schema import MEDIA_TYPES, Model
 from serve.wire import LostError, Refusal
-from ssmttm.bundle.store import load_bundle
-from ssmttm.engine.piece import Piece, conditions_of
+from ssmttm.bundle.load import load_bundle
+from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import DEFAULTS, MusicRequest
 from ssmttm.engine.slot_engine import EngineClosedError, QueueFullError, SlotEngine
 from ssmttm.engine.slots import Rereading
@@ -71,7 +71,7 @@ class LanguageModel:
         """See `CodeWriter`. Closing it frees the slot."""
         loop = asyncio.get_running_loop()
         try:
-            piece = await loop.run_in_executor(self._readers, self._piece, request, frames, primer_KT)
+            piece = await loop.run_in_executor(self._readers, Piece.of, self._bundle, request, frames, primer_KT)
             stream = self._engine.submit(piece)
         except UserError as error:
             yield Refusal(400, str(error))
@@ -99,8 +99,3 @@ class LanguageModel:
         self._engine.close()
         self._waiters.shutdown()
         self._readers.shutdown()
-
-    def _piece(self, request: MusicRequest, frames: int, primer_KT: np.ndarray | None) -> Piece:
-        request = request.filled(self._bundle.config.generation)
-        known = 0 if primer_KT is None else primer_KT.shape[1]
-        return Piece(request, conditions_of(self._bundle, request, known + frames), frames, primer_KT)

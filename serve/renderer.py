@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from serve.wire import Began, CodeWriter, Event, LostError, Refusal, RefusedError, attempts
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.engine.continuation import Take
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
@@ -111,7 +111,7 @@ class Renderer:
                     yield samples_1N[0]
 
     def _take(self, request: MusicRequest) -> Take:
-        return Take(self._bundle, self._bundle.config.generation, self._windows, request)
+        return Take(self._bundle, self._windows, request)
 
     async def _off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile
@@ -135,3 +135,15 @@ def mel_filters(sample_rate: int, fft_size: int, num_mels: int, low_hz: float = 
     weights = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
     with torch.inference_mode(False):  # the first caller's mode must not stay on what is kept for all
         return torch.from_numpy(weights.astype(np.float32))
+
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+
+def log_mel(magnitudes_FL: Array, filters_LM: Array, floor: float) -> Array:
+    """Natural logarithm [..., F, M] of the mel bands of magnitude spectra [..., F, L], not below `floor`; of arrays as
+    of tensors, each by its own arithmetic."""
+    bands_FM = magnitudes_FL @ filters_LM
+    if isinstance(bands_FM, np.ndarray):
+        return np.log(np.maximum(bands_FM, floor))
+    return bands_FM.clamp_min(floor).log()

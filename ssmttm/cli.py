@@ -138,7 +138,7 @@ def export(
 ) -> None:
     """Gather the trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm import storage
-    from ssmttm.bundle.store import read_model_id
+    from ssmttm.bundle.load import read_model_id
     from ssmttm.evaluation.results import card_figures
     from ssmttm.training.export import export_bundle
 
@@ -175,17 +175,18 @@ def listen(
     Clips are brought to one loudness; order and sides are drawn for each listener; anchors and checks are among them.
     Nothing is kept of a listener but the answers.
     """
-    from ssmttm.evaluation import listen as test
-    from ssmttm.evaluation.listening import Settings
+    from ssmttm.evaluation import listening_app
+    from ssmttm.evaluation.listening import TrialCounts
+    from ssmttm.reports import listening
 
     if results is not None:
-        content = test.report(answers, results)
+        content = listening.write(listening_app.results(answers), results)
         print(f"{results}.json, .md, .html: {content['sessions']} sessions")
         return
     if not folders:
         raise UserError("nothing to listen to; give a folder of clips for each system")
     print(f"http://{host}:{port} (answers go to {answers}; stop with Ctrl-C)", flush=True)
-    test.serve(folders, answers, host, port, Settings(pairs=pairs, ratings=ratings))
+    listening_app.serve(folders, answers, host, port, TrialCounts(pairs, ratings), listening.page_of_test())
 
 
 @app.command(epilog="Example: ssmttm doctor --preset mini")

@@ -47,12 +47,11 @@ def scan(
 
     Lengths that are not stated are read from the files. Entries that could not be understood are named and left out.
     """
-    from ssmttm.tokens.census import census
-    from ssmttm.tokens.listing import write_scan
+    from ssmttm.tokens.check import census, write_scan
 
-    listing, manifest = write_scan(source, out, _corpus_config(layout, licence))
-    _print_figures(census(listing, sample=0, progress=False))
-    print(f"{manifest}: {len(listing.entries)} tracks")
+    inventory, manifest = write_scan(source, out, _corpus_config(layout, licence))
+    _print_figures(census(inventory, sample=0, progress=False))
+    print(f"{manifest}: {len(inventory.entries)} tracks")
 
 
 @corpus_app.command(epilog="Example: ssmttm corpus check runs/demo/tokens --html check.html")
@@ -72,16 +71,15 @@ def check(
     import json
 
     from ssmttm import storage
-    from ssmttm.tokens.census import census
-    from ssmttm.tokens.listing import read_listing
+    from ssmttm.tokens.check import census, read_inventory
 
-    listing = read_listing(uri, _corpus_config(layout, licence))
-    figures = census(listing, sample, seed)
+    inventory = read_inventory(uri, _corpus_config(layout, licence))
+    figures = census(inventory, sample, seed)
     if html is not None:
         from ssmttm.reports.census import render
-        from ssmttm.tokens.clips import clips
+        from ssmttm.tokens.previews import previews
 
-        storage.write_text(html, render(figures, clips(listing, seed=seed)))
+        storage.write_text(html, render(figures, previews(inventory, seed=seed)))
     if as_json:
         print(json.dumps(figures, indent=2, ensure_ascii=False))
     else:

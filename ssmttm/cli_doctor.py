@@ -12,6 +12,7 @@ import torch
 import ssmttm
 from ssmttm import config as configuration
 from ssmttm.errors import UserError
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.model.kernels import backend
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "mlflow", "numpy", "soundfile", "mamba-ssm")
@@ -25,7 +26,7 @@ def _version(package: str) -> str:
 
 
 def _soundfont() -> str:
-    from ssmttm.composer.soundfont import find_soundfont
+    from ssmttm.composer.render import find_soundfont
 
     try:
         return find_soundfont().path
@@ -40,23 +41,9 @@ def _text_dim(config: configuration.Config) -> int:
     return config.text.dim or load_text_encoder(config.text).dim
 
 
-def _latents(config: configuration.CodecConfig) -> tuple[int, int]:
-    """Coarse and fine dimensions of the codec."""
-    if config.name == "dac":
-        from transformers import DacConfig
-
-        entry = DacConfig().codebook_dim
-        return entry, entry * (config.num_codebooks - 1)
-    if config.name == "encodec":
-        from transformers import EncodecConfig
-
-        entry = EncodecConfig().hidden_size
-        return entry, entry
-    return config.stack * config.pca_dim, config.stack * config.pca_dim
-
-
 def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     """What the stages cost, counted without allocating them."""
+    from ssmttm.codec.registry import CODECS
     from ssmttm.model import costs
     from ssmttm.model.diffusion import LatentCompleter
 
@@ -64,7 +51,7 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
         text_dim = _text_dim(config)
     except UserError as error:
         return {"stage1": {"text encoder": f"none: {error}"}}
-    coarse_dim, fine_dim = _latents(config.codec)
+    coarse_dim, fine_dim = CODECS.find(config.codec.name).latent_dims(config.codec)
     shape = costs.Shape(config.codec.codebook_size, text_dim, coarse_dim)
     frame_rate = config.codec.sample_rate / (config.codec.hop * config.codec.stack)
     frames = round(config.corpus.segment_seconds * frame_rate)
@@ -104,10 +91,7 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
     """
     config = configuration.load(preset, job="stage1")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if gpus:
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    bf16 = multiplies_bf16("cuda" if gpus else "cpu")
     sizes = (config.stage1.head_dim, config.stage1.state_size)
     return {
         "versions": {

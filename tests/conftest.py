@@ -94,19 +94,20 @@ def tiny_corpus(tiny_config: config.Config) -> str:
 def tiny_codec(tiny_config: config.Config, tiny_corpus: str) -> Codec:
     """`mini` codec of the tiny preset, fitted on the tiny corpus and saved to `codec.path`."""
     from ssmttm.codec.mini import MiniCodec
+    from ssmttm.codec.store import save_codec
     from ssmttm.sources.readers import read_source
 
     tracks = read_source(tiny_corpus, tiny_config.corpus)
     codec = MiniCodec(tiny_config.codec)
     codec.fit([audio.read(track.audio).samples[0] for track in tracks], seed=0, progress=False)
-    codec.save(tiny_config.codec.path)
+    save_codec(codec, tiny_config.codec.path)
     return codec.eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_tokens(tiny_config: config.Config, tiny_codec: Codec) -> str:
     """Folder of the tiny corpus' token shards."""
-    from ssmttm.tokens.tokenize import preprocess_local
+    from ssmttm.tokens.write import preprocess_local
 
     preprocess_local(tiny_config)
     return tiny_config.corpus.out

@@ -12,6 +12,7 @@ import torch
 
 from ssmttm import config, storage
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.codec.store import save_codec
 
 TEXT_DIM = 12
 
@@ -26,7 +27,7 @@ def make_codec(folder: Path, settings: config.CodecConfig, seconds: int = 2) -> 
     ]
     codec = MiniCodec(settings)
     codec.fit(clips, seed=0, progress=False)
-    codec.save(str(folder))
+    save_codec(codec, str(folder))
     return codec
 
 

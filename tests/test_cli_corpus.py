@@ -11,7 +11,9 @@ import soundfile
 from command_line import Command
 
 from ssmttm import storage
-from ssmttm.sources.manifest import Track, read_manifest, write_manifest
+from ssmttm.config import CorpusConfig
+from ssmttm.sources.manifest import Track, write_manifest
+from ssmttm.sources.readers import read_source
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_scan_writes_a_manifest_to_edit(ssmttm: Command, tmp_path: Path) -> None
     (tmp_path / "b.json").write_text("{")
     code, out, _ = ssmttm("corpus", "scan", str(tmp_path), "--licence", "own-work")
     assert code == 0
-    (track,) = read_manifest(str(tmp_path))
+    (track,) = read_source(str(tmp_path), CorpusConfig())
     assert (track.id, track.licence, track.duration_s, track.captions) == ("a", "own-work", 2.0, ("a caption",))
     assert "refused, bad-entry: 1 (b.wav)" in out
     assert f"{tmp_path}/manifest.jsonl: 1 tracks" in out
@@ -110,7 +112,7 @@ def test_scan_writes_a_manifest_to_edit(ssmttm: Command, tmp_path: Path) -> None
     assert "may have been edited" in err
     code, out, _ = ssmttm("corpus", "scan", str(tmp_path), "--out", str(tmp_path / "again.jsonl"))
     assert code == 0
-    assert read_manifest(str(tmp_path / "again.jsonl")) == [track]
+    assert read_source(str(tmp_path / "again.jsonl"), CorpusConfig()) == [track]
 
 
 def test_scan_of_object_storage(ssmttm: Command, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_scan_of_object_storage(ssmttm: Command, tmp_path: Path) -> None:
     remote = f"memory://scan-{tmp_path.name}"
     storage.write_bytes(f"{remote}/sub/a.wav", (tmp_path / "a.wav").read_bytes())
     assert ssmttm("corpus", "scan", remote)[0] == 0
-    (track,) = read_manifest(remote)
+    (track,) = read_source(remote, CorpusConfig())
     assert (track.audio, track.duration_s) == (f"{remote}/sub/a.wav", 1.0)
 
 

@@ -54,9 +54,10 @@ import torch
 torch.set_num_threads(1)
 from ssmttm import audio, config
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.codec.store import save_codec
 from ssmttm.sources.composed import compose_corpus
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.tokens.write import preprocess_local
 from ssmttm.engine.generator import Generator
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
@@ -69,7 +70,7 @@ compose_corpus(f"{root}/corpus", 6 * 3 / 3600, seed=0, clip_seconds=3.0, caption
 codec = MiniCodec(settings.codec)
 tracks = read_source(f"{root}/corpus", settings.corpus)
 codec.fit([audio.read(track.audio).samples[0] for track in tracks], seed=0, progress=False)
-codec.save(settings.codec.path)
+save_codec(codec, settings.codec.path)
 preprocess_local(settings)
 for stage in ("stage1", "stage2"):
     train(config.load("tiny", overrides, stage), stage)

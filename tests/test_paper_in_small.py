@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from jobs import preprocess
 from ssmttm import audio, cli, config, storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.cli_doctor import examine
 from ssmttm.codec import load_codec
 from ssmttm.errors import UserError
 from ssmttm.model.diffusion import LatentCompleter
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.launch import train
 from ssmttm.training.run import Run
 

@@ -9,9 +9,9 @@ import torch
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
-from ssmttm.bundle.store import write_bundle
-from ssmttm.codec.base import load_codec
+from ssmttm.bundle.save import write_bundle
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.conditions.encoders import load_text_encoder
 from ssmttm.config import Config
 from ssmttm.model import weights
@@ -38,7 +38,7 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     if config.codec.vocoder == "neural":
         codec.add_vocoder(config.vocoder.model_dump())
     parts = {name: storage.join(folder, name) for name in ("codec", "stage1", "stage2")}
-    codec.save(parts["codec"])
+    save_codec(codec, parts["codec"])
     text_dim = load_text_encoder(config.text).dim
     features = codec.coarse(torch.arange(codec.codebook_size)[None])[0].T
     lm = MusicLM(config.stage1, codec.codebook_size, {"text": text_dim}, features)

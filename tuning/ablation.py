@@ -204,7 +204,7 @@ def parse(argv: list[str] | None = None) -> Asked:
     out = os.path.abspath(given.out)
     overrides = [*given.overrides, f"train.out={out}/runs", "train.launch=local", "train.workers=1"]
     jobs: tuple[JobName, ...] = ("stage1", "stage2", "evaluate")
-    configs = (configuration.with_absolute_paths(configuration.load(given.preset, overrides, job)) for job in jobs)
+    configs = (configuration.with_absolute_paths(configuration.load(given.preset, overrides, job), job) for job in jobs)
     return Asked(*configs, given.flops, given.systems.split(","), given.at_once, out)
 
 

@@ -19,20 +19,19 @@ from __future__ import annotations
 import argparse
 import itertools
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from ray import tune
 
 from ssmttm import config as configuration
 from ssmttm import storage
-from ssmttm.config import Config, Stage1Config
+from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.training.run import FREE_TRAIN_KEYS
+from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import Progress, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
-BACKBONES = get_args(Stage1Config.model_fields["backbone"].annotation)
 TABLE, SETTINGS = "study.csv", "study.json"
 
 
@@ -57,8 +56,7 @@ def plan(
         UserError: for an unknown backbone, a size or length that is not positive, or an axis without values.
     """
     for backbone in [*backbones, *(rates or {})]:
-        if backbone not in BACKBONES:
-            raise UserError(f"{backbone} is no backbone; use some of: {', '.join(BACKBONES)}")
+        BACKBONES.find(backbone)
     if min(sizes) < 1:
         raise UserError(f"--sizes {min(sizes)}: a size is a number of layers, at least 1")
     lengths = steps or [config.train.steps]
@@ -109,8 +107,8 @@ def check_same_study(config: Config, uri: str) -> None:
     """
     varied = {"backbone", "layers", "width"}
     now = {f"stage1.{k}": value for k, value in config.stage1.model_dump(mode="json").items() if k not in varied}
-    training = config.train.model_dump(mode="json")
-    now |= {f"train.{key}": value for key, value in training.items() if key not in {*FREE_TRAIN_KEYS, "lr", "seed"}}
+    kept = set(TrainConfig.deciding("training", "schedule")) - {"lr", "seed"}
+    now |= {f"train.{key}": value for key, value in config.train.model_dump(mode="json", include=kept).items()}
     if storage.exists(uri) and (before := storage.read_json(uri)) != now:
         changed = next(key for key in now if before.get(key) != now[key])
         raise UserError(f"{uri} was begun with {changed}={before.get(changed)}; choose another --out")
@@ -165,7 +163,7 @@ def parse(argv: list[str] | None = None) -> tuple[Config, list[Row], str]:
     )
     for trial in trials:
         sized(config, trial)  # a mistake in --vary is told here
-    return configuration.with_absolute_paths(config), trials, storage.absolute(arguments.out)
+    return configuration.with_absolute_paths(config, "stage1"), trials, storage.absolute(arguments.out)
 
 
 def words(text: str) -> list[str]:

@@ -21,8 +21,9 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import Progress, run_trials
-from tuning.scaling_study import BACKBONES, RowKeeper, check_same_study, plan
+from tuning.scaling_study import RowKeeper, check_same_study, plan
 from tuning.table import DONE, Row, read_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
@@ -139,7 +140,7 @@ def parse(argv: list[str] | None = None) -> tuple[Config, list[Row], str, bool]:
     trials = grid(config, arguments.backbone, arguments.size, arguments.lr, arguments.vary, arguments.width_per_layer)
     for trial in trials:
         sized(config, trial)
-    return configuration.with_absolute_paths(config), trials, storage.absolute(arguments.out), arguments.asha
+    return configuration.with_absolute_paths(config, "stage1"), trials, storage.absolute(arguments.out), arguments.asha
 
 
 def main() -> None:

@@ -15,19 +15,14 @@ from torch import Tensor, nn
 
 from ssmttm import storage
 from ssmttm.bundle.card import TrainingCost
-from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.bundle.load import COMMIT_NAME, read_costs, read_model_id
 from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
-from ssmttm.config import Config, Stage1Config, Stage2Config
+from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
-from ssmttm.tokens.dataset_card import ATTRIBUTION_NAME
+from ssmttm.tokens.card import ATTRIBUTION_NAME
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
-# Settings of training that leave the function of the network as it is.
-FREE_STAGE_KEYS = {
-    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
-    "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
-}
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,8 @@ def find(uri: str, stage: str) -> Initial:
         sources += (earlier,) if storage.exists(earlier) else ()
         counted, is_all = cost_of(uri, content)
         cost = counted if is_all else None
-    kind = Stage1Config if stage == "stage1" else Stage2Config
-    whole = kind(**section).model_dump(mode="json")  # keys that are newer than the weights have their defaults
+    # Keys that are newer than the weights have their defaults.
+    whole = SECTIONS[stage](**section).model_dump(mode="json")
     return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources, cost)
 
 
@@ -91,9 +86,9 @@ def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
     assert uri is not None
     initial = find(uri, stage)
     asked = getattr(config, stage).model_dump(mode="json")
-    for key, value in initial.section.items():
-        if key not in FREE_STAGE_KEYS[stage] and asked[key] != value:
-            setting = f"{stage}.{key}={value}"
+    for key in SECTIONS[stage].deciding("model"):
+        if asked[key] != initial.section[key]:
+            setting = f"{stage}.{key}={initial.section[key]}"
             raise UserError(f"train.init={uri} has {setting}, this run {asked[key]}; set {setting}")
     if initial.codec != dataset["codec"]["fingerprint"]:
         raise UserError(
@@ -126,13 +121,18 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
     if uri is None:
         return
     fresh = model.state_dict()
-    known = {
-        name: _widened(tensor, fresh[name]) for name, tensor in weights.load_tensors(find(uri, stage).tensors).items()
-    }
-    for name in without:
+    stored = weights.current_names(stage, weights.load_tensors(find(uri, stage).tensors))
+    # Input layers of conditions that the weights never heard of begin at zero, as built.
+    known = {name: tensor for name, tensor in fresh.items() if "inputs." in name and name not in stored}
+    known |= {name: _widened(tensor, fresh[name]) for name, tensor in stored.items()}
+    for name in (weights.current_name(stage, given) for given in without):
         matching = {key: value for key, value in fresh.items() if key == name or key.startswith(f"{name}.")}
         if not matching:
-            choices = ", ".join(dict.fromkeys(key.split(".")[0] for key in fresh))
+            # Of what reads the conditions the single layers, of the rest the whole.
+            parts = (key.split(".") for key in fresh)
+            choices = ", ".join(
+                dict.fromkeys(".".join(part[:3] if "inputs" in part[:1] else part[:1]) for part in parts)
+            )
             raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
         known |= matching
     model.load_state_dict(known)

@@ -1,4 +1,4 @@
-"""The codec contract: waveform to codes and latents and back, whole or in chunks; safetensors + JSON on disk.
+"""The codec contract: waveform to codes and latents and back, whole or in chunks.
 
 Shapes: B batch, N samples, T code frames = ceil(N / hop_length), K codebooks, V codebook entries, D latent dimensions.
 """
@@ -8,37 +8,41 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
-import safetensors.torch
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ssmttm import storage
-from ssmttm.errors import UserError
+from ssmttm.config import CodecConfig
 
-CONFIG_NAME = "codec.json"
-WEIGHTS_NAME = "codec.safetensors"
-PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME = "config.json", "model.safetensors"  # of transformers
-VOCODER_NAME = "vocoder.safetensors"
-VOCODER_PREFIX = "neural_vocoder."  # of its weights in the codec's state
-FORMAT = 1
+VOCODER_PREFIX = "neural_vocoder."  # of the weights of a vocoder trained on top, in the codec's state
 
 
 class Codec(nn.Module, ABC):
     """A residual codec split in two: codebook 0 (coarse), and everything it leaves out (fine).
 
     Attributes:
+        name: its key in the registry, `codec.name` of the configuration.
+        is_fitted: it is made here: `from_config` and then `fit`. Others come from a published checkpoint.
+        takes_vocoder: a neural vocoder can be trained on top; it then has what `ssmttm.training.vocoder` reads of
+            `MiniCodec`'s log-mel.
+        published_as: `model_type` of the checkpoints in transformers' layout that it reads; their weights are those of
+            its submodule `model`. None: there are none.
+        encode_batch: segments that preprocessing encodes together; fixed, as results depend on it in the last bits.
         sample_rate: in Hz; audio is mono.
         hop_length: samples per code frame.
         frame_rate: code frames per second.
         num_codebooks, codebook_size: K and V.
         coarse_dim, fine_dim: dimensions of the two kinds of latents.
-        encode_batch: segments that preprocessing encodes together; fixed, as results depend on it in the last bits.
     """
 
-    encode_batch = 1  # convolutional encoders keep activations of every sample
+    name: ClassVar[str]
+    is_fitted: ClassVar[bool] = False
+    takes_vocoder: ClassVar[bool] = False
+    published_as: ClassVar[str | None] = None
+    encode_batch: ClassVar[int] = 1  # convolutional encoders keep activations of every sample
 
     sample_rate: int
     hop_length: int
@@ -46,6 +50,39 @@ class Codec(nn.Module, ABC):
     codebook_size: int
     coarse_dim: int
     fine_dim: int
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, config: dict[str, Any]) -> Self:
+        """Rebuild, weights aside, from the `config` of `describe`, or from the `config.json` of a published checkpoint.
+
+        Raises:
+            UserError: for a kind that is not supported.
+            KeyError, TypeError, ValueError: for a bad config.
+        """
+
+    @classmethod
+    @abstractmethod
+    def latent_dims(cls, config: CodecConfig) -> tuple[int, int]:
+        """`coarse_dim` and `fine_dim` of the codec that a configuration describes, before there is one."""
+
+    @classmethod
+    def from_config(cls, config: CodecConfig) -> Self:
+        """An unfitted codec; only where `is_fitted`. Raises UserError for sizes that do not fit together."""
+        raise NotImplementedError(f"{cls.name} is not fitted here")
+
+    def fit(self, wavs: Iterable[np.ndarray], seed: int, progress: bool = True) -> None:
+        """Fit to clips; only where `is_fitted`. The same clips and seed give the same codec.
+
+        Args:
+            wavs: float32 [N] each, at `sample_rate`; read once.
+            seed: of every draw.
+            progress: show a progress bar.
+
+        Raises:
+            UserError: if the clips are too few.
+        """
+        raise NotImplementedError(f"{self.name} is not fitted here")
 
     @property
     def frame_rate(self) -> float:
@@ -100,7 +137,8 @@ class Codec(nn.Module, ABC):
         return None
 
     def add_vocoder(self, config: dict[str, Any]) -> None:
-        """Put an untrained vocoder of this description on top. Raises ValueError for a bad one."""
+        """Put an untrained vocoder of this description on top, as submodule `neural_vocoder`. Raises ValueError for a
+        bad one."""
         raise ValueError("this codec takes no vocoder")
 
     def encode(self, wav_B1N: Tensor) -> Tensor:
@@ -119,115 +157,15 @@ class Codec(nn.Module, ABC):
         """SHA-256 (hexadecimal) of description and weights, a vocoder on top left out: equal if and only if tokens are
         interchangeable."""
         digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
-        for name, weight in sorted(self._weights(vocoder=False).items()):
+        for name, weight in sorted(self.weights().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             digest.update(weight.numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, uri: str) -> None:
-        """Write `codec.json` and `codec.safetensors` into a folder, and `vocoder.safetensors` in half precision if
-        there is a vocoder on top."""
-        storage.make_dirs(uri)
-        storage.write_bytes(storage.join(uri, WEIGHTS_NAME), safetensors.torch.save(self._weights(vocoder=False)))
-        description = {"format": FORMAT, **self.describe(), "fingerprint": self.fingerprint()}
-        vocoder = self.describe_vocoder()
-        if vocoder is None:
-            storage.remove_tree(storage.join(uri, VOCODER_NAME))
-        else:
-            halves = {name: weight.half() for name, weight in self._weights(vocoder=True).items()}
-            packed = safetensors.torch.save(halves)
-            storage.write_bytes(storage.join(uri, VOCODER_NAME), packed)
-            description["vocoder"] = {"config": vocoder, "sha256": hashlib.sha256(packed).hexdigest()}
-        storage.write_json(storage.join(uri, CONFIG_NAME), description)
-
-    def _weights(self, vocoder: bool) -> dict[str, Tensor]:
+    def weights(self, vocoder: bool = False) -> dict[str, Tensor]:
         """On CPU: the weights that decide what tokens mean, or those of the vocoder on top."""
         return {
             name: weight.detach().cpu().contiguous()
             for name, weight in self.state_dict().items()
             if name.startswith(VOCODER_PREFIX) == vocoder
         }
-
-
-def load_codec(uri: str) -> Codec:
-    """Load a codec from a folder that `Codec.save` wrote (or a bundle, which holds the same files), or a published
-    one as transformers lays it out (`config.json`, `model.safetensors`).
-
-    Raises:
-        UserError: naming the folder and the remedy, if it holds no codec, one this version cannot read, or a
-            damaged one.
-    """
-    if not storage.exists(storage.join(uri, CONFIG_NAME)) and storage.exists(storage.join(uri, PUBLISHED_CONFIG_NAME)):
-        return _load_published(uri)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not storage.exists(storage.join(uri, name)):
-            raise UserError(
-                f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}, or give the "
-                "folder of a published DAC or EnCodec checkpoint"
-            )
-    description = storage.read_json(storage.join(uri, CONFIG_NAME))
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise UserError(f"the codec at {uri} is not of format {FORMAT}; fit it again with jobs/train_codec.py")
-    codec = _build(storage.join(uri, CONFIG_NAME), description.get("name"), description.get("config"))
-    _load_weights(codec, storage.join(uri, WEIGHTS_NAME), "")
-    if codec.fingerprint() != description.get("fingerprint"):
-        raise UserError(f"the codec at {uri} is damaged: its fingerprint differs from {CONFIG_NAME}; fit it again")
-    if "vocoder" in description:
-        _load_vocoder(codec, uri, description["vocoder"])
-    return codec.eval()
-
-
-def _load_vocoder(codec: Codec, uri: str, entry: Any) -> None:
-    """Put the vocoder that a folder holds on top of its codec."""
-    remedy = "train it again with jobs/train_codec.py codec.vocoder=neural"
-    weights_uri = storage.join(uri, VOCODER_NAME)
-    if not storage.exists(weights_uri):
-        raise UserError(f"the codec at {uri} lacks its {VOCODER_NAME}; {remedy}")
-    data = storage.read_bytes(weights_uri)
-    try:
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise ValueError(f"it differs from its digest in {CONFIG_NAME}")
-        codec.add_vocoder(entry["config"])
-        weights = safetensors.torch.load(data)
-        codec.load_state_dict({**codec._weights(vocoder=False), **weights})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights_uri} is damaged or of another version ({reason}); {remedy}") from None
-
-
-def _load_published(uri: str) -> Codec:
-    config = storage.read_json(storage.join(uri, PUBLISHED_CONFIG_NAME))
-    codec = _build(storage.join(uri, PUBLISHED_CONFIG_NAME), config.get("model_type"), config)
-    _load_weights(codec, storage.join(uri, PUBLISHED_WEIGHTS_NAME), "model.")
-    return codec.eval()
-
-
-def _load_weights(codec: Codec, uri: str, prefix: str) -> None:
-    """Load a safetensors file whose names lack `prefix`."""
-    try:
-        weights = safetensors.torch.load(storage.read_bytes(uri))
-        codec.load_state_dict({prefix + name: weight for name, weight in weights.items()})
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{uri} is damaged ({reason}); fit or fetch the codec again") from None
-
-
-def _build(uri: str, name: Any, config: Any) -> Codec:
-    from ssmttm.codec.dac import DacCodec
-    from ssmttm.codec.encodec import EncodecCodec
-    from ssmttm.codec.mini import MiniCodec
-
-    kinds: dict[Any, type[MiniCodec | DacCodec | EncodecCodec]] = {
-        "mini": MiniCodec,
-        "dac": DacCodec,
-        "encodec": EncodecCodec,
-    }
-    if name not in kinds:
-        raise UserError(f"{uri} is of an unknown kind '{name}'; known: {', '.join(kinds)}")
-    try:
-        return kinds[name].from_description(config)
-    except UserError as error:
-        raise UserError(f"{uri}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{uri} has a bad config ({reason}); fit or fetch the codec again") from None

@@ -1,17 +1,22 @@
 """Original EnCodec checkpoints (`encodec_24khz-*.th`, the `encodec` package's) in the layout that `load_codec` reads.
 
     python -m ssmttm.codec.convert_encodec FILE.th OUT_DIR [--config CONFIG.json]
+    python -m ssmttm.codec.convert_encodec encodec_24khz OUT_DIR
 
-The file is a dictionary of tensors; neither that package nor torchaudio, which it brings along, is needed. Without
-`--config` (keys of transformers' `EncodecConfig`) it must be of the published 24 kHz model.
+A file is a dictionary of tensors, for which the package is not needed; without `--config` (keys of transformers'
+`EncodecConfig`) it must be of the published 24 kHz model. `encodec_24khz` is that model as the package loads it (extra:
+encodec), from its cache or its address.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import pickle
 import re
+import sys
+import types
 from typing import Any
 
 import safetensors.torch
@@ -19,10 +24,11 @@ import torch
 from torch import Tensor
 
 from ssmttm import storage
-from ssmttm.codec.base import PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME
 from ssmttm.codec.encodec import EncodecCodec
-from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.codec.store import PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME
+from ssmttm.errors import MissingExtraError, UserError, exit_on_user_error
 
+PACKAGE_MODEL = "encodec_24khz"
 # Original names to transformers': both number the layers alike; transformers has no wrappers around convolutions and
 # codebooks.
 MODULES = (
@@ -47,7 +53,30 @@ def published_name(name: str) -> str:
     raise UserError(f"'{name}' is no tensor of a 24 kHz EnCodec checkpoint (the stereo 48 kHz model is not supported)")
 
 
+def encodec_package() -> types.ModuleType:
+    """The `encodec` package. It imports torchaudio, which only its reading and resampling of files needs; where that
+    cannot be imported (its wheels want a torch for CUDA) an empty module stands in while the package is.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    stand_in = None
+    try:
+        importlib.import_module("torchaudio")
+    except (ImportError, OSError):
+        stand_in = sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        return importlib.import_module("encodec")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "encodec", "encodec") from None
+    finally:
+        if stand_in is not None:
+            del sys.modules["torchaudio"]
+
+
 def _read(uri: str) -> dict[str, Tensor]:
+    if uri == PACKAGE_MODEL:
+        return encodec_package().EncodecModel.encodec_model_24khz().state_dict()
     try:
         tensors = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -62,12 +91,14 @@ def convert(source: str, out: str, config: dict[str, Any] | None = None) -> None
     """Write a checkpoint as `config.json` and `model.safetensors` of transformers' `EncodecModel`.
 
     Args:
-        source: path or URI of the original file; nothing in it is executed.
+        source: path or URI of the original file, in which nothing is executed; or `encodec_24khz`, loaded by the
+            package.
         out: folder or URI to write.
         config: keys of `EncodecConfig`; default: the published 24 kHz model.
 
     Raises:
-        UserError: if the file cannot be read, or its tensors are not those of the configured model.
+        UserError: if the file cannot be read, the package is not installed, or the tensors are not those of the
+            configured model.
     """
     codec = EncodecCodec.from_description(config or {})
     tensors = {published_name(name): tensor for name, tensor in _read(source).items()}
@@ -88,7 +119,7 @@ def convert(source: str, out: str, config: dict[str, Any] | None = None) -> None
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="FILE.th", help="original checkpoint")
+    parser.add_argument("source", metavar="FILE.th", help=f"original checkpoint, or {PACKAGE_MODEL}")
     parser.add_argument("out", metavar="OUT_DIR", help="folder or URI to write; codec.path of the jobs")
     parser.add_argument("--config", metavar="CONFIG.json", help="keys of EncodecConfig (default: the 24 kHz model)")
     arguments = parser.parse_args(argv)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ssmttm.codec.base import Codec
 from ssmttm.codec.blocks import BlockState, Window, cut_blocks
+from ssmttm.config import CodecConfig
 from ssmttm.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class DacCodec(Codec):
         UserError: for a variant whose audio is not a whole number of hops long.
     """
 
+    name = published_as = "dac"
+
     def __init__(self, config: DacConfig):
         super().__init__()
         from transformers import DacModel
@@ -65,16 +68,22 @@ class DacCodec(Codec):
 
     @classmethod
     def from_description(cls, config: dict[str, Any]) -> DacCodec:
-        """Rebuild from the `config` of `describe`, or from the `config.json` of a published checkpoint."""
         from transformers import DacConfig
 
         return cls(DacConfig.from_dict(config))
+
+    @classmethod
+    def latent_dims(cls, config: CodecConfig) -> tuple[int, int]:
+        from transformers import DacConfig
+
+        entry = DacConfig().codebook_dim
+        return entry, entry * (config.num_codebooks - 1)
 
     def describe(self) -> dict[str, Any]:
         config = self.model.config
         names = ("encoder_hidden_size", "downsampling_ratios", "decoder_hidden_size", "n_codebooks", "codebook_size")
         values = {name: getattr(config, name) for name in (*names, "codebook_dim", "sampling_rate")}
-        return {"name": "dac", "config": {**values, "downsampling_ratios": list(values["downsampling_ratios"])}}
+        return {"name": self.name, "config": {**values, "downsampling_ratios": list(values["downsampling_ratios"])}}
 
     @torch.no_grad()
     def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ssmttm.codec.base import Codec
 from ssmttm.codec.blocks import BlockState, Window, cut_blocks
+from ssmttm.config import CodecConfig
 from ssmttm.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class EncodecCodec(Codec):
         UserError: for a variant whose audio cannot be made in chunks (48 kHz: stereo, normalised over each second).
     """
 
+    name = published_as = "encodec"
+
     def __init__(self, config: EncodecConfig):
         super().__init__()
         from transformers import EncodecModel
@@ -119,15 +122,20 @@ class EncodecCodec(Codec):
 
     @classmethod
     def from_description(cls, config: dict[str, Any]) -> EncodecCodec:
-        """Rebuild from the `config` of `describe`, or from the `config.json` of a published checkpoint."""
         from transformers import EncodecConfig
 
         return cls(EncodecConfig.from_dict(config))
 
+    @classmethod
+    def latent_dims(cls, config: CodecConfig) -> tuple[int, int]:
+        from transformers import EncodecConfig
+
+        return EncodecConfig().hidden_size, EncodecConfig().hidden_size
+
     def describe(self) -> dict[str, Any]:
         values = {name: getattr(self.model.config, name) for name in IDENTITY}
         lists = {name: list(values[name]) for name in ("target_bandwidths", "upsampling_ratios")}
-        return {"name": "encodec", "config": {**values, **lists}}
+        return {"name": self.name, "config": {**values, **lists}}
 
     @torch.no_grad()
     def encode_with_latents(self, wav_B1N: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Fast Griffin-Lim (Perraudin, Balazs and Sondergaard, 2013) on one block at a time, in the manner of RTISI-LA (Zhu,
 Beauregard and Wyse, 2007): frames of finished blocks stay as they are and keep adding into the block in work, and
-a few frames of look-ahead are iterated with it but thrown away, save that their phases start the next block.
+a few frames of look-ahead are iterated with it but thrown away, except that their phases start the next block.
 Unknown phases start from single-pass spectrogram inversion (Beauregard, Harish and Wyse, 2015): each bin turns at
 the frequency of the nearest spectral peak.
 
@@ -119,7 +119,7 @@ class GriffinLim(nn.Module):
         return self._add(frames_BFN, carried_BN)
 
     def _weights(self, frames: int, state: GriffinLimState | None) -> Tensor:
-        """Squared windows [N] behind each sample of so many frames and those before."""
+        """Squared windows [N] behind each sample of `frames` frames and those before."""
         carried_N = self.window.new_zeros(self.fft_size - self.hop) if state is None else state.weight_N
         return self._add(self.window.square().expand(1, frames, -1), carried_N[None])[0]
 

@@ -64,7 +64,7 @@ def fit_residual_codebooks(
     books: list[Tensor] = []
     for _ in range(codebooks):
         sample_SD = residual_MD[torch.randperm(len(residual_MD), generator=generator)[:sample_rows]]
-        # Plain draws: k-means++ lowered the first codebook's error by .5 % and no other's, for a tenth more time.
+        # Plain draws: k-means++ lowered the first codebook's error by 0.5 % and no other's, for a tenth more time.
         centroids_VD = sample_SD[:size].clone()
         for _ in range(sample_steps):
             centroids_VD = refine(sample_SD, centroids_VD, generator)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssmttm import audio
 from ssmttm.audio import mel_filters
 
 FFT_SIZE = 2048
@@ -29,7 +30,7 @@ def log_mel(wav_BN: Tensor, sample_rate: int) -> Tensor:
     window = torch.hann_window(FFT_SIZE, device=wav_BN.device)
     spectrum_BKF = torch.stft(wav_BN, FFT_SIZE, HOP, window=window, pad_mode="constant", return_complex=True)
     filters = mel_filters(sample_rate, FFT_SIZE, NUM_MELS).to(wav_BN.device)
-    return (spectrum_BKF.abs().mT @ filters.T).clamp_min(FLOOR).log()
+    return audio.log_mel(spectrum_BKF.abs().mT, filters.T, FLOOR)
 
 
 class StftDistance(NamedTuple):

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssmttm.audio import mel_filters
+from ssmttm.audio import log_mel, mel_filters
 from ssmttm.codec.base import Codec
 from ssmttm.codec.griffin_lim import GriffinLim, GriffinLimState
 from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
-from ssmttm.codec.neural_vocoder import SIZES, NeuralVocoder, VocoderState
+from ssmttm.codec.neural_vocoder import NeuralVocoder, VocoderState
 from ssmttm.config import CodecConfig, VocoderConfig
 from ssmttm.errors import UserError
 
@@ -34,8 +34,6 @@ FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
 AHEAD_FRAMES = 4  # code frames of look-ahead in a block
 NONNEGATIVE_STEPS = 2
-# Keys of CodecConfig that say where the codec lies, how it came about and what may be trained on top.
-NOT_IDENTITY = ("path", "fit_clips", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,9 @@ class MiniCodec(Codec):
         UserError: for sizes that do not fit together.
     """
 
+    name = "mini"
+    is_fitted = True
+    takes_vocoder = True
     encode_batch = 8
     mean_M: Tensor
     basis_MP: Tensor
@@ -77,7 +78,7 @@ class MiniCodec(Codec):
         self.sample_rate = config.sample_rate
         self.hop_length = config.hop * config.stack
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
-        self.coarse_dim = self.fine_dim = config.stack * config.pca_dim
+        self.coarse_dim, self.fine_dim = self.latent_dims(config)
         self.vocoder = GriffinLim(config.fft_size, config.hop, config.griffin_lim_iterations)
         self.neural_vocoder: NeuralVocoder | None = None
         self.register_buffer("mean_M", torch.zeros(config.num_mels))
@@ -89,14 +90,23 @@ class MiniCodec(Codec):
 
     @classmethod
     def from_description(cls, config: dict[str, Any]) -> MiniCodec:
-        """Rebuild from the `config` of `describe`. Raises ValueError for values `CodecConfig` refuses."""
         return cls(CodecConfig.model_validate(config))
 
+    @classmethod
+    def from_config(cls, config: CodecConfig) -> MiniCodec:
+        return cls(config)
+
+    @classmethod
+    def latent_dims(cls, config: CodecConfig) -> tuple[int, int]:
+        return config.stack * config.pca_dim, config.stack * config.pca_dim
+
     def describe(self) -> dict[str, Any]:
-        return {"name": "mini", "config": self.config.model_dump(mode="json", exclude=set(NOT_IDENTITY))}
+        sizes = set(CodecConfig.deciding("model"))
+        return {"name": self.name, "config": self.config.model_dump(mode="json", include=sizes)}
 
     def describe_vocoder(self) -> dict[str, Any] | None:
-        return None if self.neural_vocoder is None else self.neural_vocoder.config.model_dump(include=set(SIZES))
+        sizes = set(VocoderConfig.deciding("model"))
+        return None if self.neural_vocoder is None else self.neural_vocoder.config.model_dump(include=sizes)
 
     def add_vocoder(self, config: dict[str, Any]) -> None:
         sizes = VocoderConfig.model_validate(config)
@@ -222,7 +232,7 @@ class MiniCodec(Codec):
 
     def _logmel_of_spectra(self, spectrum_BFL: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M]."""
-        return (spectrum_BFL.abs() @ self.filters_LM).clamp_min(FLOOR).log()
+        return log_mel(spectrum_BFL.abs(), self.filters_LM, FLOOR)
 
     def logmel_of(self, latents_BDT: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M] that latents stand for, the sum of coarse and fine ones."""

@@ -29,7 +29,6 @@ FLOOR = 1e-4  # of STFT magnitudes before the logarithm: about that of the log-m
 SHARPENING_STEPS = 2
 SMALLEST_MEL = 1e-9
 SMALLEST_VARIANCE = 0.05  # of a principal component of the log-mel; those below hardly count
-SIZES = ("width", "layers", "kernel_size", "expand", "refine_width", "refine_layers")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple
 
-from ssmttm.composer.attributes import Attributes
-from ssmttm.composer.form import Form, draw_form
-from ssmttm.composer.genres import GENRES, Genre, Layer
-from ssmttm.composer.instruments import DRUM_KEYS, LEADS
-from ssmttm.composer.melody import write_melody
-from ssmttm.composer.patterns import STEPS, by_energy, read_pattern
-from ssmttm.composer.theory import voicing
+from ssmttm.composer.genres import DRUM_KEYS, GENRES, LEADS, STEPS, Genre, Layer, by_energy, read_pattern
+from ssmttm.composer.pieces import Attributes, Form, draw_form, voicing, write_melody
 
 
 class Note(NamedTuple):

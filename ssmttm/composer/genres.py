@@ -1,4 +1,4 @@
-"""What makes each genre recognisable: tempo, form of the harmony, grooves, instruments, room.
+"""What makes each genre recognisable: tempo, form of the harmony, grooves, instruments, room; and the instruments.
 
 Patterns are strings of sixteen steps (one bar of 4/4 in sixteenths). `.` rests, `-` holds the note before it.
 Chord layers: `x` the whole chord, `X` accented, a digit one tone of the voicing from below.
@@ -8,8 +8,13 @@ Drums: `X` accented, `x` normal, `o` ghost. Lists run from sparse to dense; a pi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from random import Random
+from typing import Literal, NamedTuple, TypeVar
+
+STEPS = 16  # sixteenths per bar of 4/4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,53 @@ class Genre:
     arpeggio: float = 0.0
     jitter_s: float = 0.006
 
+
+class Lead(NamedTuple):
+    """A lead instrument by its General MIDI program (0-based). `low` and `high` bound the melody (MIDI pitch) to its
+    comfortable range; `sustained` ones hold notes up to the next one; `doubled` ones may play in octaves or thirds."""
+
+    program: int
+    low: int
+    high: int
+    sustained: bool
+    doubled: bool = False
+
+
+LEADS: dict[str, Lead] = {
+    "piano": Lead(0, 64, 88, False, True),
+    "electric piano": Lead(4, 52, 76, False, True),
+    "organ": Lead(16, 57, 81, True, True),
+    "harmonica": Lead(22, 67, 88, True),
+    "acoustic guitar": Lead(25, 54, 78, False, True),
+    "electric guitar": Lead(30, 59, 83, True),
+    "banjo": Lead(105, 60, 84, False),
+    "violin": Lead(40, 67, 91, True),
+    "cello": Lead(42, 45, 67, True),
+    "trumpet": Lead(56, 62, 84, True),
+    "saxophone": Lead(65, 56, 79, True),
+    "clarinet": Lead(71, 57, 81, True),
+    "flute": Lead(73, 72, 95, True),
+    "vibraphone": Lead(11, 67, 91, False, True),
+    "choir": Lead(52, 57, 79, True, True),
+    "synth lead": Lead(81, 55, 79, True),
+}
+
+DRUM_KEYS = {
+    "kick": 36,
+    "stick": 37,
+    "snare": 38,
+    "clap": 39,
+    "hat": 42,
+    "pedal": 44,
+    "open": 46,
+    "low tom": 45,
+    "mid tom": 47,
+    "high tom": 50,
+    "crash": 49,
+    "ride": 51,
+    "tambourine": 54,
+    "shaker": 70,
+}
 
 TOM_FILL = {
     "high tom": "........XxX.....",
@@ -273,3 +325,21 @@ GENRES: dict[str, Genre] = {
         jitter_s=0.006,
     ),
 }
+
+
+def read_pattern(pattern: str) -> list[tuple[int, int, str]]:
+    """The hits of a pattern as (step, length in steps, symbol)."""
+    hits = []
+    for step, symbol in enumerate(pattern):
+        if symbol not in ".-":
+            end = step + 1
+            while end < len(pattern) and pattern[end] == "-":
+                end += 1
+            hits.append((step, end - step, symbol))
+    return hits
+
+
+def by_energy(rng: Random, choices: Sequence[T], energy: float) -> T:
+    """Pick from choices ordered sparse to dense, near the place that `energy` points to."""
+    place = energy * len(choices) + rng.uniform(-0.7, 0.7)
+    return choices[min(max(int(place), 0), len(choices) - 1)]

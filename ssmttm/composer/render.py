@@ -1,7 +1,12 @@
-"""Playing an arrangement: stems through a soundfont, balanced against the lead, in a room, at one loudness."""
+"""Playing an arrangement: stems through a General MIDI soundfont, balanced against the lead, in a room, at one
+loudness."""
 
 from __future__ import annotations
 
+import glob
+import importlib.util
+import os
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,8 +15,7 @@ import numpy as np
 from ssmttm.audio import Audio, normalise_loudness
 from ssmttm.composer.arrange import Part
 from ssmttm.composer.genres import Mix
-from ssmttm.composer.soundfont import SoundFont
-from ssmttm.errors import MissingExtraError
+from ssmttm.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
     import tinysoundfont
@@ -23,6 +27,58 @@ FADE_S = 0.05
 DRUM_CHANNEL = 9
 VOICES = 128
 BLOCK = 240  # 10 ms: grid on which levels are measured
+
+ENVIRONMENT_VARIABLE = "SSMTTM_SOUNDFONT"
+SYSTEM_FOLDERS = ("/usr/share/sounds/sf2/*.sf2", "/usr/share/sounds/sf3/*.sf3")
+
+# Licences as their distributors state them (Debian's copyright files, the fonts' own read-me files).
+KNOWN = {
+    "TimGM6mb": "TimGM6mb by Tim Brechbill, GNU GPL version 2",
+    "FluidR3_GM": "FluidR3 GM by Frank Wen, MIT licence",
+    "MuseScore_General": "MuseScore General by S. Christian Collins, MIT licence",
+}
+
+
+@dataclass(frozen=True)
+class SoundFont:
+    """`name` is the file's base name without extension; `licence` a sentence for notices."""
+
+    path: str
+    name: str
+
+    @property
+    def licence(self) -> str:
+        for name, text in KNOWN.items():
+            if self.name.startswith(name):
+                return text
+        return f"{self.name}, see the file's own licence"
+
+
+def find_soundfont() -> SoundFont:
+    """The file named by `SSMTTM_SOUNDFONT`, else one of the system's, else the one that pretty_midi carries.
+
+    Raises:
+        UserError: if the variable names no file, or there is no soundfont at all.
+    """
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        if not os.path.isfile(named):
+            raise UserError(f"{ENVIRONMENT_VARIABLE}={named} is not a file; point it at a .sf2 or .sf3 soundfont")
+        return _describe(named)
+    for pattern in SYSTEM_FOLDERS:
+        if found := sorted(glob.glob(pattern)):
+            return _describe(found[0])
+    package = importlib.util.find_spec("pretty_midi")  # found, not imported: only its data file is wanted
+    for folder in (package.submodule_search_locations or []) if package else []:
+        if found := sorted(glob.glob(os.path.join(folder, "*.sf2"))):
+            return _describe(found[0])
+    raise UserError(
+        f"no General MIDI soundfont found; set {ENVIRONMENT_VARIABLE} to a .sf2 file or pip install 'ssmttm[demo]'"
+    )
+
+
+def _describe(path: str) -> SoundFont:
+    return SoundFont(path, os.path.splitext(os.path.basename(path))[0])
 
 
 class Player:

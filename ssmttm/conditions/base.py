@@ -271,15 +271,15 @@ class InputLayers(nn.ModuleDict):
         """The controls' first `frames` frames as [B, frames, P]; None where the model takes none."""
         if not self.channels:
             return None
-        device = next(self.parameters()).device
+        weight = next(self.parameters())
         parts = []
         for name, layer in self.named():
             if not layer.channels:
                 continue
             if name in conditions:
-                parts.append(conditions[name].frames(0, frames).packed().to(device))
+                parts.append(conditions[name].frames(0, frames).packed().to(weight))
             else:
-                parts.append(torch.zeros(len(conditions), frames, layer.channels, device=device))
+                parts.append(weight.new_zeros(len(conditions), frames, layer.channels))
         return torch.cat(parts, dim=-1)
 
     def by_frame(self, packed_BTP: Tensor) -> Tensor:

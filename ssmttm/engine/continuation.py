@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ssmttm import audio as audio_io
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import Bundle
+from ssmttm.bundle.load import Bundle
 from ssmttm.codec.base import Codec
-from ssmttm.config import GenerationConfig
-from ssmttm.engine.piece import Finished, Piece, conditions_of
+from ssmttm.engine.piece import Finished, Piece
 from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.windows import WindowRenderer
 from ssmttm.errors import UserError
@@ -40,9 +39,6 @@ def soft_limit(samples: Tensor) -> Tensor:
 class Take:
     """A request as the engine works at it.
 
-    Args:
-        config: the bundle's defaults and limits.
-
     Attributes:
         piece: what stage 1 and the windows must know of it, with the filled request.
         samples: of the result in all, given audio included.
@@ -51,20 +47,19 @@ class Take:
         UserError: if the request is out of bounds, or its audio too short or, with what follows, too long.
     """
 
-    def __init__(self, bundle: Bundle, config: GenerationConfig, renderer: WindowRenderer, request: MusicRequest):
-        request, codec = request.filled(config), bundle.codec
+    def __init__(self, bundle: Bundle, renderer: WindowRenderer, request: MusicRequest):
+        codec, longest = bundle.codec, bundle.config.generation.max_seconds
+        request = request.filled(bundle.config.generation)
         fresh = max(round(request.seconds * codec.sample_rate), 1)
         before, overlap, primer_KT, history = 0, 0, None, None
         self._given: GivenAudio | None = None
         if request.audio is not None:
-            if request.audio.seconds + request.seconds > config.max_seconds:
-                raise UserError(f"the continued piece would be over the limit of {config.max_seconds:g} seconds")
+            if request.audio.seconds + request.seconds > longest:
+                raise UserError(f"the continued piece would be over the limit of {longest:g} seconds")
             given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, request.audio)
             fresh += given.rest
             before, overlap, primer_KT, history = given.known, given.overlap, given.primer_KT, given.history
-        frames = -(-fresh // codec.hop_length)
-        conditions = conditions_of(bundle, request, before // codec.hop_length + frames)
-        self.piece = Piece(request, conditions, frames, primer_KT, history)
+        self.piece = Piece.of(bundle, request, -(-fresh // codec.hop_length), primer_KT, history)
         self.samples, self._left = before + fresh, overlap + fresh
 
     def add(self, audio_B1N: Tensor) -> list[np.ndarray]:

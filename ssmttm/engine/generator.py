@@ -14,7 +14,7 @@ import torch
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import Bundle, load_bundle, shipped_bundle
+from ssmttm.bundle.load import Bundle, load_bundle, shipped_bundle
 from ssmttm.engine import files
 from ssmttm.engine.continuation import Take
 from ssmttm.engine.request import MusicRequest
@@ -216,7 +216,7 @@ class Generator:
         self.close()
 
     def _take(self, request: MusicRequest) -> Take:
-        take = Take(self.bundle, self.config, self.renderer, request)
+        take = Take(self.bundle, self.renderer, request)
         longest = Rereading.of(self.config).longest_read(take.piece.known + take.piece.frames)
         self.bundle.lm.check_length(longest)
         return take

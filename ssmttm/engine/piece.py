@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ssmttm.bundle.store import Bundle
+from ssmttm.bundle.load import Bundle
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.registry import requested
 from ssmttm.conditions.text import Text, token_states
@@ -82,6 +82,23 @@ class Piece:
     frames: int
     primer_KT: np.ndarray | None = None
     history: Finished | None = None
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        request: MusicRequest,
+        frames: int,
+        primer_KT: np.ndarray | None = None,
+        history: Finished | None = None,
+    ) -> Piece:
+        """With the bundle's defaults and the conditions that the request asks for.
+
+        Raises:
+            UserError: if anything about the request is out of bounds.
+        """
+        request, known = request.filled(bundle.config.generation), 0 if primer_KT is None else primer_KT.shape[1]
+        return cls(request, conditions_of(bundle, request, known + frames), frames, primer_KT, history)
 
     @property
     def known(self) -> int:

@@ -1,84 +1,99 @@
-"""What one clip holds: everything the evaluation needs, so that audio is read once and never kept."""
+"""Clips and recordings as files: what systems write, what any folder of audio is read as."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-import numpy as np
+from ssmttm import audio, storage
+from ssmttm.audio import Audio
+from ssmttm.errors import UserError
 
-from ssmttm.evaluation import music
-from ssmttm.evaluation.embeddings import FLOOR, as_mono, log_mel, statistics_of
-from ssmttm.evaluation.frechet import Moments
-
-# Bounds set between music (real and synthesised) on one side and tones, hum and noise on the other.
-MOVEMENT_FRAMES = 25  # of 10 ms: within a quarter of a second, noise has averaged out and music has moved on
-SILENT_RMS = 0.003
-NOISE_FLATNESS = 0.55
-HUM_MOVEMENT = 0.15
+LIST_NAME = "clips.json"
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
 
 
 @dataclass(frozen=True)
-class ClipAnalysis:
-    """Measurements of one clip.
+class Clip:
+    """A clip of a system.
 
     Attributes:
-        seconds, peak, rms: length and level of the samples.
-        flatness: spectral flatness of the mean spectrum's bands (geometric over arithmetic mean), 0 tone, 1 noise.
-        movement: deviation over time of a band's level in quarter seconds, in nats, mean over audible bands; a steady
-            hum or hiss has next to none.
-        statistics: see `embeddings.logmel_statistics`.
-        bpm: see `music.tempo`.
-        chroma: see `music.chroma`.
+        id: of the prompt, or the file's name without extension.
+        audio: URI of the file.
+        prompt: what it was made for, if that is known.
+        seed: it was made with.
+        seconds, wall_s: its length, and the wall-clock seconds it took to make.
     """
 
-    seconds: float
-    peak: float
-    rms: float
-    flatness: float
-    movement: float
-    statistics: np.ndarray
-    bpm: float
-    chroma: np.ndarray
-
-    @property
-    def kind(self) -> str:
-        """`silence`, `noise`, `hum` or, if it is none of these, `music`."""
-        if self.rms < SILENT_RMS:
-            return "silence"
-        if self.movement < HUM_MOVEMENT:
-            return "noise" if self.flatness > NOISE_FLATNESS else "hum"
-        return "music"
+    id: str
+    audio: str
+    prompt: str | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    wall_s: float | None = None
 
 
-def _movement(log_mel_TM: np.ndarray) -> float:
-    blocks = np.array_split(np.exp(log_mel_TM), max(len(log_mel_TM) // MOVEMENT_FRAMES, 1))
-    levels = np.log(np.stack([block.mean(axis=0) for block in blocks]))
-    levels = levels[1:-1] if len(levels) > 4 else levels  # a tone's start and end are no movement
-    audible = levels[:, levels.max(axis=0) > np.log(FLOOR) + 1]
-    return float(audible.std(axis=0).mean()) if audible.size else 0.0
+@dataclass(frozen=True)
+class Recording:
+    """A recording, or a part of it: its file, first second and length in seconds (None: to its end)."""
+
+    audio: str
+    start_s: float = 0.0
+    seconds: float | None = None
+
+    def read(self, sample_rate: int) -> Audio:
+        """Mono at `sample_rate` (Hz).
+
+        Raises:
+            UserError: if the file is missing or cannot be decoded.
+        """
+        whole = audio.read(self.audio)
+        first = round(self.start_s * whole.sample_rate)
+        last = None if self.seconds is None else first + round(self.seconds * whole.sample_rate)
+        return audio.resample(audio.to_mono(Audio(whole.samples[:, first:last], whole.sample_rate)), sample_rate)
 
 
-def analyse(wav: np.ndarray, sample_rate: int) -> tuple[ClipAnalysis, Moments]:
-    """Measure a clip.
+def write_list(folder: str, clips: Sequence[Clip], name: str) -> None:
+    """Write the folder's clips.json; file names in it are relative to the folder."""
+    entries = [{**asdict(clip), "audio": posixpath.basename(clip.audio)} for clip in clips]
+    storage.write_json(storage.join(folder, LIST_NAME), {"name": name, "clips": entries})
 
-    Args:
-        wav: samples [N] or [C, N] in [-1, 1].
-        sample_rate: in Hz.
 
-    Returns:
-        The measurements, and the clip's log-mel moments for Fréchet distances.
+def read_folder(folder: str, prompts: Mapping[str, str] | None = None) -> list[Clip]:
+    """The clips of a folder, in the order of its clips.json or else of their names.
+
+    A clip's prompt is what clips.json or `prompts` (by id) says, else a text file of its name (`song.txt`), else what
+    its metadata says.
+
+    Raises:
+        UserError: if there is no audio, or clips.json names a file outside the folder or one that is not there.
     """
-    mono = as_mono(wav, sample_rate, sample_rate)
-    frames = log_mel(mono, sample_rate)
-    spectrum = np.exp(frames).mean(axis=0)
-    analysis = ClipAnalysis(
-        seconds=len(mono) / sample_rate,
-        peak=float(np.abs(wav).max(initial=0.0)),
-        rms=float(np.sqrt(np.mean(np.square(mono, dtype=np.float64)))) if len(mono) else 0.0,
-        flatness=float(np.exp(np.log(spectrum).mean()) / spectrum.mean()),
-        movement=_movement(frames),
-        statistics=statistics_of(frames),
-        bpm=music.tempo(frames),
-        chroma=music.chroma(mono, sample_rate),
-    )
-    return analysis, Moments.of_clip(frames)
+    names = storage.list_names(folder)
+    if LIST_NAME in names:
+        return [_listed(folder, entry, names) for entry in storage.read_json(storage.join(folder, LIST_NAME))["clips"]]
+    files = [name for name in names if name.lower().endswith(EXTENSIONS)]
+    if not files:
+        raise UserError(f"{folder} holds no audio; clips end in {', '.join(EXTENSIONS)}")
+    clips = []
+    for name in files:
+        stem, uri = name.rsplit(".", 1)[0], storage.join(folder, name)
+        prompt = (prompts or {}).get(stem)
+        if prompt is None and f"{stem}.txt" in names:
+            prompt = storage.read_text(storage.join(folder, f"{stem}.txt")).strip().split("\n")[0]
+        clips.append(Clip(stem, uri, prompt or _prompt_inside(uri)))
+    return clips
+
+
+def _listed(folder: str, entry: dict, names: Sequence[str]) -> Clip:
+    if entry["audio"] not in names:
+        raise UserError(f"{storage.join(folder, LIST_NAME)} names {entry['audio']}, which is not in the folder")
+    return Clip(**{**entry, "audio": storage.join(folder, entry["audio"])})
+
+
+def _prompt_inside(uri: str) -> str | None:
+    try:
+        prompt = audio.read_metadata(uri).get("prompt")
+    except (RuntimeError, AttributeError):  # no audio, which reading it will say; or a comment that is no object
+        return None
+    return prompt if isinstance(prompt, str) and prompt else None

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ssmttm import audio
 from ssmttm.audio import Audio, mel_filters, resample
 
 ANALYSIS_RATE = 24_000  # Hz
@@ -18,7 +19,7 @@ FFT_SIZE = 1024
 HOP = 240
 ONSET_RATE = ANALYSIS_RATE / HOP  # 100 frames per second: 10 ms, the resolution tempo needs
 # Frames are averaged before statistics are taken: 10 ms frames of any vocoded or quantised audio flutter, and a probe
-# trained on real clips took that for a genre (.08 right on a codec's reconstructions without averaging, .99 with it).
+# trained on real clips took that for a genre (0.08 right on a codec's reconstructions without averaging, 0.99 with it).
 DISTANCE_FRAMES = 4  # 40 ms: one code frame
 STATISTICS_FRAMES = 8  # 80 ms
 NUM_MELS = 80
@@ -56,8 +57,7 @@ def log_mel(wav: np.ndarray, sample_rate: int) -> np.ndarray:
         wav: samples [N] or [C, N] in [-1, 1].
         sample_rate: of `wav`, in Hz.
     """
-    bands = magnitudes(as_mono(wav, sample_rate), FFT_SIZE, HOP) @ _filters()
-    return np.log(np.maximum(bands, FLOOR))
+    return audio.log_mel(magnitudes(as_mono(wav, sample_rate), FFT_SIZE, HOP), _filters(), FLOOR)
 
 
 def averaged(log_mel_TM: np.ndarray, frames: int) -> np.ndarray:

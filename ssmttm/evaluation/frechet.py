@@ -120,13 +120,16 @@ class LogMelSpace:
         matrix[bands:, basis.shape[1] :] = basis / change_scale
         return LogMelSpace(matrix, gaussian.mean @ matrix)
 
-    def project(self, moments: Moments) -> Gaussian:
-        gaussian = moments.gaussian()
-        return Gaussian(gaussian.mean @ self.matrix - self.offset, self.matrix.T @ gaussian.covariance @ self.matrix)
+    def project(self, moments: Moments) -> Moments:
+        """Moments of the same samples in this space; those of a sum are the sum of those of its parts."""
+        count, matrix, offset = moments.count, self.matrix, self.offset
+        across = np.outer(offset, moments.total @ matrix)
+        outer = matrix.T @ moments.outer @ matrix - across - across.T + count * np.outer(offset, offset)
+        return Moments(count, moments.total @ matrix - count * offset, outer)
 
     def distance(self, a: Moments, b: Moments) -> float:
         """Log-mel-statistics Fréchet distance between two sets of clips."""
-        return gaussian_distance(self.project(a), self.project(b))
+        return gaussian_distance(self.project(a).gaussian(), self.project(b).gaussian())
 
 
 def clip_moments(clips: Iterable[np.ndarray], sample_rate: int) -> Moments:

@@ -74,17 +74,23 @@ def interval(value: float, replicas: np.ndarray) -> tuple[float | None, float | 
     return float(value + low - middle), float(value + high - middle)
 
 
+def of_clips(
+    statistic: Callable[[np.ndarray], float], count: int, draws: int, seed: int
+) -> tuple[float, float | None, float | None]:
+    """A statistic of `count` clips, given their indices, and its interval."""
+    value = statistic(np.arange(count))
+    return value, *interval(value, np.array([statistic(chosen) for chosen in resampled(count, draws, seed)]))
+
+
 def of_values(values: np.ndarray, draws: int, seed: int) -> tuple[float, float | None, float | None]:
     """Mean of per-clip values [N] and its interval."""
-    replicas = np.array([values[chosen].mean() for chosen in resampled(len(values), draws, seed)])
-    mean = float(values.mean())
-    return mean, *interval(mean, replicas)
+    return of_clips(lambda chosen: float(values[chosen].mean()), len(values), draws, seed)
 
 
 def of_two_sets(
     distance: Callable[[np.ndarray, np.ndarray], float], count: int, count_reference: int, draws: int, seed: int
 ) -> tuple[float, float | None, float | None]:
-    """A distance between two sets and its interval, clips of both drawn anew.
+    """A distance between two sets and its interval, clips of both drawn again.
 
     Args:
         distance: takes how often each clip of the set [count] and of the reference [count_reference] occurs.

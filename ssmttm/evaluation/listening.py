@@ -1,23 +1,26 @@
-"""A blind listening test: what is heard, and in which order. `ssmttm listen` serves it.
+"""A blind listening test: what is heard, in which order, and what the answers come to. `listening_app` serves it.
 
 Each folder is a system, its clips matched with the others' by name. A session's order is drawn from its id alone.
 There are pairs (which of two is better?) and ratings (1 to 5, overall quality and fit to the text, as in ITU-T P.800's
 absolute categories); among them anchors that are known to be bad (a clip low-passed at 3.5 kHz, as in ITU-R BS.1534,
-and one in noise) and checks that show whether someone is listening. C channels, N samples.
+and one in noise) and checks that show whether someone is listening. The answers give mean opinion scores and
+Bradley-Terry strengths, with bootstrap intervals over sessions. C channels, N samples, S systems.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ssmttm import audio
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.evaluation.clip_folder import read_folder
+from ssmttm.evaluation.clips import read_folder
+from ssmttm.evaluation.intervals import interval, resampled
 from ssmttm.evaluation.measures import loudness
 
 RATE = 44_100  # of all stimuli, so that a file's header does not tell whose it is
@@ -30,13 +33,16 @@ LOW_ANCHOR, NOISE_ANCHOR = "anchor: low-pass", "anchor: noise"
 ANCHORS = (LOW_ANCHOR, NOISE_ANCHOR)
 CHECK_RATING = 2
 CHECK_TEXT = f"This one checks your attention: whatever you hear, please answer {CHECK_RATING} to both questions."
+DRAWS = 1000
+QUESTIONS = ("quality", "relevance")
+PRIOR = 0.5  # of a win and a loss against every other: keeps strengths finite where one system always wins
 
 Kind = Literal["pair", "rating", "pair-check", "rating-check"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Numbers of trials in a session. anchors: ratings of anchors; checks: of each kind."""
+class TrialCounts:
+    """Of a session. anchors: ratings of anchors; checks: of each kind."""
 
     pairs: int = 10
     ratings: int = 10
@@ -52,6 +58,21 @@ class Trial:
     item: str
     systems: tuple[str, ...]
     expected: str | int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a trial: a preference (`a`, `b` or `same`), or quality and relevance from 1 to 5."""
+
+    session: str
+    trial: int
+    kind: Kind
+    item: str
+    systems: tuple[str, ...]
+    expected: str | int | None
+    preference: str | None = None
+    quality: int | None = None
+    relevance: int | None = None
 
 
 class Stimuli:
@@ -162,14 +183,14 @@ def read_stimuli(folders: Sequence[str], names: Sequence[str] | None = None) -> 
     return Stimuli(clips, prompts)
 
 
-def plan(session: str, systems: Sequence[str], items: Sequence[str], settings: Settings) -> list[Trial]:
+def plan(session: str, systems: Sequence[str], items: Sequence[str], counts: TrialCounts) -> list[Trial]:
     """The trials of a session, a function of its id: every pair and system as often as every other (give or take one),
     items drawn without repetition as long as they last, sides drawn, all shuffled.
 
     Raises:
         UserError: if there are no two systems to pair.
     """
-    if settings.pairs and len(systems) < 2:
+    if counts.pairs and len(systems) < 2:
         raise UserError("pairs need two systems; give two folders, or no pairs")
     random = np.random.default_rng(list(session.encode("utf-8")))
 
@@ -186,15 +207,114 @@ def plan(session: str, systems: Sequence[str], items: Sequence[str], settings: S
     trials = [
         Trial("pair", item, sides(*couple))
         for item, couple in zip(
-            in_rounds(items, settings.pairs), in_rounds(couples, settings.pairs) if couples else [], strict=True
+            in_rounds(items, counts.pairs), in_rounds(couples, counts.pairs) if couples else [], strict=True
         )
     ]
-    rated = in_rounds(systems, settings.ratings) + in_rounds(ANCHORS, settings.anchors)
+    rated = in_rounds(systems, counts.ratings) + in_rounds(ANCHORS, counts.anchors)
     trials += [
         Trial("rating", item, (system,)) for item, system in zip(in_rounds(items, len(rated)), rated, strict=True)
     ]
-    for item, system in zip(in_rounds(items, settings.checks), in_rounds(systems, settings.checks), strict=True):
+    for item, system in zip(in_rounds(items, counts.checks), in_rounds(systems, counts.checks), strict=True):
         order = sides(system, NOISE_ANCHOR)
         trials.append(Trial("pair-check", item, order, "a" if order[0] == system else "b"))
         trials.append(Trial("rating-check", item, (system,), CHECK_RATING))
     return [trials[i] for i in random.permutation(len(trials))]
+
+
+def attentive(answers: Sequence[Answer]) -> bool:
+    """Whether a session answered all of its checks right."""
+    return all(
+        one.preference == one.expected
+        if one.kind == "pair-check"
+        else one.quality == one.expected and one.relevance in (one.expected, None)
+        for one in answers
+        if one.kind.endswith("-check")
+    )
+
+
+def bradley_terry(wins_SS: np.ndarray, rounds: int = 500) -> np.ndarray:
+    """Strengths [S] in log odds, of mean 0, from wins of each system (row) over each other (column); a tie is half a
+    win for both. Minorisation-maximisation (Hunter 2004, The Annals of Statistics 32), with a weak prior. Further
+    dimensions before these are tables of their own."""
+    wins = wins_SS + PRIOR * (1 - np.eye(wins_SS.shape[-1]))
+    met, total = wins + wins.swapaxes(-1, -2), wins.sum(axis=-1)
+    logs = np.zeros_like(total)
+    for _ in range(rounds):
+        strength = np.exp(logs)
+        updated = np.log(total / (met / (strength[..., :, None] + strength[..., None, :])).sum(axis=-1))
+        updated -= updated.mean(axis=-1, keepdims=True)
+        moved, logs = np.abs(updated - logs).max(), updated
+        if moved < 1e-9:
+            break
+    return logs
+
+
+def _wins(answers: Sequence[Answer], systems: Sequence[str]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(systems)}
+    wins = np.zeros((len(systems), len(systems)))
+    for one in answers:
+        first, second = (place[name] for name in one.systems)
+        share = {"a": 1.0, "b": 0.0, "same": 0.5}[str(one.preference)]
+        wins[first, second] += share
+        wins[second, first] += 1 - share
+    return wins
+
+
+def _entry(value: float, replicas: np.ndarray) -> dict[str, float]:
+    low, high = interval(value, replicas)
+    assert low is not None
+    assert high is not None
+    return {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def _means(sessions: Sequence[Sequence[Answer]], name: str, question: str, seed: int) -> dict[str, float] | None:
+    """Mean score of a system and its interval. Sessions are drawn, not answers: one listener's are alike."""
+    given = [
+        [value for one in session if one.systems == (name,) and (value := getattr(one, question)) is not None]
+        for session in sessions
+    ]
+    given = [values for values in given if values]
+    if not given:
+        return None
+    sums, counts = np.array([sum(v) for v in given], dtype=float), np.array([len(v) for v in given], dtype=float)
+    drawn = [sums[chosen].sum() / counts[chosen].sum() for chosen in resampled(len(given), DRAWS, seed)]
+    return {**_entry(float(sums.sum() / counts.sum()), np.array(drawn)), "n": int(counts.sum())}
+
+
+def analyse(answers: Sequence[Answer], trials: int, seed: int = 0) -> dict[str, Any]:
+    """Scores of all systems and anchors, from sessions that are attentive; unfinished ones count as far as they went.
+
+    Args:
+        trials: of a whole session.
+    """
+    by_session: dict[str, list[Answer]] = defaultdict(list)
+    for one in answers:
+        by_session[one.session].append(one)
+    kept = [session for session in by_session.values() if attentive(session)]
+    pairs = [[one for one in session if one.kind == "pair"] for session in kept]
+    ratings = [[one for one in session if one.kind == "rating"] for session in kept]
+    rated = sorted({name for session in ratings for one in session for name in one.systems})
+    opinions = {
+        question: {name: entry for name in rated if (entry := _means(ratings, name, question, seed))}
+        for question in QUESTIONS
+    }
+    met = sorted({name for session in pairs for one in session for name in one.systems})
+    preferences: dict[str, Any] = {}
+    if met:
+        wins = np.stack([_wins(session, met) for session in pairs])
+        strengths = bradley_terry(wins.sum(axis=0))
+        drawn = bradley_terry(np.stack([wins[chosen].sum(axis=0) for chosen in resampled(len(wins), DRAWS, seed)]))
+        met_times = (wins + wins.transpose(0, 2, 1)).sum(axis=(0, 2))
+        preferences = {
+            name: {**_entry(float(strengths[i]), drawn[:, i]), "n": round(float(met_times[i]))}
+            for i, name in enumerate(met)
+        }
+    return {
+        "sessions": len(by_session),
+        "finished": sum(len(session) == trials for session in by_session.values()),
+        "inattentive": len(by_session) - len(kept),
+        "draws": DRAWS,
+        "seed": seed,
+        "mean_opinion": opinions,
+        "bradley_terry": preferences,
+    }

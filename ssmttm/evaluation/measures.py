@@ -1,4 +1,4 @@
-"""What can be measured on a clip without any model's weights: level, spectrum, movement, repetition.
+"""What can be measured on a clip without any model's weights: level, spectrum, movement, repetition, tempo, harmony.
 
 None of these is better when higher or lower: they are read beside the same figures of real clips. N samples, T frames,
 M mel bands.
@@ -7,12 +7,13 @@ M mel bands.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ssmttm.audio import Audio, hz_to_mel, mel_to_hz
-from ssmttm.evaluation.embeddings import ANALYSIS_RATE, NUM_MELS, ONSET_RATE, averaged
-from ssmttm.evaluation.music import onset_envelope
+from ssmttm.evaluation import music
+from ssmttm.evaluation.embeddings import ANALYSIS_RATE, FLOOR, NUM_MELS, ONSET_RATE, as_mono, averaged, statistics_of
 
 FULL_SCALE = 0.999
 SILENT_DB = -60.0
@@ -34,6 +35,74 @@ NAMES = {
     "onsets": "onsets per second",
     "repetition": "repetition index (1: a loop)",
 }
+
+# Bounds set between music (real and synthesised) on one side and tones, hum and noise on the other.
+MOVEMENT_FRAMES = 25  # of 10 ms: within a quarter of a second, noise has averaged out and music has moved on
+SILENT_RMS = 0.003
+NOISE_FLATNESS = 0.55
+HUM_MOVEMENT = 0.15
+
+
+@dataclass(frozen=True)
+class ClipAnalysis:
+    """Measurements of one clip.
+
+    Attributes:
+        seconds, peak, rms: length and level of the samples.
+        flatness: see `flatness`.
+        movement: deviation over time of a band's level in quarter seconds, in nats, mean over audible bands; a steady
+            hum or hiss has next to none.
+        statistics: see `embeddings.logmel_statistics`.
+        bpm: see `music.tempo`.
+        chroma: see `music.chroma`.
+    """
+
+    seconds: float
+    peak: float
+    rms: float
+    flatness: float
+    movement: float
+    statistics: np.ndarray
+    bpm: float
+    chroma: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """`silence`, `noise`, `hum` or, if it is none of these, `music`."""
+        if self.rms < SILENT_RMS:
+            return "silence"
+        if self.movement < HUM_MOVEMENT:
+            return "noise" if self.flatness > NOISE_FLATNESS else "hum"
+        return "music"
+
+
+def _movement(log_mel_TM: np.ndarray) -> float:
+    blocks = np.array_split(np.exp(log_mel_TM), max(len(log_mel_TM) // MOVEMENT_FRAMES, 1))
+    levels = np.log(np.stack([block.mean(axis=0) for block in blocks]))
+    levels = levels[1:-1] if len(levels) > 4 else levels  # a tone's start and end are no movement
+    audible = levels[:, levels.max(axis=0) > np.log(FLOOR) + 1]
+    return float(audible.std(axis=0).mean()) if audible.size else 0.0
+
+
+def analyse(clip: Audio, log_mel_TM: np.ndarray) -> ClipAnalysis:
+    """Measure a clip (samples [C, N] in [-1, 1]) with its log-mel frames (`embeddings.log_mel`)."""
+    mono_N = as_mono(clip.samples, clip.sample_rate, clip.sample_rate)
+    return ClipAnalysis(
+        seconds=clip.seconds,
+        peak=float(np.abs(clip.samples).max(initial=0.0)),
+        rms=float(np.sqrt(np.mean(np.square(mono_N, dtype=np.float64)))) if len(mono_N) else 0.0,
+        flatness=flatness(log_mel_TM),
+        movement=_movement(log_mel_TM),
+        statistics=statistics_of(log_mel_TM),
+        bpm=music.tempo(log_mel_TM),
+        chroma=music.chroma(mono_N, clip.sample_rate),
+    )
+
+
+def flatness(log_mel_TM: np.ndarray) -> float:
+    """Geometric over arithmetic mean of the mean spectrum's bands: 0 for a tone, 1 for noise."""
+    spectrum = np.exp(log_mel_TM).mean(axis=0)
+    return float(np.exp(np.log(spectrum).mean()) / spectrum.mean())
 
 
 def loudness(audio: Audio) -> float:
@@ -77,7 +146,7 @@ def _centres() -> np.ndarray:
 
 
 def _onsets(log_mel_TM: np.ndarray) -> float:
-    envelope = onset_envelope(log_mel_TM)
+    envelope = music.onset_envelope(log_mel_TM)
     middle = envelope[1:-1]
     high = middle > envelope.mean() + ONSET_HEIGHT * envelope.std()
     peaks = (middle > envelope[:-2]) & (middle >= envelope[2:]) & high
@@ -99,7 +168,7 @@ def measure(audio: Audio, log_mel_TM: np.ndarray) -> dict[str, float]:
         "silent": float((levels < SILENT_DB).mean()),
         "centroid": float(centres @ spectrum / spectrum.sum()),
         "rolloff": float(centres[np.searchsorted(spectrum_sum, 0.95 * spectrum_sum[-1])]),
-        "flatness": float(np.exp(np.log(spectrum).mean()) / spectrum.mean()),
+        "flatness": flatness(log_mel_TM),
         "onsets": _onsets(log_mel_TM),
         "repetition": repetition(log_mel_TM),
     }

@@ -17,7 +17,7 @@ TEMPO_CENTRE = 120.0
 TEMPO_SPREAD = 0.9  # octaves
 TEMPO_TOLERANCE = 0.08
 # Lags, in beats, at which a steady pulse repeats, and what each counts. The halves tell the beat from one and a half
-# beats: on composed clips the share within 8 % (or half, or double) is 1.00 with them and .97 without.
+# beats: on composed clips the share within 8 % (or half, or double) is 1.00 with them and 0.97 without.
 PULSE = ((0.5, 0.5), (1, 1.0), (1.5, 0.5), (2, 1.0), (3, 1.0), (4, 1.0))
 
 CHROMA_RATE = 12_000
@@ -82,7 +82,7 @@ def chroma(wav: np.ndarray, sample_rate: int) -> np.ndarray:
     """Strength of the twelve pitch classes, C first, float64 [12] summing to 1 (zeros for silence).
 
     Only spectral peaks that stand out count, in their square root: drums have none, and one loud instrument does not
-    drown the harmony. With them the key of .98 of composed clips is found, of .83 without regard to prominence.
+    drown the harmony. With them the key of 0.98 of composed clips is found, of 0.83 without regard to prominence.
 
     Args:
         wav: samples [N] or [C, N].

@@ -1,141 +1,127 @@
-"""From the workers' measurements to evaluation.json."""
+"""What evaluation.json says of a bundle, and what of that goes on its card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
 
+from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.evaluation import adherence
-from ssmttm.evaluation.drift import drift_table
-from ssmttm.evaluation.frechet import LogMelSpace
-from ssmttm.evaluation.worker import HeldOut, Listened, Made, MadeLong, RealClip, Reconstructed, Request
+from ssmttm.evaluation.clips import Clip
+from ssmttm.evaluation.heard import Heard
+from ssmttm.evaluation.intervals import Figure
+from ssmttm.evaluation.measures import ClipAnalysis
+from ssmttm.evaluation.prompts import Prompt
+from ssmttm.evaluation.systems import COARSE, CODEC, COMPLETED, KEPT, REAL
+
+SETS = (REAL, CODEC, COMPLETED, "generated", "shuffled")  # whose prompt following stands side by side
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """All that was heard, in parts as the workers sent it. Clips lie beside each other: those of `listened` beside
-    `training`, of `reconstructed` and `made` beside `held_out` and its `requests`, `made_free` beside `free_form`
-    (requests) and `free_genres` (the genre each prompt means). The first `shown` were made one by one. `made_long` are
-    pieces to the first held-out prompts, to be measured at `long_minutes` in segments of `segment_seconds`."""
+class Held:
+    """All that was asked and heard of a bundle. `heard` by system, each beside the prompts `held_out`, of which the
+    first `shown` were made one by one; `free` beside the prompts `free_form`; `long` a set of segments for each long
+    piece, to the first held-out prompts. `codebooks`: those that stage 1 writes."""
 
-    training: Sequence[RealClip]
-    listened: Sequence[Listened]
-    held_out: Sequence[HeldOut]
-    reconstructed: Sequence[Reconstructed]
-    requests: Sequence[Request]
-    made: Sequence[Made]
-    free_form: Sequence[Request]
-    free_genres: Sequence[str]
-    made_free: Sequence[Made]
+    settings: Config
+    codebooks: int
+    held_out: Sequence[Prompt]
+    free_form: Sequence[Prompt]
+    heard: Mapping[str, Heard]
+    free: Heard
+    long: Sequence[Heard]
     shown: int
-    made_long: Sequence[MadeLong]
-    long_minutes: Sequence[float]
-    segment_seconds: float
 
 
-def _long(probes: adherence.Probes, m: Measurements) -> dict[str, Any]:
-    prompts = [held.prompt for held in m.held_out]
+def _long(held: Held, probes: adherence.Probes) -> dict[str, Any]:
+    seconds, marks = held.settings.corpus.segment_seconds, held.settings.evaluate.long_minutes
     pieces = [
         {
-            "prompt": prompt,
-            "path": made.path,
-            "times_real_time": round(len(made.segments) * m.segment_seconds / made.wall_s, 2),
+            "prompt": clip.prompt,
+            "path": clip.audio,
+            "times_real_time": round(len(piece.analyses) * seconds / (clip.wall_s or 0.0), 2),
         }
-        for prompt, made in zip(prompts, m.made_long, strict=False)
+        for piece in held.long
+        for clip in piece.clips[:1]
     ]
-    asked = [held.clip.tags for held in m.held_out[: len(m.made_long)]]
-    return {"pieces": pieces, "drift": drift_table(probes, asked, m.made_long, m.long_minutes, m.segment_seconds)}
+    tags = [prompt.tags for prompt in held.held_out[: len(held.long)]]
+    rows = adherence.drift(probes, tags, [piece.analyses for piece in held.long], marks, seconds)
+    return {"pieces": pieces, "drift": rows}
 
 
-def _clip_entry(kind: str, request: Request, made: Made) -> dict[str, Any]:
-    analysis = made.analysis
+def _clip_entry(kind: str, clip: Clip, analysis: ClipAnalysis) -> dict[str, Any]:
     return {
         "kind": kind,
-        "prompt": request.prompt,
-        "seed": request.seed,
-        "path": made.path,
+        "prompt": clip.prompt,
+        "seed": clip.seed,
+        "path": clip.audio,
         "seconds": analysis.seconds,
         "peak": round(analysis.peak, 4),
         "rms": round(analysis.rms, 4),
-        "rtf": round(made.wall_s / analysis.seconds, 4),
+        "rtf": round((clip.wall_s or 0.0) / analysis.seconds, 4),
         "sound": analysis.kind,
         "flatness": round(analysis.flatness, 4),
         "movement": round(analysis.movement, 4),
     }
 
 
-def frechet_table(listened: Sequence[Listened], reconstructed: Sequence[Reconstructed]) -> dict[str, float]:
-    """Log-mel Fréchet distance of held-out clips from real training clips, for the same clips as they are (`real`,
-    the floor), from codebook 0 alone and from the true codes as the system completes them, see `Reconstructed`."""
-    reference = reduce(add, (part.moments for part in listened))
-    space = LogMelSpace.fit(reference)
-    return {
-        name: round(space.distance(reduce(add, (part.moments[name] for part in reconstructed)), reference), 4)
-        for name in reconstructed[0].moments
-    }
-
-
-def summarise(measurements: Measurements) -> dict[str, Any]:
+def evaluation_content(
+    held: Held, probes: adherence.Probes, figures: Mapping[str, Mapping[str, Figure]]
+) -> dict[str, Any]:
     """Everything the report and summary.json say about a bundle, as JSON values.
 
-    `rtf` is wall-clock time over audio time (lower is faster), `generation.times_real_time` its inverse over the
-    clips that were made one by one.
+    `rtf` is wall-clock time over audio time (lower is faster), `generation.times_real_time` its inverse over the clips
+    that were made one by one. `adherence` and `frechet` are `figures`' values, the systems side by side: of Fréchet
+    distances `real` is the floor, `generated` the true codes as the bundle completes them.
     """
-    m = measurements
-    codebooks = m.reconstructed[0].codebooks
-    ceilings = [ceiling for part in m.reconstructed for ceiling in part.ceilings]
-    probes = adherence.Probes(
-        [statistics for part in m.listened for statistics in part.statistics], [clip.tags for clip in m.training]
-    )
-    asked = [held.clip.tags for held in m.held_out]
-    generated = [made.analysis for made in m.made]
-    heard = probes.hear(generated)
-    heard_free = probes.hear([made.analysis for made in m.made_free])
+    generated, recordings, free = held.heard["generated"], held.heard[REAL], held.free
     clips = []
-    for i, (held, request, made) in enumerate(zip(m.held_out, m.requests, m.made, strict=True)):
-        entry = _clip_entry("shown" if i < m.shown else "held-out", request, made)
-        entry["asked"] = {name: held.clip.tags[name] for name in adherence.TAGS}
-        entry["measured"] = adherence.measured(heard[i], made.analysis, held.clip.tags["mode"])
-        clips.append({**entry, **({"real": ceilings[i].paths["real"]} if ceilings[i].paths else {})})
-    for request, genre, made, ear in zip(m.free_form, m.free_genres, m.made_free, heard_free, strict=True):
-        clips.append(
-            {**_clip_entry("free-form", request, made), "asked": {"genre": genre}, "measured": {"genre": ear["genre"]}}
-        )
-    single = m.made[: m.shown]
-    hits = [ear["genre"] == genre for ear, genre in zip(heard_free, m.free_genres, strict=True)]
+    ears = probes.hear(generated.analyses)
+    for i, (prompt, clip, analysis) in enumerate(zip(held.held_out, generated.clips, generated.analyses, strict=True)):
+        entry = _clip_entry("shown" if i < held.shown else "held-out", clip, analysis)
+        entry["asked"] = {name: prompt.tags[name] for name in adherence.TAGS}
+        entry["measured"] = adherence.measured(ears[i], analysis, prompt.tags["mode"])
+        clips.append({**entry, **({"real": recordings.clips[i].audio} if recordings.clips[i].audio else {})})
+    hits = []
+    for prompt, clip, analysis, ear in zip(
+        held.free_form, free.clips, free.analyses, probes.hear(free.analyses), strict=True
+    ):
+        genres = {"asked": dict(prompt.tags), "measured": {"genre": ear["genre"]}}
+        clips.append({**_clip_entry("free-form", clip, analysis), **genres})
+        hits.append(ear["genre"] == prompt.tags["genre"])
+
+    def value(system: str, name: str) -> float:
+        figure = figures[system][name].value
+        assert figure is not None
+        return round(figure, 4)
+
+    distances = {"real": REAL, "coarse_only": COARSE, "generated": COMPLETED}
+    frechet = {"frechet": {name: value(system, "frechet_logmel") for name, system in distances.items()}}
+    single = [clip for clip in generated.clips[: held.shown] if clip.seconds and clip.wall_s]
+    kept = zip(held.held_out[: held.shown], *(held.heard[name].clips for name in KEPT), strict=False)
     return {
-        "clips_compared": len(m.held_out),
+        "clips_compared": len(held.held_out),
         "adherence": {
-            **adherence.table(
-                probes,
-                asked,
-                *([getattr(one, name) for one in ceilings] for name in ("real", "codec", "completed")),
-                generated,
-            ),
+            **{name: {system: value(system, name) for system in SETS} for name in adherence.TITLES},
             "free_form": {"genre": round(float(np.mean(hits)), 4), "n": len(hits)},
         },
         # What made the fine latents: stage 2, or the codebooks of a single stage.
-        **(
-            {"stage2": {"frechet": frechet_table(m.listened, m.reconstructed)}}
-            if codebooks == 1
-            else {"single_stage": {"codebooks": codebooks, "frechet": frechet_table(m.listened, m.reconstructed)}}
-        ),
-        "codec": {"logmel_l1": round(float(np.mean([one.logmel_l1 for one in ceilings])), 4)},
+        **({"stage2": frechet} if held.codebooks == 1 else {"single_stage": {"codebooks": held.codebooks, **frechet}}),
+        "codec": {"logmel_l1": value(CODEC, "logmel_l1")},
         "generation": {
             "times_real_time": round(
-                sum(made.analysis.seconds for made in single) / sum(made.wall_s for made in single), 2
+                sum(clip.seconds or 0.0 for clip in single) / sum(clip.wall_s or 0.0 for clip in single), 2
             )
         },
         "reconstructions": [
-            {"caption": held.prompt, **one.paths} for held, one in zip(m.held_out, ceilings, strict=True) if one.paths
+            {"caption": prompt.text, **{name: clip.audio for name, clip in zip(KEPT, files, strict=True)}}
+            for prompt, *files in kept
         ],
-        **({"long": _long(probes, m)} if m.made_long else {}),
+        **({"long": _long(held, probes)} if held.long else {}),
         "clips": clips,
         "not_music": [clip["path"] for clip in clips if clip["sound"] != "music"],
     }

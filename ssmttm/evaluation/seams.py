@@ -56,7 +56,7 @@ def changes(wav_N: np.ndarray, sample_rate: int, frame: int) -> Changes:
 
 def borders(junctions: int, hop: int, first_hop: int) -> np.ndarray:
     """Which junctions are borders of windows, bool [J]: the first window owns `first_hop` frames, each one after it
-    twice as many, up to `hop` (see `generation.render`)."""
+    twice as many, up to `hop` (see `engine.windows`)."""
     at_border = np.zeros(junctions, dtype=bool)
     end, owned = first_hop, first_hop
     while end <= junctions:
@@ -66,12 +66,12 @@ def borders(junctions: int, hop: int, first_hop: int) -> np.ndarray:
     return at_border
 
 
-def told_apart(values_J: np.ndarray, at_border_J: np.ndarray) -> tuple[float, float]:
-    """How well a value tells borders from other junctions.
+def separation(values_J: np.ndarray, at_border_J: np.ndarray) -> tuple[float, float]:
+    """How far the values at borders stand out from those at other junctions.
 
     Returns:
-        The probability that a border's value exceeds another junction's (the area under the ROC curve; .5 if borders
-        cannot be told), and the p-value of the Mann-Whitney test that it is .5.
+        The probability that a border's value exceeds another junction's (the area under the ROC curve; 0.5 if
+        borders are like any other place), and the p-value of the Mann-Whitney test that it is 0.5.
     """
     from scipy.stats import mannwhitneyu
 

@@ -93,26 +93,26 @@ def describe_widths(widths: Mapping[str, int]) -> dict[str, Any]:
 
 
 # Beginnings of parameter names in weights and checkpoints from before conditioners owned their input layers.
+_STATISTICS = ("text_mean", "text_std", "pooled_mean", "pooled_std")
 _OLD_NAMES = {
     "stage1": {
-        **{name: f"inputs.text.{name}" for name in ("prefix_proj.", "prefix_norm.", "pooled_proj.")},
-        **{name: f"inputs.text.{name}" for name in ("null_prefix", "null_pooled")},
-        **{name: f"inputs.text.{name}" for name in ("text_mean", "text_std", "pooled_mean", "pooled_std")},
+        name: f"inputs.text.{name}"
+        for name in ("prefix_proj", "prefix_norm", "null_prefix", "pooled_proj", "null_pooled", *_STATISTICS)
     },
     "stage2": {
-        "denoiser.text.": "denoiser.inputs.text.text.",
+        "denoiser.text": "denoiser.inputs.text.text",
         "denoiser.null_text": "denoiser.inputs.text.null_text",
-        "denoiser.prefix.": "denoiser.inputs.text.tokens.",
+        "denoiser.prefix": "denoiser.inputs.text.tokens",
         "denoiser.null_prefix": "denoiser.inputs.text.null_prefix",
-        **{name: f"denoiser.inputs.text.{name}" for name in ("text_mean", "text_std", "pooled_mean", "pooled_std")},
+        **{name: f"denoiser.inputs.text.{name}" for name in _STATISTICS},
     },
 }
 
 
 def current_name(stage: str, name: str) -> str:
-    """What a parameter of a stage is called now, under whatever name it was stored."""
-    for old, new in _OLD_NAMES[stage].items():
-        if name.startswith(old):
+    """What a parameter or module of a stage is called now, under whatever name it was stored."""
+    for old, new in _OLD_NAMES.get(stage, {}).items():
+        if name == old or name.startswith(f"{old}."):
             return new + name[len(old) :]
     return name
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from ssmttm.evaluation.system_figures import TITLES, WITH_WEIGHTS
-from ssmttm.reports.page import page, table
+from ssmttm import storage
+from ssmttm.evaluation.figures import TITLES, WITH_WEIGHTS
+from ssmttm.reports.page import markdown_table, render, with_interval
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "closer": ""}
+TABLES = (  # title, whether of figures with weights, caption
+    ("With published weights", True, "↑ higher is better, ↓ lower is better"),
+    (
+        "Without weights",
+        False,
+        "no arrow: better where nearer to the reference; no figure here is one of published tables",
+    ),
+)
 Content = Mapping[str, Any]
-
-
-def short(number: float) -> str:
-    """Three or four significant digits, without an exponent."""
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def shown(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "not available"
-    low, high = figure["low"], figure["high"]
-    if low is None:
-        return short(figure["value"])
-    return f"{short(figure['value'])} [{short(low)}, {short(high)}]"
+    return with_interval(figure["value"], figure["low"], figure["high"])
 
 
 def _columns(content: Content, with_weights: bool) -> dict[str, Mapping[str, Any]]:
@@ -82,37 +82,25 @@ def _remarks(content: Content) -> list[str]:
 def to_markdown(content: Content) -> str:
     """The tables and all remarks as Markdown."""
     blocks = ["# Systems compared", "\n".join(f"- {line}" for line in _about(content))]
-    for title, with_weights in (("With published weights", True), ("Without weights", False)):
-        names = list(_columns(content, with_weights))
-        lines = [f"| {title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in _rows(content, with_weights)]
-        blocks.append("\n".join(lines))
+    for title, with_weights, _ in TABLES:
+        head = [title, *_columns(content, with_weights)]
+        blocks.append(markdown_table(head, [[name, *cells] for name, cells in _rows(content, with_weights)]))
     blocks.append("\n".join(f"- {line}" for line in _remarks(content)))
     return "\n\n".join(blocks) + "\n"
 
 
 def to_html(content: Content) -> str:
     """The same as one self-contained page."""
-    tables = "".join(
-        f'<section><h2>{title}</h2><div class="card">'
-        + table(
-            caption,
-            ("", *_columns(content, with_weights)),
-            [(escape(name), *map(escape, cells)) for name, cells in _rows(content, with_weights)],
-        )
-        + "</div></section>"
-        for title, with_weights, caption in (
-            ("With published weights", True, "↑ higher is better, ↓ lower is better"),
-            (
-                "Without weights",
-                False,
-                "no arrow: better where nearer to the reference; no figure here is one of published tables",
-            ),
-        )
-    )
-    about, remarks = (
-        "".join(f"<li>{escape(line)}</li>" for line in lines) for lines in (_about(content), _remarks(content))
-    )
-    body = f"""<header><h1>Systems compared</h1><ul>{about}</ul></header>{tables}
-<section><h2>Remarks</h2><ul class="small">{remarks}</ul></section>"""
-    return page("Systems compared", body)
+    tables = [
+        (title, caption, list(_columns(content, weights)), [(name, *cells) for name, cells in _rows(content, weights)])
+        for title, weights, caption in TABLES
+    ]
+    return render("comparison", about=_about(content), tables=tables, remarks=_remarks(content))
+
+
+def write(content: Content, out: str) -> str:
+    """Write comparison.md, whose text is returned, and comparison.html beside comparison.json."""
+    text = to_markdown(content)
+    storage.write_text(storage.join(out, "comparison.md"), text)
+    storage.write_text(storage.join(out, "comparison.html"), to_html(content))
+    return text

@@ -53,19 +53,20 @@ class AudioCaptioner:
         path = storage.local_path(folder)
         try:
             self._processor = AutoProcessor.from_pretrained(path)
-            model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+            loaded: Any = Qwen2AudioForConditionalGeneration.from_pretrained(
                 path, dtype="auto", use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, SafetensorError) as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"captioner {folder} cannot be loaded, fetch all of its files: {first_line}") from None
+        model, report = loaded
         # Neither is an error to transformers: it draws missing tensors at random and makes up an empty tokenizer.
         if report["missing_keys"]:
             missing = len(report["missing_keys"])
             raise UserError(f"captioner {folder} lacks {missing} of the model's tensors; fetch all of its files")
         if self._processor.audio_token_id != model.config.audio_token_id:
             raise UserError(f"captioner {folder} has no tokenizer or another model's; fetch all of its files")
-        self._model: Any = model.eval().to(device)
+        self._model = model.eval().to(device)
         content = [{"type": "audio"}, {"type": "text", "text": prompt}]
         self._text = self._processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -143,7 +144,7 @@ def caption_tracks(tracks: Sequence[Track], captioner_folder: str, cache_uri: st
                     saved_at = time.monotonic()
         finally:
             _write_cache(cache_uri, captions)
-    found = {track.id: captions.get((track.id, fingerprint)) for track in bare}
+    found = {track.id: captions.get((track.id, fingerprint), "") for track in bare}
     return [replace(track, captions=(found[track.id],)) if found.get(track.id) else track for track in tracks]
 
 
@@ -186,7 +187,7 @@ def _read_cache(uri: str) -> dict[tuple[str, str], str]:
             entry = json.loads(line)
             captions[entry["id"], entry["model"]] = entry["caption"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(f"{uri} line {number} is no cached caption; delete the line to write it anew") from None
+            raise UserError(f"{uri} line {number} is no cached caption; delete the line to write it again") from None
     return captions
 
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.rejects import Reject
-from ssmttm.sources.splits import SPLIT_NAMES
+from ssmttm.sources.manifest import SPLIT_NAMES, Reject, Scan, Source, Track
 from ssmttm.sources.tables import csv_rows
 
 METADATA = "fma_metadata"
@@ -42,7 +40,7 @@ COLUMNS = {
 }
 
 
-def missing_from(folder: str) -> list[str]:
+def _missing_from(folder: str) -> list[str]:
     """What a folder lacks to be this data set."""
     missing = [] if storage.exists(storage.join(folder, TRACKS)) else [TRACKS]
     return missing if _audio_folder(folder) else [*missing, f"an audio folder ({', '.join(FOLDERS)})"]
@@ -95,12 +93,19 @@ def _rows(folder: str) -> Iterator[tuple[int, str, dict[str, str] | None]]:
         yield line, cells[0], {name: cells[at].strip() for name, at in columns.items()} if fits else None
 
 
-def scan_fma(folder: str) -> tuple[list[Track], list[Reject]]:
-    """The tracks that belong into the largest audio folder there is, and the rows that make no sense.
+class FmaSource(Source):
+    """The tracks that belong into the largest audio folder there is."""
 
-    Raises:
-        UserError: if a table has other columns.
-    """
+    def recognises(self, uri: str) -> bool:
+        return not _missing_from(uri)
+
+    def read(self, uri: str) -> Scan:
+        return _scan(uri.rstrip("/"))
+
+
+def _scan(folder: str) -> Scan:
+    if missing := _missing_from(folder):
+        raise UserError(f"corpus.format=fma, but {folder} lacks {' and '.join(missing)}")
     audio = _audio_folder(folder)
     assert audio is not None
     genres = _read_flat(folder, "genres.csv", "genre_id", "title")

@@ -15,9 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.rejects import Reject
-from ssmttm.sources.splits import SPLIT_NAMES, hold_out
+from ssmttm.sources.manifest import SPLIT_NAMES, Reject, Scan, Source, Track, hold_out
 from ssmttm.sources.tables import read_table_text, tsv_rows
 
 TABLE = "raw_30s_cleantags.tsv"
@@ -48,11 +46,6 @@ class Credit(NamedTuple):
 def _find(folder: str, name: str) -> str | None:
     places = (storage.join(folder, name), storage.join(folder, "data", name))
     return next((uri for uri in places if storage.exists(uri)), None)
-
-
-def missing_from(folder: str) -> list[str]:
-    """What a folder lacks to be taken for this data set."""
-    return [] if _find(folder, TABLE) else [f"{TABLE} (in it or in its data folder)"]
 
 
 def parse_credits(text: str) -> dict[str, Credit]:
@@ -158,17 +151,21 @@ def _track(
     )
 
 
-def scan_jamendo(folder: str) -> tuple[list[Track], list[Reject]]:
-    """The tracks of the data set, whether or not their audio is there, and the rows that make no sense.
+class JamendoSource(Source):
+    """The tracks of the data set, whether or not their audio is there. Without a published split a share of the
+    artists is held out; a track that the split leaves out goes with its artist, or into training."""
 
-    Without a published split a share of the artists is held out; a track that the split leaves out goes with its
-    artist, or into training.
+    def recognises(self, uri: str) -> bool:
+        return _find(uri, TABLE) is not None
 
-    Raises:
-        UserError: if the licences are missing or a table has other columns.
-    """
+    def read(self, uri: str) -> Scan:
+        return _scan(uri.rstrip("/"))
+
+
+def _scan(folder: str) -> Scan:
     table, credits_uri = _find(folder, TABLE), _find(folder, LICENCES)
-    assert table is not None
+    if table is None:
+        raise UserError(f"corpus.format=mtg-jamendo, but {folder} lacks {TABLE} (in it or in its data folder)")
     if credits_uri is None:
         raise UserError(f"{folder} lacks {LICENCES}, which lies beside the data folder of the MTG-Jamendo repository")
     rows = list(tsv_rows(table))

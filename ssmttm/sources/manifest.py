@@ -1,18 +1,54 @@
-"""The manifest: one JSON object per line describing an audio file, its captions and where it came from."""
+"""Tracks and rejects, which every source is read as, and the files that list them: one JSON object per line.
+
+`manifest.jsonl` describes audio files, their captions and where they came from; `rejects.jsonl` says what was refused,
+and why.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ssmttm import storage
 from ssmttm.errors import UserError
 
 MANIFEST_NAME = "manifest.jsonl"
+REJECTS_NAME = "rejects.jsonl"
 SPLITS = ("train", "val")
+VALIDATION_SHARE = 0.05
+
+# What data sets call their parts. Ours has two: what a published split tests on is never trained on.
+SPLIT_NAMES: dict[str, Literal["train", "val"]] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "val",
+}
+
+Reason = Literal[
+    "missing-licence",
+    "licence-not-allowed",
+    "bad-entry",
+    "outside-root",
+    "no-caption",
+    "missing",
+    "unreadable",
+    "empty",
+    "not-audio",
+    "truncated",
+    "too-short",
+    "not-finite",
+    "silent",
+    "clipped",
+    "duplicate",
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +73,81 @@ _REQUIRED = tuple(name for name in _FIELDS if name != "tags")
 _TEXT_FIELDS = ("id", "audio", "split", "licence", "artist", "title", "source_url")
 
 
+@dataclass(frozen=True)
+class Reject:
+    """A refused track or segment.
+
+    id: track id, or segment id where the rest of the track was kept. audio: its URI. reason: a short fixed code.
+    detail: one line for people. segments, seconds: what it takes away of what was planned; nothing where it was refused
+    before.
+    """
+
+    id: str
+    audio: str
+    reason: Reason
+    detail: str
+    segments: int = 0
+    seconds: float = 0.0
+
+
+Scan = tuple[list[Track], list[Reject]]
+
+
+class Source(ABC):
+    """One layout that tracks can be read from, such as a published data set's."""
+
+    @abstractmethod
+    def recognises(self, uri: str) -> bool:
+        """Whether `uri`, a folder or file that may not exist, is of this layout."""
+
+    @abstractmethod
+    def read(self, uri: str) -> Scan:
+        """The tracks, usable or not, and the entries that make no sense (`bad-entry`) or lead out of the source's
+        folder (`outside-root`).
+
+        Raises:
+            UserError: if it is not of this layout, naming what is missing.
+        """
+
+
+def source_root(uri: str) -> str:
+    """The folder that audio paths of a source are relative to."""
+    return posixpath.dirname(uri) if uri.endswith(".jsonl") else uri.rstrip("/")
+
+
+def relative_to_source(audio: str, source: str) -> str:
+    """An audio URI without the source's folder, so that stored datasets name no local folder."""
+    return audio.removeprefix(source_root(source) + "/")
+
+
+def is_unicode(*texts: str) -> bool:
+    """Whether texts can be stored: JSON may hold, and file names may decode to, halves of surrogate pairs."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def hold_out(
+    tracks: list[Track], stated: Collection[str] = (), group: Callable[[Track], str] = lambda track: track.id
+) -> list[Track]:
+    """Hold out `VALIDATION_SHARE` of the groups of tracks whose ids are not among `stated`, but at least one of
+    several. The choice hangs on a hash of the group's name, so that files added later move no other track."""
+
+    def rank(name: str) -> float:
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+
+    free = sorted({group(track) for track in tracks if track.id not in stated}, key=rank)
+    held_out = {name for name in free if rank(name) < VALIDATION_SHARE}
+    if not held_out and len(free) > 1 and all(track.split != "val" for track in tracks):
+        held_out = {free[0]}
+    return [
+        replace(track, split="val") if track.id not in stated and group(track) in held_out else track
+        for track in tracks
+    ]
+
+
 class OutsideRootError(UserError):
     """An audio path that leaves the manifest's folder."""
 
@@ -48,7 +159,7 @@ def _resolve(folder: str, audio: str, where: str) -> str:
     return storage.join(folder, relative)
 
 
-def parse_line(line: str, folder: str, where: str) -> Track:
+def _parse_line(line: str, folder: str, where: str) -> Track:
     """One line of a manifest that lies in `folder`.
 
     Raises:
@@ -78,30 +189,44 @@ def parse_line(line: str, folder: str, where: str) -> Track:
     if not isinstance(values.get("tags", {}), dict):
         raise UserError(f"{where}: tags must be a JSON object")
     values["captions"] = tuple(captions)
-    return Track(**{**values, "audio": _resolve(folder, values["audio"], where)})
+    track = Track(**{**values, "audio": _resolve(folder, values["audio"], where)})
+    if not is_unicode(json.dumps(asdict(track), ensure_ascii=False)):
+        raise UserError(f"{where} holds halves of surrogate pairs, which are no characters")
+    return track
 
 
-def read_manifest(uri: str) -> list[Track]:
-    """Read a manifest from its own URI or from the folder that holds it; audio paths come out as full URIs.
+def _manifest_uri(uri: str) -> str:
+    """The manifest that `uri` names, or that the folder `uri` may hold."""
+    return uri if uri.endswith(".jsonl") else storage.join(uri, MANIFEST_NAME)
 
-    Raises:
-        UserError: if it is missing or empty, a line is malformed, an id occurs twice, or an audio path leaves the
-            manifest's folder. The message names the file and line.
-    """
-    file_uri = uri if uri.endswith((".jsonl", ".json")) else storage.join(uri, MANIFEST_NAME)
-    folder = posixpath.dirname(file_uri) or "."
-    tracks: dict[str, Track] = {}
-    for number, line in enumerate(storage.read_text(file_uri).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file_uri} line {number}"
-        track = parse_line(line, folder, where)
-        if track.id in tracks:
-            raise UserError(f"{where}: id '{track.id}' occurs twice; ids must be unique")
-        tracks[track.id] = track
-    if not tracks:
-        raise UserError(f"{file_uri} holds no tracks")
-    return list(tracks.values())
+
+class ManifestSource(Source):
+    """A manifest, by its own URI or by the folder that holds it; audio paths come out as full URIs."""
+
+    def recognises(self, uri: str) -> bool:
+        return storage.exists(_manifest_uri(uri))
+
+    def read(self, uri: str) -> Scan:
+        manifest = _manifest_uri(uri)
+        if not storage.exists(manifest):
+            raise UserError(
+                f"corpus.format=manifest, but {manifest} does not exist; corpus.format=folder reads plain audio"
+            )
+        tracks: dict[str, Track] = {}
+        rejects = []
+        for number, line in enumerate(storage.read_text(manifest).split("\n"), start=1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                track = _parse_line(line, source_root(manifest), where)
+                if track.id in tracks:
+                    raise UserError(f"{where}: id '{track.id}' occurs twice; ids must be unique")
+                tracks[track.id] = track
+            except UserError as error:
+                reason: Reason = "outside-root" if isinstance(error, OutsideRootError) else "bad-entry"
+                rejects.append(Reject(where, "", reason, str(error)))
+        return list(tracks.values()), rejects
 
 
 def write_manifest(uri: str, tracks: Iterable[Track]) -> None:
@@ -110,11 +235,41 @@ def write_manifest(uri: str, tracks: Iterable[Track]) -> None:
     Raises:
         UserError: if an audio path lies outside the manifest's folder.
     """
-    file_uri = uri if uri.endswith((".jsonl", ".json")) else storage.join(uri, MANIFEST_NAME)
-    folder = posixpath.dirname(file_uri) or "."
+    manifest = _manifest_uri(uri)
+    folder = source_root(manifest)
     lines = []
     for track in tracks:
         audio = track.audio.removeprefix(folder.rstrip("/") + "/")
         _resolve(folder, audio, f"track {track.id}")
         lines.append(json.dumps({**asdict(track), "audio": audio}, ensure_ascii=False) + "\n")
-    storage.write_text(file_uri, "".join(lines))
+    storage.write_text(manifest, "".join(lines))
+
+
+def merged(rejects: Iterable[Reject]) -> list[Reject]:
+    """One reject for each id and reason, in order of first appearance: a file whose segments lie in several shards is
+    refused in each."""
+    found: dict[tuple[str, str], Reject] = {}
+    for reject in rejects:
+        key = (reject.id, reject.reason)
+        before = found.get(key)
+        if before is not None:
+            reject = replace(
+                before, segments=before.segments + reject.segments, seconds=before.seconds + reject.seconds
+            )
+        found[key] = reject
+    return list(found.values())
+
+
+def to_jsonl(rejects: Iterable[Reject]) -> str:
+    return "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects)
+
+
+def read_rejects(folder: str) -> list[Reject]:
+    """The rejects of a dataset folder."""
+    text = storage.read_text(storage.join(folder, REJECTS_NAME))
+    return [Reject(**json.loads(line)) for line in text.splitlines()]
+
+
+def count_reasons(rejects: Iterable[Reject]) -> dict[str, int]:
+    """Number of rejects per reason, most frequent first."""
+    return dict(Counter(reject.reason for reject in rejects).most_common())

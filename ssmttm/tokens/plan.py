@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
-from ssmttm import storage
 from ssmttm.codec.base import Codec
 from ssmttm.conditions.encoders import TextEncoder
-from ssmttm.config import Config
-from ssmttm.sources import licences
-from ssmttm.sources.decode import Decoding, RefusedError, file_seconds
-from ssmttm.sources.duplicates import find_duplicates
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.readers import relative_to_source, scan_source
-from ssmttm.sources.rejects import Reject
-from ssmttm.tokens.segments import Segment, plan_segments
-from ssmttm.tokens.text_table import TextPlan, overlong_captions, plan_text
+from ssmttm.config import Config, CorpusConfig
+from ssmttm.sources.manifest import Reject, Track, relative_to_source
+from ssmttm.sources.readers import scan_source
+from ssmttm.tokens.admit import Measured, check_licences, drop_overlong_captions, find_duplicates, look_at
+from ssmttm.tokens.decode import Decoding, Segment
+from ssmttm.tokens.schema import FORMAT_VERSION, SHARD_FOLDER, TEXT_FOLDER
 
-FORMAT_VERSION = 2
-SHARD_FOLDER = "shards"
+CAPTIONS_PER_PART = 1024
 READER_THREADS = 16
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """The segments of one shard, in order, and what its rows depend on. file_bytes: size of each segment's file, which
-    tells when one was replaced. source: the corpus that audio paths are stored relative to."""
+    tells when one was replaced. source: the corpus that audio paths are stored relative to. controls: names of those by
+    frame that are measured."""
 
     index: int
     segments: tuple[Segment, ...]
@@ -45,6 +41,7 @@ class ShardPlan:
     decoding: Decoding
     segment_seconds: float
     source: str
+    controls: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,9 +52,28 @@ class ShardPlan:
         """SHA-256 over everything that decides the shard's bytes; of the audio files, their sizes."""
         content = {"version": FORMAT_VERSION, **asdict(self)}
         source = content.pop("source")
+        if not self.controls:
+            del content["controls"]  # as it was before there were any
         for segment in content["segments"]:
             segment["track"]["audio"] = relative_to_source(segment["track"]["audio"], source)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """The captions of one part of the text table."""
+
+    index: int
+    captions: tuple[str, ...]
+    encoder_fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{TEXT_FOLDER}/table-{self.index:05d}.parquet"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.encoder_fingerprint, self.captions]).encode()).hexdigest()
 
 
 Plan = ShardPlan | TextPlan
@@ -93,84 +109,42 @@ class DatasetPlan:
         return hashlib.sha256(json.dumps([parts, refused]).encode()).hexdigest()
 
 
-def admit_tracks(tracks: Iterable[Track], config: Config) -> tuple[list[Track], list[Reject]]:
-    """Keep tracks under an allowed licence, in whatever spelling; refuse the others."""
-    kept, rejects = [], []
-    for track in tracks:
-        if not track.licence.strip():
-            detail = "no licence stated; set corpus.default_licence if you know it"
-            rejects.append(Reject(track.id, track.audio, "missing-licence", detail))
-        elif not licences.is_allowed(track.licence, config.corpus.allow_licences):
-            detail = f"'{track.licence}' is not in corpus.allow_licences"
-            rejects.append(Reject(track.id, track.audio, "licence-not-allowed", detail))
-        else:
-            kept.append(track)
-    return kept, rejects
+def plan_segments(track: Track, config: CorpusConfig) -> list[Segment] | Reject:
+    """Segments of `segment_seconds` at a fixed hop, or the one in the middle, of a track whose duration is known; a
+    shorter last one is kept from `minimum_seconds` on."""
+    seconds = track.duration_s
+    if seconds < config.minimum_seconds:
+        detail = f"{seconds:.2f} s, the minimum is {config.minimum_seconds:g} s"
+        return Reject(track.id, track.audio, "too-short", detail)
+    length = config.segment_seconds
+    if config.segments == "middle":
+        return [Segment(track, 0, max(0.0, (seconds - length) / 2), min(seconds, length))]
+    hop = config.hop_seconds or length
+    whole = max(0, int((seconds - length + 1e-6) / hop) + 1) if seconds + 1e-6 >= length else 0
+    segments = [Segment(track, index, index * hop, length) for index in range(whole)]
+    rest = seconds - whole * hop
+    if rest >= config.minimum_seconds and (whole == 0 or seconds > segments[-1].start_s + length + 1e-6):
+        segments.append(Segment(track, whole, whole * hop, min(rest, length)))
+    return segments
 
 
-def drop_overlong_captions(tracks: Sequence[Track], encoder: TextEncoder) -> tuple[list[Track], list[Reject], int]:
-    """Remove blank, repeated and over-long captions; refuse tracks left without one. Returns the number removed for
-    their length."""
-    cleaned = [
-        replace(track, captions=tuple(dict.fromkeys(c.strip() for c in track.captions if c.strip())))
-        for track in tracks
+def plan_text(captions: Sequence[str], encoder_fingerprint: str) -> list[TextPlan]:
+    """Parts of at most `CAPTIONS_PER_PART` distinct captions, in order of first appearance."""
+    distinct = list(dict.fromkeys(captions))
+    return [
+        TextPlan(index, tuple(distinct[start : start + CAPTIONS_PER_PART]), encoder_fingerprint)
+        for index, start in enumerate(range(0, len(distinct), CAPTIONS_PER_PART))
     ]
-    overlong = overlong_captions(dict.fromkeys(c for track in cleaned for c in track.captions), encoder)
-    kept, rejects = [], []
-    for track in cleaned:
-        captions = tuple(c for c in track.captions if c not in overlong)
-        if captions:
-            kept.append(replace(track, captions=captions))
-        else:
-            detail = f"all captions are over {encoder.max_tokens} tokens" if track.captions else "no caption"
-            rejects.append(Reject(track.id, track.audio, "no-caption", detail))
-    return kept, rejects, len(overlong)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A track whose duration is known, and the size of its file."""
-
-    track: Track
-    file_bytes: int
-
-
-def measure(track: Track, minimum_seconds: float) -> Measured | Reject:
-    """Look at a track's file: its size, and its duration where the manifest does not state one."""
-    fs, path = storage.filesystem(track.audio)
-    try:
-        seconds = track.duration_s or file_seconds(track.audio, minimum_seconds)
-        size = int(storage.with_retries(lambda: fs.size(path), track.audio) or 0)
-    except RefusedError as refused:
-        return Reject(track.id, track.audio, refused.reason, refused.detail)
-    except (FileNotFoundError, NotADirectoryError):
-        return Reject(track.id, track.audio, "missing", "no such file")
-    return Measured(replace(track, duration_s=seconds), size)
-
-
-def plan_shards(
-    tracks: Sequence[Track],
-    config: Config,
-    sample_rate: int,
-    codec_fingerprint: str,
-    text_fingerprint: str,
-    vocals: str = "keep",
-) -> tuple[list[ShardPlan], list[Reject]]:
-    """Cut tracks into segments and deal these to shards of `corpus.rows_per_shard`, in manifest order. Of the same
-    audio under several names, the first is taken."""
-    corpus = config.corpus
+def _measure(tracks: Sequence[Track], corpus: CorpusConfig) -> tuple[list[Measured], list[Reject]]:
+    """Look at every file; of the same audio under several names, the first is taken."""
     found: list[Measured] = []
     rejects: list[Reject] = []
     # Threads: files are opened, perhaps on an object store, and libsndfile lets others work.
     with ThreadPoolExecutor(READER_THREADS) as pool:
-        measured = tqdm(
-            pool.map(lambda track: measure(track, corpus.minimum_seconds), tracks),
-            desc="files",
-            total=len(tracks),
-            unit="file",
-            leave=False,
-        )
-        for one in measured:
+        measured = pool.map(lambda track: look_at(track, corpus.minimum_seconds), tracks)
+        for one in tqdm(measured, desc="files", total=len(tracks), unit="file", leave=False):
             if isinstance(one, Measured):
                 found.append(one)
             else:
@@ -180,41 +154,12 @@ def plan_shards(
             rejects += duplicates
             again = {reject.id for reject in duplicates}
             found = [one for one in found if one.track.id not in again]
-    segments: list[Segment] = []
-    sizes: list[int] = []
-    for one in found:
-        planned = plan_segments(one.track, corpus)
-        if isinstance(planned, Reject):
-            rejects.append(planned)
-        else:
-            segments += planned
-            sizes += len(planned) * [one.file_bytes]
-    decoding = Decoding(
-        sample_rate,
-        corpus.minimum_seconds,
-        corpus.silence_dbfs,
-        corpus.maximum_clipped,
-        corpus.loudness,
-        vocals,
-    )
-    shards = [
-        ShardPlan(
-            index,
-            tuple(segments[start : start + corpus.rows_per_shard]),
-            tuple(sizes[start : start + corpus.rows_per_shard]),
-            codec_fingerprint,
-            text_fingerprint,
-            decoding,
-            corpus.segment_seconds,
-            corpus.source,
-        )
-        for index, start in enumerate(range(0, len(segments), corpus.rows_per_shard))
-    ]
-    return shards, rejects
+    return found, rejects
 
 
 def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str = "keep") -> DatasetPlan:
-    """Read the source and fix all work on it. `audio` becomes relative to the source in everything that is stored.
+    """Read the source and fix all work on it: tracks are cut into segments, and these dealt to shards of
+    `corpus.rows_per_shard`, in manifest order. `audio` becomes relative to the source in everything that is stored.
 
     Args:
         vocals: what is done to them: "keep", or the fingerprint of what removes them.
@@ -222,17 +167,50 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
     Raises:
         UserError: if `corpus.source` does not exist or holds no track.
     """
-    tracks, rejects = scan_source(config.corpus.source, config.corpus)
-    tracks, refused = admit_tracks(tracks, config)
+    corpus = config.corpus
+    tracks, rejects = scan_source(corpus.source, corpus)
+    tracks, refused = check_licences(tracks, corpus.allow_licences)
     rejects += refused
-    if config.corpus.captioner:
+    if corpus.captioner:
         from ssmttm.sources.captioner import caption_tracks
 
-        tracks = caption_tracks(tracks, config.corpus.captioner, config.corpus.out)
+        tracks = caption_tracks(tracks, corpus.captioner, corpus.out)
     tracks, refused, overlong = drop_overlong_captions(tracks, encoder)
     rejects += refused
-    shards, refused = plan_shards(tracks, config, codec.sample_rate, codec.fingerprint(), encoder.fingerprint)
+    measured, refused = _measure(tracks, corpus)
     rejects += refused
-    captions = [caption for shard in shards for segment in shard.segments for caption in segment.track.captions]
-    rejects = [replace(reject, audio=relative_to_source(reject.audio, config.corpus.source)) for reject in rejects]
+    segments: list[tuple[Segment, int]] = []
+    for one in measured:
+        planned = plan_segments(one.track, corpus)
+        if isinstance(planned, Reject):
+            rejects.append(planned)
+        else:
+            segments += [(segment, one.file_bytes) for segment in planned]
+    decoding = Decoding(
+        codec.sample_rate,
+        corpus.minimum_seconds,
+        corpus.silence_dbfs,
+        corpus.maximum_clipped,
+        corpus.loudness,
+        vocals,
+    )
+    codec_fingerprint = codec.fingerprint()
+    size = corpus.rows_per_shard
+    dealt = [segments[start : start + size] for start in range(0, len(segments), size)]
+    shards = [
+        ShardPlan(
+            index,
+            tuple(segment for segment, _ in share),
+            tuple(file_bytes for _, file_bytes in share),
+            codec_fingerprint,
+            encoder.fingerprint,
+            decoding,
+            corpus.segment_seconds,
+            corpus.source,
+            corpus.controls,
+        )
+        for index, share in enumerate(dealt)
+    ]
+    captions = [caption for segment, _ in segments for caption in segment.track.captions]
+    rejects = [replace(reject, audio=relative_to_source(reject.audio, corpus.source)) for reject in rejects]
     return DatasetPlan(shards, plan_text(captions, encoder.fingerprint), rejects, overlong)

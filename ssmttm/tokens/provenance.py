@@ -13,11 +13,8 @@ import pyarrow.compute as pc
 from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.sources import licences
-from ssmttm.sources.readers import source_root
-from ssmttm.tokens.dataset_card import ATTRIBUTION_COLUMNS, ATTRIBUTION_NAME
-from ssmttm.tokens.listing import shard_names
-from ssmttm.tokens.parts import read_columns
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.sources.manifest import source_root
+from ssmttm.tokens.schema import ATTRIBUTION_COLUMNS, ATTRIBUTION_NAME, COMMIT_NAME, read_columns, shard_names
 
 COLUMNS = ("id", "split", "start_s", "duration_s", *ATTRIBUTION_COLUMNS)
 

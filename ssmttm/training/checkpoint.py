@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on, in files that do not depend on engine or number of workers.
 
 `checkpoints/step-000200/` holds `model.safetensors`, `optimizer.safetensors`, `average.safetensors` (with EMA) and
-`progress.json`. It counts once `checkpoint.json`, written last, lists every file with size and digest. Random
-generators have no state to save: each draw is keyed by seed and position.
+`progress.json`. It counts once `checkpoint.json`, written last, names the task and lists every file with size and
+digest. Random generators have no state to save: each draw is keyed by seed and position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.training.engine import State
+from ssmttm.model import weights
+from ssmttm.training.engine import MOMENTS, State
 
 COMMIT = "checkpoint.json"
 
@@ -49,20 +50,24 @@ class Progress:
 
 @dataclass
 class Checkpoint:
+    """`task`: the name of what was trained; None in a checkpoint from before these said so."""
+
     progress: Progress
     model: State
     optimizer: State
     average: State | None
+    task: str | None = None
 
 
-def _read_files(uri: str) -> dict[str, bytes]:
-    """The files that a checkpoint's commit file lists, each of the size and digest it states."""
+def _read_files(uri: str) -> tuple[dict[str, bytes], str | None]:
+    """The files that a checkpoint's commit file lists, each of the size and digest it states, and whose they are."""
     commit = storage.join(uri, COMMIT)
     if not storage.exists(commit):
         raise UserError(f"{uri} is missing or incomplete: it has no {COMMIT}")
     try:
         content = json.loads(storage.read_bytes(commit))
         listed = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
+        task = content.get("task")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpointError(f"{uri} is damaged: {COMMIT} cannot be read") from None
     files = {}
@@ -74,7 +79,7 @@ def _read_files(uri: str) -> dict[str, bytes]:
             raise DamagedCheckpointError(f"{uri} is damaged: {name} has {len(files[name])} bytes, not {size}")
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedCheckpointError(f"{uri} is damaged: {name} differs from its digest in {COMMIT}")
-    return files
+    return files, task
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
@@ -84,7 +89,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
         DamagedCheckpointError: if a file is not what the commit file says.
         UserError: if there is no finished checkpoint, or the storage fails.
     """
-    files = _read_files(uri)
+    files, task = _read_files(uri)
     try:
         states = {name: safetensors.torch.load(files[name]) for name in files if name.endswith(".safetensors")}
         return Checkpoint(
@@ -92,6 +97,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
             states["model.safetensors"],
             states["optimizer.safetensors"],
             states.get("average.safetensors"),
+            task,
         )
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:  # of another version, say
         raise DamagedCheckpointError(f"{uri} is not a checkpoint of this version: {error!r}") from None
@@ -176,7 +182,7 @@ class CheckpointStore:
                 packed = {key: tensor.contiguous() for key, tensor in state.items()}
                 write(f"{name}.safetensors", safetensors.torch.save(packed))
         write("progress.json", (json.dumps(asdict(checkpoint.progress), indent=2) + "\n").encode())
-        storage.write_json(storage.join(folder, COMMIT), {"files": files})
+        storage.write_json(storage.join(folder, COMMIT), {"task": checkpoint.task, "files": files})
 
     def _prune(self, newest: int, best: int | None) -> None:
         """Remove all but the newest `keep`, the best and the landmark: also what was never finished, and what lies
@@ -193,7 +199,22 @@ class CheckpointStore:
         storage.remove_tree(self._folder(step))
 
 
-def restore(config: Config, checkpoints: str) -> Checkpoint | None:
+def under_current_names(checkpoint: Checkpoint, stage: str) -> Checkpoint:
+    """A checkpoint of before, its entries under the names that parameters have now."""
+
+    def renamed(key: str) -> str:  # optimizer state is `moment.parameter`
+        moment, _, parameter = key.partition(".")
+        return f"{moment}.{weights.current_name(stage, parameter)}" if moment in MOMENTS else key
+
+    return replace(
+        checkpoint,
+        model=weights.current_names(stage, checkpoint.model),
+        optimizer={renamed(key): value for key, value in checkpoint.optimizer.items()},
+        average=None if checkpoint.average is None else weights.current_names(stage, checkpoint.average),
+    )
+
+
+def restore(config: Config, stage: str, checkpoints: str) -> Checkpoint | None:
     """The newest intact one of the run's own checkpoints, else the one that `train.resume` names, else None."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     first = not distributed or torch.distributed.get_rank() == 0
@@ -201,5 +222,5 @@ def restore(config: Config, checkpoints: str) -> Checkpoint | None:
     if own is None and config.train.resume not in ("auto", "never"):
         other = load_checkpoint(config.train.resume)
         other.progress = replace(other.progress, best_loss=None, best_step=None)
-        return other
-    return own
+        own = other
+    return None if own is None else under_current_names(own, stage)

@@ -18,8 +18,9 @@ from ssmttm import audio, storage
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import logmel_l1
-from ssmttm.codec.mini import MiniCodec
-from ssmttm.config import Config
+from ssmttm.codec.registry import CODECS
+from ssmttm.codec.store import save_codec
+from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
@@ -48,11 +49,14 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
         UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, or the codec is not one
             that is fitted.
     """
-    if config.codec.name != "mini":
+    kind = CODECS.find(config.codec.name)
+    if not kind.is_fitted:
         raise UserError(
             f"codec.name={config.codec.name} is a published codec, with nothing to fit: put its checkpoint at "
             f"codec.path={config.codec.path} and go on with jobs/preprocess.py"
         )
+    if config.codec.vocoder == "neural" and not kind.takes_vocoder:
+        raise UserError(f"codec.name={config.codec.name} takes no vocoder; leave out codec.vocoder=neural")
     settings = _settings(config)
     done = _finished(config.codec.path, settings)
     if done is not None:
@@ -73,7 +77,7 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
 
 def _settings(config: Config) -> dict[str, dict[str, Any]]:
     """What a fitted codec depends on."""
-    codec = config.codec.model_dump(mode="json", exclude={"path", "vocoder"})
+    codec = config.codec.model_dump(mode="json", include=set(CodecConfig.deciding("model", "training")))
     corpus = {"source": config.corpus.source, "segment_seconds": config.corpus.segment_seconds}
     return {"codec": codec, "corpus": corpus, "train": {"seed": config.train.seed}}
 
@@ -149,7 +153,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
     tracks = read_source(config.corpus.source, config.corpus)
     to_fit, held_out = choose_clips(tracks, config.codec.fit_clips, config.train.seed)
     refused: list[str] = []
-    codec = MiniCodec(config.codec)
+    codec = CODECS.find(config.codec.name).from_config(config.codec)
     with FlopCounterMode(display=False) as counter:  # counts products, not Fourier transforms
         codec.fit(read_clips(to_fit, config, refused), config.train.seed)
     fitted = time.perf_counter()
@@ -158,7 +162,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
         raise UserError(
             f"none of the {len(held_out)} held-out clips of {config.corpus.source} can be used: {refused[0]}"
         )
-    codec.save(config.codec.path)
+    save_codec(codec, config.codec.path)
     torch.set_num_threads(1)  # speeds are stated for one thread, and one clip's small steps gain nothing from more
     figures, samples = measure(codec, originals)
     for name, clip in samples.items():

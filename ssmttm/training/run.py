@@ -13,22 +13,14 @@ from typing import Any
 
 from ssmttm import storage
 from ssmttm.bundle import initial
-from ssmttm.codec.base import load_codec
-from ssmttm.config import CodecConfig, Config, TrainConfig, from_dict
+from ssmttm.codec.store import load_codec
+from ssmttm.config import SECTIONS, CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
-from ssmttm.tokens.data import read_dataset_info
+from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
 from ssmttm.training.schedule import learning_rate
 
-# What may change between two starts of one run without changing what it computes.
-FREE_TRAIN_KEYS = {
-    *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "offload"),
-    *("deepspeed", "precision", "resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
-    *("validate_every", "validation_rows", "samples", "samples_every", "log_every", "max_failures", "max_skipped"),
-    "minutes",
-}
-# What the learning rate of a step follows from. These may change as long as the steps already done keep theirs.
-SCHEDULE_KEYS = ("steps", "schedule", "warmup_steps", "decay_share", "min_lr_ratio")
+STEPS = "steps.json"  # how many steps `train.minutes` led to
 
 
 @dataclass(frozen=True)
@@ -67,9 +59,13 @@ def run_of(config: Config, stage: str) -> Run:
 
 
 def _identity(config: dict[str, Any], stage: str) -> dict[str, Any]:
-    free = {*FREE_TRAIN_KEYS, *SCHEDULE_KEYS}
-    train = {f"train.{key}": value for key, value in config["train"].items() if key not in free}
-    return train | {f"{stage}.{key}": value for key, value in config[stage].items()}
+    """What a run keeps as it was started, by dotted name; of a schedule, see `_check_schedule`."""
+    return {
+        f"{section}.{key}": config[section][key]
+        for section in ("train", stage)
+        for key in SECTIONS[section].deciding("model", "training")
+        if key in config[section]  # a run of before has not every key of today
+    }
 
 
 def _saved_steps(run: Run) -> list[int]:
@@ -78,7 +74,7 @@ def _saved_steps(run: Run) -> list[int]:
 
 def _check_schedule(run: Run, before: TrainConfig, now: TrainConfig) -> None:
     """Refuse a schedule that would have given a step already done another rate: the run would be neither's."""
-    changed = [key for key in SCHEDULE_KEYS if getattr(before, key) != getattr(now, key)]
+    changed = [key for key in TrainConfig.deciding("schedule") if getattr(before, key) != getattr(now, key)]
     if not changed:
         return
     key, saved = changed[0], _saved_steps(run)
@@ -169,6 +165,20 @@ def prepare(config: Config, stage: str) -> Run | None:
     storage.write_json(run.path("dataset.json"), {"uri": config.train.data, **known})
     storage.write_json(run.path("config.json"), config.model_dump(mode="json"))
     return run
+
+
+def decided(config: Config, stage: str) -> Config:
+    """The configuration with the number of steps that `train.minutes` led to, if it did already."""
+    note = run_of(config, stage).path(STEPS)
+    if config.train.minutes is None or not storage.exists(note):
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update=storage.read_json(note))})
+
+
+def keep_steps(run: Run, config: Config) -> None:
+    """Note in a run's folder the number of steps that `train.minutes` led to, which its configuration now states."""
+    storage.write_json(run.path(STEPS), {"steps": config.train.steps})
+    storage.write_json(run.path("config.json"), config.model_dump(mode="json"))
 
 
 def git_commit() -> str | None:

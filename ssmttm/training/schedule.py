@@ -1,12 +1,18 @@
-"""Learning rate per optimizer step, and how a global batch falls on workers and forward passes."""
+"""The learning rate of every step, and how many steps there are where a run is given minutes."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
 
 from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
+from ssmttm.training.engine import Engine
+
+FIRST, LAST = 10, 25  # the steps between these are timed; those before load and warm up
 
 
 def decay_start(config: TrainConfig) -> int | None:
@@ -42,25 +48,50 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
 
 
-class BatchShape(NamedTuple):
-    """Sequences per worker and forward pass, and forward passes per optimizer step."""
-
-    micro: int
-    accumulation: int
-
-
-def batch_shape(config: TrainConfig, world_size: int) -> BatchShape:
-    """Divide the global batch evenly over workers, then into the fewest equal forward passes of at most
-    `micro_batch` sequences.
+def check_budget(config: TrainConfig) -> None:
+    """Refuse a warm-up that would end before the number of steps is known: the rates of the first steps must not
+    depend on it.
 
     Raises:
-        UserError: if the global batch cannot be divided over the workers.
+        UserError: naming the least.
     """
-    if config.global_batch % world_size:
+    if config.minutes is not None and config.warmup_steps < LAST:
         raise UserError(
-            f"train.global_batch={config.global_batch} cannot be divided over train.workers={world_size}; "
-            f"use a multiple of {world_size}"
+            f"train.minutes is decided after {LAST} steps; set train.warmup_steps={LAST} or more, not "
+            f"{config.warmup_steps}"
         )
-    per_worker = config.global_batch // world_size
-    micro = max(size for size in range(1, min(config.micro_batch, per_worker) + 1) if per_worker % size == 0)
-    return BatchShape(micro, per_worker // micro)
+
+
+class TimeBudget:
+    """Finds from a run's first steps how many fit into `train.minutes`.
+
+    Args:
+        config: with `minutes`, or nothing is decided.
+        done: steps that were done before; a run that is past its first steps is left as it is.
+        clock: seconds.
+    """
+
+    def __init__(self, config: TrainConfig, done: int, clock: Callable[[], float] = time.perf_counter):
+        self._config, self._clock = config, clock
+        self._ends: list[float] = []
+        self._open = config.minutes is not None and done < FIRST
+
+    def steps(self, step: int, engine: Engine) -> int:
+        """How many steps the run is to have, asked after every step: `train.steps`, and from step `LAST` on what fits,
+        no fewer than twice the warm-up and no more than `train.steps`.
+
+        The median step counts, as single ones take far longer while memory and caches fill. At step `LAST` this is a
+        collective, in which the first worker's clock counts.
+        """
+        config = self._config
+        if not self._open or config.minutes is None:
+            return config.steps
+        if step >= FIRST:
+            self._ends.append(self._clock())
+        if step == LAST:
+            self._open = False
+            each = statistics.median(after - before for before, after in pairwise(self._ends))
+            fitting = min(max(round(60 * config.minutes / each), 2 * config.warmup_steps), config.steps)
+            steps = int(engine.sum(float(fitting if engine.rank == 0 else 0))[0])
+            self._config = config.model_copy(update={"steps": steps})
+        return self._config.steps

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.audio import Audio
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions
 from ssmttm.config import Config
 from ssmttm.model.diffusion import LatentCompleter, Sampler
+from ssmttm.model.weights import describe_widths
 from ssmttm.training.order import Draw, keyed_generator
-from ssmttm.training.stage_task import StageTask, decode_samples, draw_caption, text_statistics
+from ssmttm.training.stage_task import Asked, StageTask, decode_samples, draw_caption, text_statistics
 
 STATISTICS_ROWS = 512
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -26,12 +27,12 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Fine and coarse latents float32 [B, D, T] with text, time, noise, which frames are real and which rows are to do
-    without coarse latents. In validation `t_B` is the level, the share of data, whatever the objective's time."""
+    """Fine and coarse latents float32 [B, D, T] with conditions, time, noise, which frames are real and which rows are
+    to do without coarse latents. In validation `t_B` is the level, the share of data, whatever the objective's time."""
 
     fine_BDT: Tensor
     coarse_BDT: Tensor
-    text: TextBatch
+    conditions: Conditions
     t_B: Tensor
     noise_BDT: Tensor
     mask_BT: Tensor
@@ -55,7 +56,7 @@ class LatentSample:
     coarse_null: bool = False
 
 
-def collate_latents(samples: list[LatentSample], text: TextBatch, is_validation: bool = False) -> LatentBatch:
+def collate_latents(samples: list[LatentSample], conditions: Conditions, is_validation: bool = False) -> LatentBatch:
     """Pad at the end to the longest row."""
     longest = max(sample.fine.shape[1] for sample in samples)
 
@@ -70,7 +71,7 @@ def collate_latents(samples: list[LatentSample], text: TextBatch, is_validation:
     return LatentBatch(
         stack("fine"),
         stack("coarse"),
-        text,
+        conditions,
         torch.tensor([sample.t for sample in samples], dtype=torch.float32),
         stack("noise"),
         torch.arange(longest)[None] < lengths[:, None],
@@ -104,7 +105,7 @@ class Stage2Task(StageTask):
 
     def build(self) -> nn.Module:
         codec = self.codec
-        module = LatentCompleter(self.config.stage2, codec.fine_dim, codec.coarse_dim, self.data.info["text"]["dim"])
+        module = LatentCompleter(self.config.stage2, codec.fine_dim, codec.coarse_dim, self.widths)
         rows = range(0, len(self.data), max(1, len(self.data) // STATISTICS_ROWS))
         coarse = torch.from_numpy(np.concatenate([self._coarse(self.data.codes(i)) for i in rows], axis=1))
         fine = torch.from_numpy(np.concatenate([self.data.fine(i) for i in rows], axis=1).astype(np.float32))
@@ -120,11 +121,11 @@ class Stage2Task(StageTask):
         return self.frames(draw)
 
     def collate(self, draws: list[Draw]) -> LatentBatch:
-        samples, states, null = [], [], []
+        samples, asked = [], []
         for draw in draws:
             generator = keyed_generator("stage2", self.config.train.seed, draw.epoch, self.data.rows[draw.row]["id"])
-            null.append(bool(generator.random() < self.config.stage2.null_probability))
-            states.append(draw_caption(self.data, draw, generator))
+            is_null = bool(generator.random() < self.config.stage2.null_probability)
+            states_SD = draw_caption(self.data, draw, generator)
             t, length = float(generator.random()), self.count(draw)
             start = int(generator.integers(self.data.frames(draw.row) - length + 1))
             fine = self.data.fine(draw.row)[:, start : start + length]
@@ -132,11 +133,12 @@ class Stage2Task(StageTask):
             noise = generator.standard_normal(fine.shape, np.float32)
             coarse_null = bool(generator.random() < self.config.stage2.coarse_null_probability)
             samples.append(LatentSample(fine, coarse, t, noise, coarse_null))
-        return collate_latents(samples, collate_text(states, null))
+            asked.append(Asked(draw, states_SD, is_null, start, length))
+        return collate_latents(samples, self.conditions(asked))
 
     def loss(self, module: nn.Module, batch: LatentBatch) -> Tensor:
         assert isinstance(module, LatentCompleter)
-        given = (batch.fine_BDT, batch.coarse_BDT, batch.text, batch.t_B, batch.noise_BDT, batch.mask_BT)
+        given = (batch.fine_BDT, batch.coarse_BDT, batch.conditions, batch.t_B, batch.noise_BDT, batch.mask_BT)
         total, _ = module.validation_loss(*given) if batch.is_validation else module.loss(*given, batch.coarse_null_B)
         return total
 
@@ -152,7 +154,7 @@ class Stage2Task(StageTask):
             fine = self.validation.fine(i)
             noise = keyed_generator("validation", self.validation.id(i), t).standard_normal(fine.shape, np.float32)
             samples.append(LatentSample(fine, self._coarse(self.validation.codes(i)), float(t), noise))
-        return collate_latents(samples, self.validation.text(rows, text), is_validation=True)
+        return collate_latents(samples, self.validation.conditions(rows, text), is_validation=True)
 
     def summarise_validation(self, losses: dict[str, float]) -> dict[str, float]:
         """The mean over the fixed times with own and without text, and the loss at each time."""
@@ -165,7 +167,7 @@ class Stage2Task(StageTask):
             "config": self.config.stage2.model_dump(mode="json"),
             "fine_dim": module.fine_dim,
             "coarse_dim": module.coarse_dim,
-            "text_dim": module.text_dim,
+            **describe_widths(module.widths),
         }
 
     @torch.no_grad()
@@ -179,7 +181,7 @@ class Stage2Task(StageTask):
             noise = partial(_noise, shape, "sample", self.validation.id(i))
             fine_BDT = module.sample(
                 self.codec.coarse(codes0_1T),
-                self.validation.text([i]),
+                self.validation.conditions([i]),
                 noise(),
                 Sampler.of(settings, settings.steps, settings.stage2_guidance),
                 fresh=noise,

@@ -7,23 +7,39 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssmttm.audio import Audio
-from ssmttm.codec.base import Codec, load_codec
-from ssmttm.conditions.text import TextStatistics
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
+from ssmttm.conditions.base import Conditions, FrameControl
+from ssmttm.conditions.registry import control_of
+from ssmttm.conditions.text import TextStatistics, token_states
 from ssmttm.config import Config
-from ssmttm.tokens.data import TokenDataset
-from ssmttm.training.flops import flops_per_token
-from ssmttm.training.order import Draw
+from ssmttm.tokens.read import TokenDataset
+from ssmttm.training.order import Draw, keyed_generator
+from ssmttm.training.progress import flops_per_token
 from ssmttm.training.task import Task
 from ssmttm.training.validation import ValidationSet
 
+StageName = Literal["stage1", "stage2"]
 STATISTICS_CAPTIONS = 2000
+CONTROLS_DROPPED = 0.1  # share of training samples without any control by frame
+
+
+class Asked(NamedTuple):
+    """What a training sample is asked by: its draw, a caption's states [S, D] and whether they are dropped, and which
+    frames of its row it is."""
+
+    draw: Draw
+    states_SD: np.ndarray
+    is_null: bool
+    start: int
+    frames: int
 
 
 class StageTask(Task):
@@ -43,6 +59,27 @@ class StageTask(Task):
     @property
     def validation_rows(self) -> int:
         return len(self.validation)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of each condition that the shards hold."""
+        return {"text": self.data.info["text"]["dim"], **self.data.controls}
+
+    def conditions(self, asked: list[Asked]) -> Conditions:
+        """Captions and controls of training samples. Each control is dropped as often as its conditioner says, and all
+        of them together in `CONTROLS_DROPPED` of the samples; every choice is keyed by seed, epoch and sample id."""
+        text = token_states([one.states_SD for one in asked], [one.is_null for one in asked])
+        return Conditions({"text": text, **{name: self._control(name, asked) for name in self.data.controls}})
+
+    def _control(self, name: str, asked: list[Asked]) -> FrameControl:
+        dropout, rows = control_of(name).dropout, []
+        for one in asked:
+            values_CT = self.data.control(one.draw.row, name)[:, one.start : one.start + one.frames]
+            key = (self.config.train.seed, one.draw.epoch, self.data.rows[one.draw.row]["id"])
+            is_alone = keyed_generator("control", name, *key).random() < dropout
+            is_dropped = is_alone or keyed_generator("controls", *key).random() < CONTROLS_DROPPED
+            rows.append(np.full_like(values_CT, np.nan) if is_dropped else values_CT)
+        return FrameControl.of(rows)
 
     def frames(self, draw: Draw) -> int:
         """Of a training sequence."""

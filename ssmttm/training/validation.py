@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssmttm.conditions.text import TextBatch, collate_text
+from ssmttm.conditions.base import Conditions, FrameControl
+from ssmttm.conditions.text import token_states
 from ssmttm.config import TrainConfig
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.engine import Engine
 from ssmttm.training.task import Task
 
@@ -44,12 +45,16 @@ class ValidationSet:
     def prompt(self, i: int) -> str:
         return self.data.prompt(self.rows[i])
 
-    def text(self, rows: list[int], variant: str = "own") -> TextBatch:
-        """Text of the rows: their own, that of the row half a set away (`shuffled`), or none (`null`)."""
+    def conditions(self, rows: list[int], variant: str = "own") -> Conditions:
+        """Conditions of the rows: their own, those of the row half a set away (`shuffled`), or none (`null`)."""
         shift = len(self) // 2 if variant == "shuffled" else 0
         places = [self.rows[(i + shift) % len(self)] for i in rows]
         states = [self.data.text.states(self.data.text_keys(place)[0]) for place in places]
-        return collate_text(states, [variant == "null"] * len(rows))
+        controls = {
+            name: FrameControl.of([self.data.control(place, name) for place in places]) for name in self.data.controls
+        }
+        asked = Conditions({"text": token_states(states), **controls}).frames(0, max(map(self.frames, rows)))
+        return asked.as_null() if variant == "null" else asked
 
 
 def validate(engine: Engine, task: Task, micro_batch: int, final: bool) -> dict[str, float]:

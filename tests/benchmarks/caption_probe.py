@@ -18,10 +18,10 @@ import numpy as np
 
 from ssmttm.composer.captions import write_captions
 from ssmttm.composer.genres import GENRES
+from ssmttm.composer.pieces import attributes_of
 from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.config import TextConfig
 from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
-from ssmttm.sources.composed import attributes_of
 
 SEED = 11
 PER_PIECE = 6

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,19 @@ from measuring import machine
 from torch import Tensor
 
 from ssmttm import config as configuration
-from ssmttm.audio import mel_to_hz
-from ssmttm.bundle.store import Bundle, load_bundle
+from ssmttm.audio import Audio, mel_to_hz
+from ssmttm.bundle.load import Bundle, load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import NUM_MELS, log_mel
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config
-from ssmttm.engine.fine import Piece
-from ssmttm.engine.render import Renderer
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.windows import WindowRenderer
 from ssmttm.evaluation import adherence
-from ssmttm.evaluation.clips import ClipAnalysis, analyse
+from ssmttm.evaluation.embeddings import log_mel as log_mel_frames
 from ssmttm.evaluation.embeddings import logmel_statistics
+from ssmttm.evaluation.measures import ClipAnalysis, analyse
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import choose_clips, read_clips
@@ -72,7 +72,7 @@ class Pipeline:
         self.codec, self._bundle = codec, bundle
         self._bands = bands_codec(codec) if isinstance(codec, MiniCodec) else None
         if bundle is not None:
-            self._renderer = Renderer(bundle.completer, bundle.codec, bundle.config.generation)
+            self._renderer = WindowRenderer(bundle.completer, bundle.codec, bundle.config.generation)
 
     @torch.inference_mode()
     def steps(self, wav_N: np.ndarray, prompt: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -92,12 +92,8 @@ class Pipeline:
 
     def _completed(self, codes_BT: Tensor, prompt: str, seed: int) -> Tensor:
         assert self._bundle is not None
-        settings = self._bundle.config.generation
-        text = collate_text(self._bundle.text_encoder.encode([prompt]))
-        piece = Piece(text, [seed], settings.steps, settings.stage2_guidance)
-        return torch.cat(
-            list(self._renderer.render(iter(codes_BT[:, None].unbind(dim=2)), codes_BT.shape[1], piece)), dim=-1
-        )
+        piece = Piece.of(self._bundle, MusicRequest(prompt, seed=seed), codes_BT.shape[1])
+        return torch.cat(list(self._renderer.render(iter(codes_BT[:, None].unbind(dim=2)), [piece])), dim=-1)
 
     @staticmethod
     def _heard(decoded_B1N: Tensor, wav_N: np.ndarray) -> np.ndarray:
@@ -113,13 +109,14 @@ def music_table(
     errors: dict[str, list[list[float]]] = {}
     for seed, (wav_N, track) in enumerate(zip(wavs, tracks, strict=True)):
         for name, heard_N in pipeline.steps(wav_N, track.captions[0], seed):
-            clips.setdefault(name, []).append(analyse(heard_N, rate)[0])
+            clips.setdefault(name, []).append(analyse(Audio(heard_N[None], rate), log_mel_frames(heard_N, rate)))
             errors.setdefault(name, []).append(region_errors(heard_N, wav_N, rate))
     tags = [track.tags for track in tracks]
     names = ("all", *(f"{low}-{high} Hz" for low, high in pairwise(REGIONS_HZ)))
     table = {}
     for name, heard in clips.items():
-        scores = asdict(adherence.score(probes.hear(heard), heard, tags))
+        hits = adherence.follows(probes.hear(heard), heard, tags)
+        scores = {name: adherence.share(name, hits[name], tags) for name in hits}
         means = np.mean(errors[name], axis=0)
         table[name] = {
             **{key: round(value, 3) for key, value in scores.items()},

@@ -28,7 +28,7 @@ import torch
 from measuring import machine
 
 from ssmttm import config
-from ssmttm.codec.base import load_codec
+from ssmttm.codec.store import load_codec
 from ssmttm.config import Config
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,12 +65,12 @@ def joined(source: Path, folder: Path, minutes: float) -> None:
 
 def bare(settings: Config, share: int, start: Any, results: Any) -> None:
     """Encode every second shard of the plan without Ray; seconds of work and of audio, memory of the models."""
+    from ssmttm.tokens.decode import read_segments
     from ssmttm.tokens.plan import plan_dataset
-    from ssmttm.tokens.segments import read_segments
-    from ssmttm.tokens.tokenize import Worker
+    from ssmttm.tokens.write import PartWriter
 
     torch.set_num_threads(1)
-    worker = Worker(settings)
+    worker = PartWriter(settings)
     codec, encoder = worker.codec, worker.encoder
     with torch.inference_mode():
         codec.encode_with_latents(torch.zeros(1, 1, codec.sample_rate))
@@ -154,7 +154,7 @@ def main() -> None:
 
     sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     from jobs.preprocess import execute_with_ray
-    from ssmttm.tokens.tokenize import Worker, preprocess
+    from ssmttm.tokens.write import PartWriter, preprocess
 
     folder = Path(tempfile.mkdtemp(prefix="preprocessing"))
     (joined if arguments.long_file else excerpt)(arguments.source.resolve(), folder / "music", arguments.minutes)
@@ -172,7 +172,7 @@ def main() -> None:
         alone = bare_speed(settings)
         ray.init(num_cpus=WORKERS, log_to_driver=False, include_dashboard=False)
         with Watch() as watch:
-            result = preprocess(Worker(settings), execute_with_ray)
+            result = preprocess(PartWriter(settings), execute_with_ray)
         ray.shutdown()
         seconds = sum(result.dataset["seconds_by_split"].values())
         encoders = sum(one["audio_s"] / (one["encode"] + one["text"]) for one in alone)

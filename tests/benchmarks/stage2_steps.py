@@ -33,15 +33,16 @@ from measuring import machine
 from torch import Tensor
 
 from ssmttm import storage
-from ssmttm.bundle.store import load_bundle
-from ssmttm.codec.base import Codec, load_codec
+from ssmttm.bundle.load import load_bundle
+from ssmttm.codec.base import Codec
+from ssmttm.codec.store import load_codec
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
 from ssmttm.evaluation.embeddings import log_mel
 from ssmttm.evaluation.frechet import LogMelSpace, Moments
 from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.weights import load_completer
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 from ssmttm.training.order import keyed_generator
 
 RESULTS = Path(__file__).parent / "results"

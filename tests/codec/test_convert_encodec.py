@@ -1,4 +1,5 @@
-"""Original EnCodec checkpoints converted: a tiny model of the published layer plan, its tensors named by hand."""
+"""Original EnCodec checkpoints converted: a tiny model of the published layer plan, its tensors named by hand, and the
+`encodec` package's own 24 kHz model with random weights."""
 
 import json
 import pickle
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ssmttm.codec import load_codec
-from ssmttm.codec.convert_encodec import convert, main
+from ssmttm.codec.convert_encodec import convert, encodec_package, main
 from ssmttm.errors import UserError
 
 CONFIG: dict[str, Any] = {
@@ -116,6 +117,60 @@ def test_a_converted_checkpoint_is_the_model(model, original: dict[str, torch.Te
     again = EncodecModel.from_pretrained(out)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.fixture
+def package_model(monkeypatch: pytest.MonkeyPatch):
+    """The `encodec` package's own 24 kHz model, whose weights, random here, it hands out as the published ones."""
+    try:
+        package = encodec_package()
+    except UserError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    model = package.EncodecModel.encodec_model_24khz(pretrained=False)
+    with torch.no_grad():
+        for name, gain in model.named_parameters():
+            if name.endswith("weight_g"):  # as made they let next to nothing through
+                gain.mul_(2)
+        heard = model.encoder(torch.randn(1, 1, 320 * 200) * 0.1)
+        for index, layer in enumerate(model.quantizer.vq.layers):  # made of zeros
+            entries = heard.std(-1) * 0.9**index * torch.randn(1024, 128)
+            layer._codebook.embed.copy_(entries + heard.mean(-1) if index == 0 else entries)
+    monkeypatch.setattr(package.EncodecModel, "_get_pretrained", lambda *_: model.state_dict())
+    return model
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_codes_and_audio_are_those_of_the_encodec_package(package_model, tmp_path: Path) -> None:
+    main(["encodec_24khz", str(tmp_path / "loaded")])
+    torch.save(package_model.state_dict(), tmp_path / "encodec_24khz-random.th")
+    main([str(tmp_path / "encodec_24khz-random.th"), str(tmp_path / "read")])
+    codec = load_codec(str(tmp_path / "loaded"))
+    assert codec.fingerprint() == load_codec(str(tmp_path / "read")).fingerprint()
+    wav = torch.randn(2, 1, 320 * 90, generator=torch.Generator().manual_seed(0)) * 0.1
+    for bandwidth, books in ((1.5, 2), (24.0, 32)):
+        package_model.set_target_bandwidth(bandwidth)
+        ((codes, scale),) = package_model.encode(wav)
+        assert scale is None
+        assert codes.shape == (2, books, 90)
+        assert len(codes[:, 0].unique()) > 20
+        assert torch.equal(codec.encode(wav)[:, :books], codes)
+        audio = package_model.decode([(codes, None)])
+        assert audio.std() > 0.1
+        torch.testing.assert_close(codec.decode_codes(codes), audio, rtol=1e-4, atol=1e-5)
+
+
+def test_without_the_package_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "encodec", None)
+    with pytest.raises(SystemExit):
+        main(["encodec_24khz", str(tmp_path / "out")])
+    assert (
+        capsys.readouterr().err == "error: encodec is not installed; install it with: pip install 'ssmttm[encodec]'\n"
+    )
+    assert "torchaudio" not in sys.modules
 
 
 def test_run_as_a_module_it_says_what_is_wrong(tmp_path: Path) -> None:

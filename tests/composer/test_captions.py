@@ -5,21 +5,15 @@ from random import Random
 
 import pytest
 
-from ssmttm.composer import vocabulary
-from ssmttm.composer.attributes import Attributes
-from ssmttm.composer.captions import write_captions
-from ssmttm.composer.facts import Facts, article
-from ssmttm.composer.genres import GENRES
-from ssmttm.composer.instruments import LEADS
-from ssmttm.composer.metaphors import ADJECTIVES, LIKENESSES, PICTURES
-from ssmttm.composer.scenes import PLACES, SCENES
-from ssmttm.composer.sentences import FRAMES
-from ssmttm.composer.theory import KEYS
+from ssmttm.composer.captions import SHAPES, Facts, article, write_captions
+from ssmttm.composer.genres import GENRES, LEADS
+from ssmttm.composer.pieces import KEYS, Attributes, attributes_of
+from ssmttm.composer.words import GENRE_WORDS, KEY_WORDS, LEAD_WORDS, MOOD_WORDS, TEMPO_WORDS
 from ssmttm.conditions.encoders import load_text_encoder
 from ssmttm.config import TextConfig
 from ssmttm.evaluation.prompts import FREE_FORM_PROMPTS
-from ssmttm.sources.composed import attributes_of
 
+HINTS = ("scenes", "places", "pictures", "likenesses", "adjectives")  # what stands for a genre
 PIECES = [attributes_of(7, index) for index in range(160)]
 
 
@@ -28,7 +22,7 @@ def _mentions(text: str, choices: tuple[str, ...]) -> bool:
 
 
 def _spellings(key: str, mode: str) -> tuple[str, ...]:
-    names = vocabulary.KEY_WORDS.get(key, (key,))
+    names = KEY_WORDS.get(key, (key,))
     symbols = [f"{name}m" if mode == "minor" else f"{name} maj" for name in names if len(name) <= 2]
     return (*(f"{name} {mode}" for name in names), *symbols)
 
@@ -45,8 +39,8 @@ def _states_drums(text: str, drums: bool) -> bool:
 @pytest.mark.parametrize("piece", PIECES[:64])
 def test_first_caption_names_everything(piece: Attributes) -> None:
     text = write_captions(Random(3), piece, 1)[0]
-    assert _mentions(text, vocabulary.GENRE_WORDS[piece.genre].names), text
-    assert _mentions(text, vocabulary.LEAD_WORDS[piece.lead]), text
+    assert _mentions(text, GENRE_WORDS[piece.genre].names), text
+    assert _mentions(text, LEAD_WORDS[piece.lead]), text
     assert re.search(rf"\b{piece.bpm} ?(bpm|beats|,|\W|$)", text, re.IGNORECASE), text
     assert _mentions(text, _spellings(piece.key, piece.mode)), text
     assert _states_drums(text.lower(), piece.drums), text
@@ -111,22 +105,20 @@ def test_same_seed_same_captions_and_no_doubles() -> None:
 
 def test_many_shapes() -> None:
     """Shapes with every number and word of content blotted out, so that only the phrasing counts."""
-    content = {word for genre in vocabulary.GENRE_WORDS.values() for group in genre for word in group}
-    for hints in (SCENES, PLACES, PICTURES, LIKENESSES, ADJECTIVES):
-        content |= {hint for group in hints.values() for hint in group}
-    content |= {word for group in (*vocabulary.LEAD_WORDS.values(), *vocabulary.MOOD_WORDS.values()) for word in group}
-    content |= {word for _, group in vocabulary.TEMPO_WORDS for word in group}
+    content = {word for genre in GENRE_WORDS.values() for group in genre for word in group}
+    content |= {word for group in (*LEAD_WORDS.values(), *MOOD_WORDS.values()) for word in group}
+    content |= {word for group in TEMPO_WORDS.values() for word in group}
     pattern = re.compile(r"\b(" + "|".join(sorted(map(re.escape, content), key=len, reverse=True)) + r")\b|\d+", re.I)
     shapes = {
         pattern.sub("*", text).lower()
         for index, piece in enumerate(PIECES)
         for text in write_captions(Random(index), piece, 6)
     }
-    assert len(FRAMES) >= 13
+    assert len(SHAPES) >= 13
     assert len(shapes) > 600
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("frame", SHAPES)
 def test_every_frame_keeps_complete_facts(frame) -> None:
     for index, piece in enumerate(PIECES[:40]):
         rng = Random(index)
@@ -142,9 +134,8 @@ def test_every_frame_keeps_complete_facts(frame) -> None:
 def test_hints_hold_for_every_piece_of_their_genre() -> None:
     """They come with any lead, key and tempo, with drums and without."""
     forbidden = r"\b(drum\w*|snare|kick|cymbals?|bpm|fast|quick|rapid|brisk|major|minor)\b|[{};]|  "
-    for hints in (SCENES, PLACES, PICTURES, LIKENESSES, ADJECTIVES):
-        assert set(hints) == set(GENRES)
-        for genre, group in hints.items():
+    for genre, words in GENRE_WORDS.items():
+        for group in (getattr(words, kind) for kind in HINTS):
             assert len(group) == len(set(group)) >= 12, genre
             for hint in group:
                 assert not re.search(forbidden, hint), hint
@@ -159,7 +150,7 @@ def test_half_of_the_captions_are_complete_and_every_fourth_names_no_genre() -> 
         for piece, text in captions
     ]
     assert 0.5 < sum(complete) / len(captions) < 0.65
-    unnamed = [not _mentions(text, vocabulary.GENRE_WORDS[piece.genre].names) for piece, text in captions]
+    unnamed = [not _mentions(text, GENRE_WORDS[piece.genre].names) for piece, text in captions]
     assert 0.15 < sum(unnamed) / len(captions) < 0.35
 
 
@@ -170,8 +161,8 @@ def test_captions_fit_the_default_encoder() -> None:
 
 
 def test_vocabulary_covers_every_genre_and_lead() -> None:
-    assert set(vocabulary.GENRE_WORDS) == set(SCENES) == set(GENRES)
-    assert set(vocabulary.LEAD_WORDS) == set(LEADS)
+    assert set(GENRE_WORDS) == set(GENRES)
+    assert set(LEAD_WORDS) == set(LEADS)
     for name, genre in GENRES.items():
         assert set(genre.leads) <= set(LEADS), name
     assert [article(word) for word in ("organ", "jazz tune", "EDM track", "85 bpm groove", "up-tempo jam")] == [
@@ -188,8 +179,9 @@ def test_free_form_prompts_are_balanced_and_share_no_phrase_with_the_grammar() -
         words = re.findall(r"[a-z0-9']+", text.lower())
         return {" ".join(words[start : start + 4]) for start in range(len(words) - 3)}
 
-    hints = (SCENES, PLACES, PICTURES, LIKENESSES, ADJECTIVES)
-    seen = {run for table in hints for group in table.values() for hint in group for run in runs(hint)}
+    seen = {
+        run for words in GENRE_WORDS.values() for kind in HINTS for hint in getattr(words, kind) for run in runs(hint)
+    }
     for index, piece in enumerate(PIECES):
         for text in write_captions(Random(index), piece, 12):
             seen |= runs(text)

@@ -1,4 +1,4 @@
-"""Configuration: presets, precedence, dotted overrides, errors that name the key, paths."""
+"""Configuration: presets, precedence, dotted overrides, errors that name the key. Of the keys, see test_keys.py."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from ssmttm import config as configuration
-from ssmttm.config import Config, from_dict, load, parse_arguments, preset_names, with_absolute_paths
+from ssmttm.config import SECTIONS, from_dict, load, parse_arguments, preset_names
+from ssmttm.config.loading import _merge
 from ssmttm.errors import UserError
 
-SECTIONS = [name for name, field in Config.model_fields.items() if name != "preset"]
-JOBS = ["corpus", "codec", "preprocess", "stage1", "stage2", "evaluate"]
+JOBS = ["codec", "preprocess", "stage1", "stage2", "evaluate"]
 
 
 def fields_of_type(kind: type) -> list[tuple[str, str]]:
-    found = []
-    for section in SECTIONS:
-        model: Any = Config.model_fields[section].annotation
-        found += [(section, name) for name, field in model.model_fields.items() if field.annotation is kind]
-    return found
+    return [
+        (section, name)
+        for section, model in SECTIONS.items()
+        for name, field in model.model_fields.items()
+        if field.annotation is kind
+    ]
 
 
 @pytest.mark.parametrize("job", [None, *JOBS])
@@ -69,15 +69,14 @@ def test_the_last_override_of_a_key_wins(changes: list[tuple[tuple[str, str], in
 @given(st.recursive(st.integers(), lambda leaf: st.dictionaries(st.sampled_from("abc"), leaf, max_size=3)))
 def test_merging_is_idempotent_and_keeps_what_is_not_changed(tree: Any) -> None:
     table = {"root": tree}
-    assert configuration._merge(table, table) == table
-    assert configuration._merge(table, {}) == table
-    assert configuration._merge({}, table) == table
+    assert _merge(table, table) == table
+    assert _merge(table, {}) == table
+    assert _merge({}, table) == table
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_unknown_keys_name_the_nearest(section: str) -> None:
-    model: Any = Config.model_fields[section].annotation
-    name = next(iter(model.model_fields))
+    name = next(iter(SECTIONS[section].model_fields))
     with pytest.raises(UserError, match=rf"unknown key {section}\.{name}x; did you mean {section}\.{name}\?"):
         load("mini", [f"{section}.{name}x=1"])
 
@@ -118,36 +117,6 @@ def test_configuration_is_frozen() -> None:
     config = load("tiny")
     with pytest.raises(ValidationError):
         config.train.steps = 3  # type: ignore[misc]
-
-
-def test_path_fields_exist_and_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.chdir(tmp_path)
-    config = with_absolute_paths(load("mini", ["corpus.source=songs", "train.data=s3://bucket/tokens"]))
-    assert config.corpus.source == str(tmp_path / "songs")
-    assert config.train.data == "s3://bucket/tokens"
-    assert config.text.path is None
-    for section, field in configuration.PATH_FIELDS:
-        model: type[BaseModel] = Config.model_fields[section].annotation  # type: ignore[assignment]
-        assert field in model.model_fields
-
-
-def test_relative_paths_are_refused_inside_a_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(UserError, match=r"corpus\.source=songs is relative"):
-        with_absolute_paths(load("mini", ["corpus.source=songs"]))
-
-
-@pytest.mark.parametrize(("job", "paths"), configuration.PATHS_OF_JOB.items())
-def test_a_ray_job_needs_only_its_own_paths_to_be_absolute(
-    job: Any, paths: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert set(paths) <= set(configuration.PATH_FIELDS)
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    absolute = [f"{section}.{field}=/data/{section}/{field}" for section, field in paths]
-    parse_arguments("A job.", job, ["--preset", "tiny", *absolute])
-    with pytest.raises(UserError, match=rf"{paths[0][0]}\.{paths[0][1]}=.* is relative"):
-        parse_arguments("A job.", job, ["--preset", "tiny", *absolute[1:]])
 
 
 def test_show_prints_a_preset_that_resolves_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def areas(generator: Generator, windows: GenerationConfig, with_trail: bool = Tr
     values = {name: np.concatenate([getattr(one, name) for one in heard]) for name in ("level", "flux", "burst")}
     values["latents"] = torch.cat(fine, dim=2).diff(dim=2).square().mean(1).flatten().numpy()
     at_border = np.tile(seams.borders(frames - 1, renderer.hop, renderer.first_hop), CLIPS)
-    return {name: seams.told_apart(value, at_border)[0] for name, value in values.items()}
+    return {name: seams.separation(value, at_border)[0] for name, value in values.items()}
 
 
 def test_borders_cannot_be_told_from_other_places(generator: Generator) -> None:

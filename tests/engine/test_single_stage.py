@@ -13,7 +13,7 @@ from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import load_bundle, read_model_id
+from ssmttm.bundle.load import load_bundle, read_model_id
 from ssmttm.conditions.text import collate_text
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Finished, Piece, conditions_of

@@ -8,7 +8,7 @@ import pytest
 
 from ssmttm.errors import UserError
 from ssmttm.evaluation import adherence, music
-from ssmttm.evaluation.clips import ClipAnalysis
+from ssmttm.evaluation.measures import ClipAnalysis
 
 GENRES, LEADS = ("rock", "jazz", "techno"), ("piano", "flute")
 TRIAD = (0, 4, 7)
@@ -45,32 +45,39 @@ def probes() -> adherence.Probes:
     return adherence.Probes([clip.statistics for clip in clips], tags)
 
 
+def shares(probes: adherence.Probes, clips: list[ClipAnalysis], asked: list[dict[str, Any]]) -> dict[str, float]:
+    hits = adherence.follows(probes.hear(clips), clips, asked)
+    return {name: adherence.share(name, values, asked) for name, values in hits.items()}
+
+
 def test_what_is_as_asked_scores_one_and_shuffled_prompts_score_chance(probes: adherence.Probes) -> None:
     clips, tags = pieces(range(100, 196))
-    table = adherence.table(probes, tags, clips, clips, clips, clips)
-    for name in adherence.ATTRIBUTES:
-        assert table[name]["real"] == table[name]["generated"] == 1.0
-    assert table["key_rank"]["real"] == 0
-    assert table["genre"]["shuffled"] == 0  # neighbours differ in genre here
-    assert table["drums"]["shuffled"] == 0
-    assert table["tempo"]["shuffled"] < 0.5
-    assert table["key"]["shuffled"] < 0.25
-    assert table["key_rank"]["shuffled"] > 2
-    assert set(table["genre"]) == {"real", "codec", "completed", "generated", "shuffled"}
+    real = shares(probes, clips, tags)
+    assert set(real) == set(adherence.TITLES)
+    assert {real[name] for name in adherence.ATTRIBUTES} == {1.0}
+    assert real["key_rank"] == 0
+    shuffled = shares(probes, clips, [tags[i] for i in adherence.derangement(len(tags))])
+    assert shuffled["genre"] == 0  # neighbours differ in genre here
+    assert shuffled["drums"] == 0
+    assert shuffled["tempo"] < 0.5
+    assert shuffled["key"] < 0.25
+    assert shuffled["key_rank"] > 2
 
 
 def test_drums_are_the_mean_over_both_classes(probes: adherence.Probes) -> None:
     clips, tags = pieces(range(100, 160))
     asked = [{**tag, "drums": True} for tag in tags[:40]] + [{**tag, "drums": False} for tag in tags[40:]]
     heard = [{**ear, "drums": "True"} for ear in probes.hear(clips)]
-    assert adherence.score(heard, clips, asked).drums == 0.5
+    hits = adherence.follows(heard, clips, asked)["drums"]
+    assert adherence.share("drums", hits, asked) == 0.5
+    assert adherence.share("drums", hits, asked, np.arange(40)) == 1  # a draw without the other class
 
 
 def test_half_tempo_counts_but_is_not_strict(probes: adherence.Probes) -> None:
     clips, tags = pieces(range(100, 110))
     slow = [replace(clip, bpm=clip.bpm / 2) for clip in clips]
-    scores = adherence.score(probes.hear(slow), slow, tags)
-    assert (scores.tempo, scores.tempo_strict) == (1.0, 0.0)
+    found = shares(probes, slow, tags)
+    assert (found["tempo"], found["tempo_strict"]) == (1.0, 0.0)
 
 
 def test_measured_speaks_in_tags(probes: adherence.Probes) -> None:
@@ -91,3 +98,26 @@ def test_derangement_moves_everything() -> None:
         assert all(i != j for i, j in enumerate(order))
     with pytest.raises(ValueError, match="two clips"):
         adherence.derangement(1)
+
+
+@pytest.fixture
+def drifting() -> tuple[list[list[ClipAnalysis]], list[dict[str, Any]]]:
+    """Two pieces of twelve segments of 10 s: as asked for a minute, then like another piece of another genre."""
+    clips, tags = pieces(range(100, 104))
+    made = [[clips[i]] * 6 + [clips[i + 1]] * 6 for i in (0, 2)]
+    return made, [tags[0], tags[2]]
+
+
+def test_rows_are_of_the_last_minute_before_each_mark(
+    probes: adherence.Probes,
+    drifting: tuple[list[list[ClipAnalysis]], list[dict[str, Any]]],
+) -> None:
+    made, asked = drifting
+    beginning, one, half_way, two = adherence.drift(probes, asked, made, (1, 1.5, 2), 10.0)
+    assert [row["minute"] for row in (beginning, one, half_way, two)] == [0, 1, 1.5, 2]
+    assert [row["segments"] for row in (beginning, one, half_way, two)] == [2, 12, 12, 12]
+    for name in ("genre", "genre_kept", "tempo"):
+        assert beginning[name] == one[name] == 1
+    assert (half_way["genre"], half_way["genre_kept"]) == (0.5, 0.5)
+    assert (two["genre"], two["genre_kept"]) == (0, 0)
+    assert two["rms"] == pytest.approx(np.mean([piece[-1].rms for piece in made]))

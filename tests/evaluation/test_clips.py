@@ -1,37 +1,50 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from ssmttm.evaluation.clips import analyse
+from ssmttm import audio
+from ssmttm.audio import Audio
+from ssmttm.errors import UserError
+from ssmttm.evaluation.clips import Clip, read_folder, write_list
 
-RATE = 24_000
-TIME = np.arange(5 * RATE) / RATE
-
-
-def melody() -> np.ndarray:
-    notes = np.repeat(220 * 2 ** (np.array([0, 4, 7, 12, 7, 4, 0, 5, 9, 12]) / 12), RATE // 2)
-    envelope = np.exp(-3 * (TIME % 0.5))
-    return (0.4 * np.sin(2 * np.pi * np.cumsum(notes) / RATE) * envelope).astype(np.float32)
+TONE = Audio(np.full((1, 100), 0.1, np.float32), 8000)
 
 
-SOUNDS = {
-    "silence": np.zeros_like(TIME),
-    "hum": 0.3 * np.sin(2 * np.pi * 50 * TIME) + 0.1 * np.sin(2 * np.pi * 100 * TIME),
-    "noise": np.random.default_rng(0).normal(size=len(TIME)) * 0.1,
-    "music": melody(),
-}
+def test_prompts_come_from_the_set_then_a_text_file_then_the_metadata(tmp_path: Path) -> None:
+    for name in "abcd":
+        audio.write(str(tmp_path / f"{name}.wav"), TONE, {"prompt": f"inside {name}"} if name != "d" else None)
+    (tmp_path / "a.txt").write_text("beside a\n")
+    (tmp_path / "b.txt").write_text("beside b\n")
+    clips = read_folder(str(tmp_path), {"a": "of the set"})
+    assert [clip.prompt for clip in clips] == ["of the set", "beside b", "inside c", None]
+    assert [clip.id for clip in clips] == list("abcd")
 
 
-@pytest.mark.parametrize("kind", SOUNDS)
-def test_kinds_of_sound(kind: str) -> None:
-    assert analyse(SOUNDS[kind].astype(np.float32), RATE)[0].kind == kind
+def test_a_list_gives_all_back(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    clips = [Clip(f"id {i}", f"{folder}/000{i}.flac", f"prompt {i}", i, 2.0, 0.5) for i in (1, 0)]
+    for clip in clips:
+        audio.write(clip.audio, TONE)
+    write_list(folder, clips, "ours")
+    assert read_folder(folder) == clips
+    (tmp_path / "0001.flac").unlink()
+    with pytest.raises(UserError, match=r"names 0001.flac, which is not in the folder"):
+        read_folder(folder)
 
 
-def test_levels_and_length() -> None:
-    wav = np.zeros((2, RATE), np.float32)
-    wav[0, 100] = -0.5
-    clip, moments = analyse(wav, RATE)
-    assert (clip.seconds, clip.peak) == (1.0, 0.5)
-    assert clip.rms == pytest.approx(0.25 / np.sqrt(RATE))
-    assert moments.count == 25
+def test_a_list_cannot_lead_outside(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    audio.write(str(tmp_path / "x.wav"), TONE)
+    (inside / "clips.json").write_text(json.dumps({"clips": [{"id": "x", "audio": "../x.wav"}]}))
+    with pytest.raises(UserError, match="not in the folder"):
+        read_folder(str(inside))
+
+
+def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no audio"):
+        read_folder(str(tmp_path))

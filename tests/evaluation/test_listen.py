@@ -18,7 +18,7 @@ from command_line import Command
 
 from ssmttm import audio
 from ssmttm.audio import Audio
-from ssmttm.evaluation.listening_store import Answers
+from ssmttm.evaluation.listening_app import Answers
 
 PROMPT = "slow piano, as if it rained"
 

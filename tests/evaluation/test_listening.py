@@ -17,7 +17,7 @@ from ssmttm.evaluation.listening import (
     LOW_ANCHOR,
     NOISE_ANCHOR,
     RATE,
-    Settings,
+    TrialCounts,
     in_noise,
     low_pass,
     plan,
@@ -90,7 +90,7 @@ def test_folders_that_make_no_test_are_refused(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.text(min_size=1, max_size=30), st.integers(0, 12), st.integers(0, 12), st.integers(0, 4), st.integers(0, 3))
 def test_a_plan_is_its_sessions_and_balanced(session: str, pairs: int, ratings: int, anchors: int, checks: int) -> None:
-    numbers = Settings(pairs, ratings, anchors, checks)
+    numbers = TrialCounts(pairs, ratings, anchors, checks)
     trials = plan(session, SYSTEMS, ITEMS, numbers)
     assert trials == plan(session, SYSTEMS, ITEMS, numbers)
     kinds = Counter(trial.kind for trial in trials)
@@ -108,7 +108,7 @@ def test_a_plan_is_its_sessions_and_balanced(session: str, pairs: int, ratings: 
 
 
 def test_sessions_differ_and_sides_are_even() -> None:
-    numbers = Settings(pairs=6)
+    numbers = TrialCounts(pairs=6)
     plans = [plan(f"session {i}", SYSTEMS, ITEMS, numbers) for i in range(100)]
     assert plans[0] != plans[1]
     pairs = [trial for trials in plans for trial in trials if trial.kind == "pair"]
@@ -120,5 +120,5 @@ def test_sessions_differ_and_sides_are_even() -> None:
 
 def test_pairs_need_two_systems() -> None:
     with pytest.raises(UserError, match="pairs need two systems"):
-        plan("x", ["a"], ITEMS, Settings())
-    assert plan("x", ["a"], ITEMS, Settings(pairs=0))
+        plan("x", ["a"], ITEMS, TrialCounts())
+    assert plan("x", ["a"], ITEMS, TrialCounts(pairs=0))

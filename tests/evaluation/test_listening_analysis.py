@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from ssmttm.errors import UserError
-from ssmttm.evaluation.listening import ANCHORS, Settings, Trial, plan
-from ssmttm.evaluation.listening_analysis import analyse, attentive, bradley_terry, to_html, to_markdown
-from ssmttm.evaluation.listening_store import Answer, Answers
+from ssmttm.evaluation.listening import ANCHORS, Answer, Trial, TrialCounts, analyse, attentive, bradley_terry, plan
+from ssmttm.evaluation.listening_app import Answers
+from ssmttm.reports.listening import to_html, to_markdown
 
 STRENGTHS = {"good": 1.0, "middling": 0.0, "poor": -1.0}  # log odds, mean 0
 OPINIONS = {"good": 4.0, "middling": 3.2, "poor": 2.3, **dict.fromkeys(ANCHORS, 1.3)}
 ITEMS = [f"item {i}" for i in range(12)]
-SETTINGS = Settings(pairs=12, ratings=9, anchors=2, checks=1)
+COUNTS = TrialCounts(pairs=12, ratings=9, anchors=2, checks=1)
 
 
 def answer(trial: Trial, random: np.random.Generator, bias: float) -> dict[str, str | int]:
@@ -41,12 +41,12 @@ def answer(trial: Trial, random: np.random.Generator, bias: float) -> dict[str, 
 
 def simulate(answers: Answers, sessions: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    answers.settle(sorted(STRENGTHS), ITEMS, SETTINGS)
+    answers.settle(sorted(STRENGTHS), ITEMS, COUNTS)
     for i in range(sessions):
         name = f"listener {seed} {i}"
         answers.begin(name)
         bias = random.uniform(-0.3, 0.3)
-        for number, trial in enumerate(plan(name, sorted(STRENGTHS), ITEMS, SETTINGS)):
+        for number, trial in enumerate(plan(name, sorted(STRENGTHS), ITEMS, COUNTS)):
             assert answers.add(name, number, trial, **answer(trial, random, bias))
 
 
@@ -142,7 +142,7 @@ def test_the_store_keeps_first_answers_and_one_test(tmp_path: Path) -> None:
     answers = Answers(path)
     with pytest.raises(UserError, match="holds no test"):
         answers.number_of_trials()
-    answers.settle(["a", "b"], ["x"], SETTINGS)
+    answers.settle(["a", "b"], ["x"], COUNTS)
     answers.begin("s")
     trial = Trial("pair", "x", ("a", "b"))
     assert answers.add("s", 0, trial, preference="a")
@@ -150,7 +150,7 @@ def test_the_store_keeps_first_answers_and_one_test(tmp_path: Path) -> None:
     assert Answers(path).all() == [Answer("s", 0, "pair", "x", ("a", "b"), None, "a")]
     assert (answers.done("s"), answers.knows("s"), answers.knows("t")) == ({0}, True, False)
     with pytest.raises(UserError, match="answers of another test"):
-        answers.settle(["a", "c"], ["x"], SETTINGS)
+        answers.settle(["a", "c"], ["x"], COUNTS)
     (tmp_path / "other").write_text("no database, but long enough to be looked at")
     with pytest.raises(UserError, match="not a file of answers"):
         Answers(str(tmp_path / "other"))

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.evaluation.listening import Settings, Stimuli, Trial, plan
-from ssmttm.evaluation.listening_app import HEADERS, make_app
-from ssmttm.evaluation.listening_store import Answers
+from ssmttm.evaluation.listening import Stimuli, Trial, TrialCounts, plan
+from ssmttm.evaluation.listening_app import HEADERS, Answers, make_app
+from ssmttm.reports.listening import page_of_test
 
-SETTINGS = Settings(pairs=3, ratings=2, anchors=1, checks=1)
+COUNTS = TrialCounts(pairs=3, ratings=2, anchors=1, checks=1)
 SECRETS = ("ours-secret", "peer-secret", "item-secret", "anchor")
 
 
@@ -46,7 +46,7 @@ def answers(tmp_path: Path) -> Answers:
 
 @pytest.fixture
 def client(stimuli: Stimuli, answers: Answers) -> TestClient:
-    return TestClient(make_app(stimuli, answers, SETTINGS), raise_server_exceptions=False)
+    return TestClient(make_app(stimuli, answers, COUNTS, page_of_test()), raise_server_exceptions=False)
 
 
 def given(question: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def given(question: dict[str, Any]) -> dict[str, Any]:
 def test_a_whole_session(client: TestClient, answers: Answers, stimuli: Stimuli) -> None:
     state = client.post("/api/sessions").json()
     session = state["session"]
-    trials = plan(session, stimuli.systems, stimuli.items, SETTINGS)
+    trials = plan(session, stimuli.systems, stimuli.items, COUNTS)
     assert state["trials"] == len(trials) == 8
     while state["next"]:
         number = state["next"]["trial"]
@@ -140,7 +140,7 @@ def test_there_is_nothing_else(client: TestClient, path: str) -> None:
 
 def test_clips_are_those_of_the_trial(client: TestClient, stimuli: Stimuli) -> None:
     session = client.post("/api/sessions").json()["session"]
-    trials: list[Trial] = plan(session, stimuli.systems, stimuli.items, SETTINGS)
+    trials: list[Trial] = plan(session, stimuli.systems, stimuli.items, COUNTS)
     for number, trial in enumerate(trials):
         for place, side in enumerate("ab"):
             response = client.get(f"/api/sessions/{session}/clips/{number}/{side}")
@@ -168,6 +168,6 @@ def test_the_page_needs_nothing_from_outside(client: TestClient) -> None:
 
 
 def test_two_tests_do_not_share_a_file(stimuli: Stimuli, answers: Answers) -> None:
-    make_app(stimuli, answers, SETTINGS)
+    make_app(stimuli, answers, COUNTS, page_of_test())
     with pytest.raises(UserError, match="answers of another test"):
-        make_app(stimuli, answers, Settings())
+        make_app(stimuli, answers, TrialCounts(), "")

@@ -6,6 +6,7 @@ import pytest
 from ssmttm.audio import Audio
 from ssmttm.evaluation import measures
 from ssmttm.evaluation.embeddings import log_mel
+from ssmttm.evaluation.frechet import Moments
 
 RATE = 24_000
 SECONDS = 8
@@ -63,3 +64,38 @@ def test_spectrum_and_onsets() -> None:
 def test_level_range() -> None:
     steps = np.where(TIME % 2 < 1, 0.5, 0.05) * np.sin(2 * np.pi * 440 * TIME)
     assert figures(steps)["level_range"] == pytest.approx(20, abs=0.5)
+
+
+SHORT = np.arange(5 * RATE) / RATE
+
+
+def analysed(wav: np.ndarray) -> measures.ClipAnalysis:
+    return measures.analyse(Audio(np.atleast_2d(wav).astype(np.float32), RATE), log_mel(wav, RATE))
+
+
+def melody() -> np.ndarray:
+    notes = np.repeat(220 * 2 ** (np.array([0, 4, 7, 12, 7, 4, 0, 5, 9, 12]) / 12), RATE // 2)
+    envelope = np.exp(-3 * (SHORT % 0.5))
+    return (0.4 * np.sin(2 * np.pi * np.cumsum(notes) / RATE) * envelope).astype(np.float32)
+
+
+SOUNDS = {
+    "silence": np.zeros_like(SHORT),
+    "hum": 0.3 * np.sin(2 * np.pi * 50 * SHORT) + 0.1 * np.sin(2 * np.pi * 100 * SHORT),
+    "noise": np.random.default_rng(0).normal(size=len(SHORT)) * 0.1,
+    "music": melody(),
+}
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_kinds_of_sound(kind: str) -> None:
+    assert analysed(SOUNDS[kind]).kind == kind
+
+
+def test_levels_and_length() -> None:
+    wav = np.zeros((2, RATE), np.float32)
+    wav[0, 100] = -0.5
+    clip = analysed(wav)
+    assert (clip.seconds, clip.peak) == (1.0, 0.5)
+    assert clip.rms == pytest.approx(0.25 / np.sqrt(RATE))
+    assert Moments.of_clip(log_mel(wav, RATE)).count == 25

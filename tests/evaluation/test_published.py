@@ -11,9 +11,7 @@ from tiny_checkpoints import write_ast, write_clap, write_musicgen
 
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
-from ssmttm.evaluation.clap import Clap, cosines
-from ssmttm.evaluation.musicgen import MusicGen
-from ssmttm.evaluation.tagger import Tagger, divergence
+from ssmttm.evaluation.published import Clap, MusicGen, Tagger, cosines, divergence
 
 RATE = 24_000
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_bundle import shared_bundle, shared_single_stage
 
-from jobs import evaluate
+from jobs import evaluate as job
 from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
+from ssmttm.evaluation.evaluate import evaluate
 from ssmttm.evaluation.results import card_figures
 
 SETS = {"real", "codec", "completed", "generated", "shuffled"}
@@ -41,7 +42,7 @@ def content(settings: config.Config) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return evaluate.evaluate(settings)
+        return evaluate(settings)
     finally:
         torch.set_num_threads(threads)
 
@@ -59,6 +60,20 @@ def test_every_figure_is_there(settings: config.Config, content: dict[str, Any])
     assert content["generation"]["times_real_time"] > 0
 
 
+def test_figures_stand_with_number_reference_and_interval(content: dict[str, Any]) -> None:
+    systems = content["systems"]
+    assert set(systems) == SETS | {"coarse"}
+    for name, system in systems.items():
+        assert system["n"] == 2
+        for key, figure in system["figures"].items():
+            assert figure["n"] == 2, (name, key)
+            assert figure["low"] <= figure["value"] <= figure["high"], (name, key)
+    genre, distance = (systems["generated"]["figures"][name] for name in ("genre", "frechet_logmel"))
+    assert round(genre["value"], 4) == content["adherence"]["genre"]["generated"]
+    assert (distance["reference"], distance["n_reference"]) == ("training segments", 6)
+    assert systems["codec"]["figures"]["logmel_l1"]["reference"] == "the recordings"
+
+
 def test_a_card_gets_each_figure_beside_its_ceilings(content: dict[str, Any]) -> None:
     figures = card_figures(content)
     (genre,) = (name for name in figures if name.startswith("genre, 2 clips (real "))
@@ -74,7 +89,7 @@ def test_a_single_stage_is_measured_through_its_codebooks(
 ) -> None:
     values = settings.model_dump()
     values["evaluate"] |= {"bundle": shared_single_stage(tmp_path_factory), "out": str(tmp_path), "long_minutes": []}
-    content = evaluate.evaluate(config.from_dict(values))
+    content = evaluate(config.from_dict(values))
     assert "stage2" not in content
     assert content["single_stage"]["codebooks"] == 3
     frechet = content["single_stage"]["frechet"]
@@ -98,7 +113,7 @@ def test_a_mark_within_the_first_segment_is_refused(settings: config.Config) -> 
     values = settings.model_dump()
     values["evaluate"]["long_minutes"] = [0.01]
     with pytest.raises(UserError, match=r"evaluate.long_minutes=\[0.01\] has a mark before"):
-        evaluate.evaluate(config.from_dict(values))
+        evaluate(config.from_dict(values))
 
 
 def test_clips_are_files_of_the_asked_length(settings: config.Config, content: dict[str, Any]) -> None:
@@ -125,16 +140,6 @@ def test_held_out_prompts_are_the_first_captions_of_their_pieces(
         assert clip["asked"]["genre"] in tracks
 
 
-def test_clips_of_other_genres_come_first() -> None:
-    assert evaluate.by_rounds(["a", "a", "b", "a", "c", "b"]) == [0, 2, 4, 1, 5, 3]
-
-
-def test_rows_without_tags_are_refused(settings: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssmttm.tokens.data.TokenDataset.tags", lambda *_: {"genre": "rock"})
-    with pytest.raises(UserError, match="has no tag 'lead'; evaluation needs genre, lead, drums"):
-        evaluate.choose_clips(settings)
-
-
 def test_the_same_command_evaluates_a_folder_of_audio(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -143,6 +148,6 @@ def test_the_same_command_evaluates_a_folder_of_audio(
         audio.write(f"{tmp_path}/recorded/{i}.wav", Audio(wav, 24_000))
     overrides = [f"evaluate.audio={tmp_path}/recorded", f"evaluate.out={tmp_path}/out", "evaluate.draws=5"]
     monkeypatch.setattr("sys.argv", ["evaluate.py", "--preset", "tiny", *overrides])
-    evaluate.main()
+    job.main()
     assert "| Without weights | recorded |" in capsys.readouterr().out
     assert storage.list_names(f"{tmp_path}/out") == ["comparison.html", "comparison.json", "comparison.md"]

@@ -10,7 +10,7 @@ import pytest
 from jobs import preprocess as job
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
-from ssmttm.tokens.tokenize import COMMIT_NAME
+from ssmttm.tokens.schema import COMMIT_NAME
 
 
 def test_job_writes_the_same_bytes_as_in_process(

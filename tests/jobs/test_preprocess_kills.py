@@ -18,7 +18,7 @@ import soundfile
 
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
-from ssmttm.tokens.tokenize import COMMIT_NAME, preprocess_local
+from ssmttm.tokens.write import COMMIT_NAME, preprocess_local
 
 ROOT = Path(__file__).parent.parent.parent
 TRACKS, SECONDS, RATE = 40, 30.0, 24_000

@@ -271,8 +271,9 @@ def test_weights_from_before_the_other_denoisers_load():
     names = [f"denoiser.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     names += ["denoiser.null_text", *(f"denoiser.blocks.0.{name}" for name in block)]
     names += [f"{what}_{kind}" for what in ("fine", "coarse", "pooled") for kind in ("mean", "std")]
-    state = LatentCompleter(Stage2Config(**old), DF, DC, {"text": TEXT}).state_dict()
-    assert set(state) == set(names)
+    now = LatentCompleter(Stage2Config(**old), DF, DC, {"text": TEXT}).state_dict()
+    assert {weights.current_name("stage2", name) for name in names} == set(now)
+    state = {name: now[weights.current_name("stage2", name)] for name in names}
     description = {"config": old, "fine_dim": DF, "coarse_dim": DC, "text_dim": TEXT}
     loaded = weights.build_completer(description, state)
     assert (loaded.config.objective, GenerationConfig().solver) == ("flow", "euler")

@@ -72,6 +72,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
                 for minute in (0, 1, 10)
             ],
         },
+        "systems": {"generated": {"figures": {name: {"low": 0.5, "high": 0.7} for name in NAMES}}},
         "reconstructions": [{"caption": "a & b", "real": path, "codec": path, "coarse": path}] * 3,
     }
     summary = {
@@ -110,12 +111,13 @@ def test_nothing_lies_outside_the_page(html: str) -> None:
         for name in ("src", "href", "srcset", "action"):
             assert (attributes.get(name) or "data:").startswith("data:")
     text = re.sub(r'"data:[^"]*"', '""', html)
-    assert not re.search(r"https?://|url\(|@import|<script|<link", text)
+    assert not re.search(r"https?://|url\(|@import|<script", text)
+    assert text.count("<link") == 1  # an empty icon
 
 
 def test_prompts_are_text_and_verdicts_right(html: str) -> None:
     assert "<b>marks" not in html
-    assert "&lt;b&gt;marks&lt;/b&gt; &amp; &quot;quotes&quot;" in html
+    assert "&lt;b&gt;marks&lt;/b&gt; &amp; &#34;quotes&#34;" in html
     assert html.count("✓ half or double") == 8  # 61 bpm for 120
     assert html.count("✗ differs") == 8  # the genre; A# is Bb
     assert html.count("heard as rock") == 3
@@ -124,6 +126,14 @@ def test_prompts_are_text_and_verdicts_right(html: str) -> None:
 def test_figures_are_read_against_the_own_ceiling(html: str) -> None:
     assert html.count("<td>71%</td>") == 5  # (.6 - .1) / (.8 - .1)
     assert "between a floor of 0.10 and a ceiling of 0.80" in html
+
+
+def test_shares_stand_with_their_intervals(html: str) -> None:
+    assert html.count("<td>0.60 [0.50, 0.70]</td>") == 5
+
+
+def test_pictures_are_there_when_printed(html: str) -> None:
+    assert "loading=" not in html
 
 
 def test_long_pieces_are_shown_by_the_minute(html: str) -> None:

@@ -25,7 +25,7 @@ from serve.remote import RemoteLanguageModel, RemoteRenderer
 from serve.service import Service
 from serve.wire import Began
 from ssmttm import audio, storage
-from ssmttm.bundle.store import shipped_bundle
+from ssmttm.bundle.load import shipped_bundle
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError

@@ -22,7 +22,7 @@ from serve.renderer import Renderer, lasting_codes
 from serve.service import Service
 from serve.wire import ATTEMPTS, Began, LostError, Refusal
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import read_model_id
+from ssmttm.bundle.load import read_model_id
 from ssmttm.conditions.text import collate_text
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Piece

@@ -1,30 +1,22 @@
+"""The corpus that the composer's pieces become."""
+
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
 import soundfile
 
-from ssmttm.composer.arrange import Note, Part, arrange
-from ssmttm.composer.form import draw_form
-from ssmttm.composer.genres import GENRES, Mix
-from ssmttm.composer.instruments import DRUM_KEYS, LEADS
-from ssmttm.composer.render import SAMPLE_RATE, Player, render
-from ssmttm.composer.soundfont import find_soundfont
-from ssmttm.composer.theory import KEYS, SCALES, chord_scale, parse_chord, voicing
+from ssmttm.composer.genres import GENRES
+from ssmttm.composer.pieces import attributes_of
+from ssmttm.composer.render import find_soundfont
+from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources import composed as composer
-from ssmttm.sources.manifest import read_manifest
-
-
-@pytest.fixture(scope="module")
-def player() -> Player:
-    return Player(find_soundfont())
+from ssmttm.sources import composed
+from ssmttm.sources.readers import read_source
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -33,9 +25,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     hours = 18 * 2 / 3600
-    composer.compose_corpus(str(tmp_path / "one"), hours, 5, clip_seconds=2.0, workers=1, progress=False)
-    composer.compose_corpus(str(tmp_path / "two"), hours, 5, clip_seconds=2.0, workers=2, progress=False)
-    composer.compose_corpus(str(tmp_path / "other"), hours, 6, clip_seconds=2.0, workers=1, progress=False)
+    composed.compose_corpus(str(tmp_path / "one"), hours, 5, clip_seconds=2.0, workers=1, progress=False)
+    composed.compose_corpus(str(tmp_path / "two"), hours, 5, clip_seconds=2.0, workers=2, progress=False)
+    composed.compose_corpus(str(tmp_path / "other"), hours, 6, clip_seconds=2.0, workers=1, progress=False)
     one, two, other = (_files(tmp_path / name) for name in ("one", "two", "other"))
     assert len(one) == 18 + 2
     assert one == two
@@ -43,8 +35,8 @@ def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
 
 
 def test_corpus_folder(tmp_path: Path) -> None:
-    tracks = composer.compose_corpus(str(tmp_path), 40 * 1.5 / 3600, 0, 1.5, 3, workers=1, progress=False)
-    read = read_manifest(str(tmp_path))
+    tracks = composed.compose_corpus(str(tmp_path), 40 * 1.5 / 3600, 0, 1.5, 3, workers=1, progress=False)
+    read = read_source(str(tmp_path), CorpusConfig())
     assert [track.id for track in read] == [track.id for track in tracks]
     assert len(read) == 40
     assert sum(track.split == "val" for track in read) == 2
@@ -66,14 +58,14 @@ def test_corpus_folder(tmp_path: Path) -> None:
 
 
 def test_interrupted_composition_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    composer.compose_corpus(str(tmp_path), 4 / 3600, 0, 1.0, workers=1, progress=False)
+    composed.compose_corpus(str(tmp_path), 4 / 3600, 0, 1.0, workers=1, progress=False)
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(composer, "compose_piece", fail)
+    monkeypatch.setattr(composed, "compose_piece", fail)
     with pytest.raises(KeyboardInterrupt):
-        composer.compose_corpus(str(tmp_path), 4 / 3600, 1, 1.0, workers=1, progress=False)
+        composed.compose_corpus(str(tmp_path), 4 / 3600, 1, 1.0, workers=1, progress=False)
     assert not (tmp_path / "manifest.jsonl").exists()
 
 
@@ -82,122 +74,19 @@ def test_interrupted_composition_leaves_no_manifest(tmp_path: Path, monkeypatch:
 )
 def test_impossible_requests(tmp_path: Path, hours: float, seconds: float, captions: int, workers: int) -> None:
     with pytest.raises(UserError):
-        composer.compose_corpus(str(tmp_path), hours, 0, seconds, captions, workers, progress=False)
+        composed.compose_corpus(str(tmp_path), hours, 0, seconds, captions, workers, progress=False)
 
 
 def test_seven_hours_have_enough_validation_pieces_of_every_genre() -> None:
-    chosen = composer._validation_indices(0, 2520)
+    chosen = composed._validation_indices(0, 2520)
     assert len(chosen) >= 128
-    counts = Counter(composer.attributes_of(0, index).genre for index in chosen)
+    counts = Counter(attributes_of(0, index).genre for index in chosen)
     assert len(counts) == len(GENRES)
     assert min(counts.values()) >= 16
 
 
-def test_attributes_are_varied_and_balanced() -> None:
-    pieces = [composer.attributes_of(1, index) for index in range(800)]
-    assert set(Counter(piece.genre for piece in pieces).values()) == {100}
-    assert {piece.key for piece in pieces} == set(KEYS)
-    assert len(KEYS) == 12
-    assert {piece.lead for piece in pieces} == set(LEADS)
-    assert len(LEADS) >= 15
-    assert 60 <= min(piece.bpm for piece in pieces) < 70
-    assert 170 < max(piece.bpm for piece in pieces) <= 180
-    for genre, style in GENRES.items():
-        own = [piece for piece in pieces if piece.genre == genre]
-        assert {piece.mode for piece in own} == {"major", "minor"}
-        assert {piece.drums for piece in own} == ({True, False} if style.drums else {False})
-        assert max(Counter(piece.lead for piece in own).values()) <= 100 / len(style.leads) + 2
-    genres_of_lead = {lead: {piece.genre for piece in pieces if piece.lead == lead} for lead in LEADS}
-    assert min(len(genres) for genres in genres_of_lead.values()) >= 2  # a lead does not give its genre away
-
-
-@pytest.mark.parametrize("index", range(24))
-def test_arrangement(index: int) -> None:
-    attributes = composer.attributes_of(2, index)
-    parts = arrange(Random(index), attributes, 10.0)
-    assert parts == arrange(Random(index), attributes, 10.0)
-    roles = Counter(part.role for part in parts)
-    assert roles["lead"] == roles["bass"] == 1
-    assert roles["chords"] >= 1
-    assert roles["drums"] == attributes.drums
-    lead = next(part for part in parts if part.role == "lead")
-    instrument = LEADS[attributes.lead]
-    assert lead.program == instrument.program
-    assert all(instrument.low <= note.pitch <= instrument.high for note in lead.notes)
-    assert all(part.program != lead.program for part in parts if part.role == "chords")
-    drums = {note.pitch for part in parts if part.role == "drums" for note in part.notes}
-    assert drums <= set(DRUM_KEYS.values())
-    for part in parts:
-        assert all(note.start >= 0 and note.duration > 0 and 1 <= note.velocity <= 127 for note in part.notes)
-    beat = 60 / attributes.bpm
-    sounding = np.zeros(100, bool)
-    for note in lead.notes:
-        sounding[int(note.start * 10) : int((note.start + note.duration) * 10) + 1] = True
-    assert sounding[int(40 * beat) :].mean() > 0.6  # the intro is one bar at most
-    tonic, scale = KEYS.index(attributes.key), SCALES[attributes.mode]
-    inside = [(note.pitch - tonic) % 12 in scale for note in lead.notes]
-    assert np.mean(inside) > 0.85
-    assert len({note.pitch for note in lead.notes}) >= 3
-
-
-@pytest.mark.parametrize("bpm", [60, 90, 120, 180])
-def test_form_begins_and_rests_on_the_tonic(bpm: int) -> None:
-    for index in range(16):
-        attributes = replace(composer.attributes_of(3, index), bpm=bpm)
-        form = draw_form(Random(index), attributes, 10.0)
-        assert form.bars * 240 / bpm >= 10.0
-        assert len(form.chords) == 2 * form.bars
-        assert form.chords[0].root == form.chords[-1].root == KEYS.index(attributes.key)
-
-
-def test_harmony() -> None:
-    assert voicing(parse_chord("I", 0, "major"), 60) == [55, 60, 64]
-    assert parse_chord("VI", 9, "minor").pitch_classes == (5, 9, 0)
-    assert parse_chord("V7", 0, "major").pitch_classes == (7, 11, 2, 5)
-    assert chord_scale(parse_chord("V", 9, "minor"), 9, "minor") == (0, 2, 4, 5, 8, 9, 11)  # G sharp for G
-
-
-def test_notes_fall_on_their_sample_and_stems_do_not_depend_on_what_was_played_before(player: Player) -> None:
-    piece = [Part("lead", 0, (Note(0.25, 0.4, 72, 100), Note(0.5, 0.3, 76, 90)))]
-    first = player.play(piece, SAMPLE_RATE)
-    onset = int(np.flatnonzero(np.abs(first) > 1e-5)[0])
-    assert 0 <= onset - SAMPLE_RATE // 4 < 120  # 5 ms of attack
-    player.play([Part("drums", 0, tuple(Note(0.01 * i, 0.1, 49, 127) for i in range(50)))], SAMPLE_RATE)
-    np.testing.assert_array_equal(player.play(piece, SAMPLE_RATE), first)
-
-
-def test_every_program_in_use_sounds(player: Player) -> None:
-    programs = {lead.program for lead in LEADS.values()}
-    for genre in GENRES.values():
-        programs |= {program for layer in (*genre.chords, genre.bass) for program in layer.programs}
-    for program in programs:
-        notes = (Note(0.0, 0.5, 57, 100),)
-        assert np.abs(player.play([Part("lead", program, notes)], SAMPLE_RATE // 2)).max() > 1e-3, program
-
-
-def test_silence_is_an_error(player: Player) -> None:
-    inaudible = [Part("lead", 0, (Note(0.0, 0.5, 130, 100),))]  # no such key
-    with pytest.raises(RuntimeError, match="silent"):
-        render(player, inaudible, Mix(0, 0, 0, 0.5, 0.1), 1.0)
-
-
-def test_soundfont_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = tmp_path / "Mine.sf2"
-    other.write_bytes(b"RIFF")
-    monkeypatch.setenv("SSMTTM_SOUNDFONT", str(other))
-    assert (find_soundfont().path, find_soundfont().name) == (str(other), "Mine")
-    monkeypatch.setenv("SSMTTM_SOUNDFONT", str(tmp_path / "absent.sf2"))
-    with pytest.raises(UserError, match="SSMTTM_SOUNDFONT"):
-        find_soundfont()
-    monkeypatch.delenv("SSMTTM_SOUNDFONT")
-    monkeypatch.setattr("ssmttm.composer.soundfont.SYSTEM_FOLDERS", ())
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="SSMTTM_SOUNDFONT"):
-        find_soundfont()
-
-
 def test_titles_and_manifest_are_plain_json(tmp_path: Path) -> None:
-    composer.compose_corpus(str(tmp_path), 2 / 3600, 9, 1.0, 2, workers=1, progress=False)
+    composed.compose_corpus(str(tmp_path), 2 / 3600, 9, 1.0, 2, workers=1, progress=False)
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["s9-000000", "s9-000001"]
     assert {row["split"] for row in rows} == {"train", "val"}

@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
-from ssmttm.sources.manifest import Track
+from ssmttm.sources.manifest import Track, to_jsonl
 from ssmttm.sources.readers import read_source, scan_source
-from ssmttm.sources.rejects import to_jsonl
 
 CORPUS = CorpusConfig(tag_captions=0)
 
@@ -139,7 +138,7 @@ def test_embedded_licence_counts_only_if_recognised(tmp_path: Path, tags: dict[s
 
 def test_files_that_state_all_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("ssmttm.sources.embedded_tags.read_embedded", lambda uri: opened.append(uri) or {})
+    monkeypatch.setattr("ssmttm.sources.folder.read_embedded", lambda uri: opened.append(uri) or {})
     for name in ("a", "b"):
         (tmp_path / f"{name}.wav").touch()
     (tmp_path / "a.json").write_text(json.dumps({"title": "A", "artist": "B", "licence": "CC0", "genre": "rock"}))

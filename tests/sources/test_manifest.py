@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import Track, read_manifest, write_manifest
+from ssmttm.sources.manifest import Reject, Track, write_manifest
+from ssmttm.sources.readers import scan_source
 
 TRACK = Track(
     id="a",
@@ -21,6 +23,17 @@ TRACK = Track(
     duration_s=10.0,
     tags={"genre": "jazz", "bpm": 90, "drums": True},
 )
+
+
+def read_manifest(uri: str) -> list[Track]:
+    tracks, rejects = scan_source(uri, CorpusConfig(format="manifest"))
+    assert rejects == []
+    return tracks
+
+
+def refused(folder: Path) -> Reject:
+    (reject,) = scan_source(str(folder), CorpusConfig(format="manifest"))[1]
+    return reject
 
 
 def _line(**changes: object) -> str:
@@ -48,8 +61,8 @@ def test_remote_manifest() -> None:
 @pytest.mark.parametrize("audio", ["../a.flac", "/etc/a.flac", "x/../../a.flac", "s3://bucket/a.flac", "~/a.flac", ""])
 def test_audio_outside_the_folder_is_refused(tmp_path: Path, audio: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(_line(audio=audio) + "\n")
-    with pytest.raises(UserError, match="inside"):
-        read_manifest(str(tmp_path))
+    assert refused(tmp_path).reason == "outside-root"
+    assert "inside" in refused(tmp_path).detail
     with pytest.raises(UserError, match="inside"):
         write_manifest(str(tmp_path), [replace(TRACK, audio=audio)])
 
@@ -69,11 +82,12 @@ def test_audio_outside_the_folder_is_refused(tmp_path: Path, audio: str) -> None
         (_line(id="first"), "occurs twice"),
     ],
 )
-def test_malformed_lines_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_malformed_lines_are_rejects_that_name_the_line(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(f"{_line(id='first')}\n{line}\n")
-    with pytest.raises(UserError, match=message) as caught:
-        read_manifest(str(tmp_path))
-    assert "manifest.jsonl line 2" in str(caught.value)
+    reject = refused(tmp_path)
+    assert (reject.id, reject.reason) == ("line 2", "bad-entry")
+    assert message in reject.detail
+    assert reject.detail.startswith("line 2")
 
 
 def test_missing_or_empty_manifest(tmp_path: Path) -> None:

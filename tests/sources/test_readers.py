@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
+from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.readers import read_source, relative_to_source, scan_source
+from ssmttm.sources.manifest import Reject, Scan, Source, Track, relative_to_source
+from ssmttm.sources.readers import SOURCES, read_source, scan_source
 
 CORPUS = CorpusConfig()
 ENTRY = {
@@ -155,7 +156,7 @@ def test_format_overrules_what_would_be_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["manifest", "mtg-jamendo", "fma"])
-def test_a_format_that_is_not_there_is_named(tmp_path: Path, layout: Literal["manifest", "mtg-jamendo", "fma"]) -> None:
+def test_a_format_that_is_not_there_is_named(tmp_path: Path, layout: str) -> None:
     write(tmp_path, "a.wav")
     with pytest.raises(UserError, match=f"corpus.format={layout}, but .*{tmp_path}"):
         read_source(str(tmp_path), CorpusConfig(format=layout))
@@ -166,3 +167,49 @@ def test_captions_are_completed_from_tags_in_every_format(tmp_path: Path) -> Non
     (track,) = read_source(str(tmp_path), CorpusConfig(tag_captions=4))
     assert len(track.captions) == 4
     assert all("jazz" in caption for caption in track.captions)
+
+
+def test_an_unknown_format_names_the_nearest_or_those_that_are_known(tmp_path: Path) -> None:
+    message = r"corpus\.format=jamendo is unknown; did you mean mtg-jamendo\?"
+    with pytest.raises(UserError, match=message):
+        read_source(str(tmp_path), CorpusConfig(format="jamendo"))
+    with pytest.raises(
+        UserError, match=r"corpus\.format=vinyl is unknown; there are fma, folder, manifest, mtg-jamendo"
+    ):
+        read_source(str(tmp_path), CorpusConfig(format="vinyl"))
+
+
+class CueSheet(Source):
+    """A toy layout: names of tracks, one a line."""
+
+    def recognises(self, uri: str) -> bool:
+        return storage.exists(storage.join(uri, "tracks.cue"))
+
+    def read(self, uri: str) -> Scan:
+        if not self.recognises(uri):
+            raise UserError(f"corpus.format=cue, but {uri} lacks tracks.cue")
+        names = storage.read_text(storage.join(uri, "tracks.cue")).split()
+        tracks = [
+            Track(name, storage.join(uri, name), (), "train", "", "", name, "", 1.0, {"genre": "jazz"})
+            for name in names
+            if name.endswith(".wav")
+        ]
+        rejects = [Reject(name, "", "bad-entry", "no wave file") for name in names if not name.endswith(".wav")]
+        return tracks, rejects
+
+
+def test_a_source_is_added_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "cue", CueSheet)
+    write(tmp_path, "a.wav")
+    with pytest.raises(UserError, match=r"corpus\.format=cue, but .* lacks tracks\.cue"):
+        read_source(str(tmp_path), CorpusConfig(format="cue"))
+    assert [track.title for track in read_source(str(tmp_path), CORPUS)] == [""]  # a folder, as before
+    write(tmp_path, "tracks.cue", "b.wav\nc.wav\nd.txt\n")
+    for layout in ("auto", "cue"):
+        settings = CorpusConfig(format=layout, default_licence="own-work", tag_captions=2)
+        tracks, rejects = scan_source(str(tmp_path), settings)
+        assert [(track.id, track.licence, len(track.captions)) for track in tracks] == [
+            ("b.wav", "own-work", 2),
+            ("c.wav", "own-work", 2),
+        ]
+        assert [(reject.id, reject.reason) for reject in rejects] == [("d.txt", "bad-entry")]

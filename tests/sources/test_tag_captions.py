@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
+from ssmttm.sources.captions import captions_from_tags, complete_captions, read_facts, spell, with_article
 from ssmttm.sources.manifest import Track
-from ssmttm.sources.tag_captions import captions_from_tags, complete_captions, read_facts, with_article
-from ssmttm.sources.tag_words import spell
 
 TAGS = {
     "genre": ["hiphop", "80s"],

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,13 @@ import pytest
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.tokens import latents
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens import read as module
+from ssmttm.tokens.read import TokenDataset
+from ssmttm.tokens.schema import read_columns
 
 READ_ALL = """
 import hashlib, sys
-from ssmttm.tokens.data import TokenDataset
+from ssmttm.tokens.read import TokenDataset
 def status(name):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) * 1024
 print("ready", flush=True)
@@ -37,14 +39,14 @@ print("digest", state.hexdigest())
 """
 KILLED = """
 import os, signal, sys
-from ssmttm.tokens import latents
-from ssmttm.tokens.data import TokenDataset
-def read(uri, columns, count=[0]):
-    count[0] += 1
+from ssmttm.tokens import read as module
+from ssmttm.tokens.read import TokenDataset
+def read(uri, columns, *rest, count=[0]):
+    count[0] += columns == ["fine"]
     if count[0] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(uri, columns)
-original, latents.read_columns = latents.read_columns, read
+    return original(uri, columns, *rest)
+original, module.read_columns = module.read_columns, read
 TokenDataset.open(sys.argv[1], "train")
 """
 
@@ -219,7 +221,12 @@ def test_remote_shards_are_read_once(tokens: str, cache: Path, monkeypatch: pyte
     remote = "memory://latents/tokens"
     fsspec.filesystem("memory").put(tokens, "/latents/tokens", recursive=True)
     data = TokenDataset.open(remote, "train")
-    monkeypatch.setattr(latents, "read_columns", None)
+
+    def read(uri: str, columns: list[str], *rest: Any) -> pa.Table:
+        assert "fine" not in columns
+        return read_columns(uri, columns, *rest)
+
+    monkeypatch.setattr(module, "read_columns", read)
     again = TokenDataset.open(remote, "train")
     for row, expected in enumerate(in_memory(tokens, "train")):
         np.testing.assert_array_equal(data.fine(row), expected)

@@ -13,10 +13,10 @@ import soundfile
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import read_manifest
-from ssmttm.tokens.listing import read_listing
+from ssmttm.sources.readers import read_source
+from ssmttm.tokens.check import read_inventory
 from ssmttm.tokens.provenance import describe, trace
-from ssmttm.tokens.tokenize import preprocess_local
+from ssmttm.tokens.write import preprocess_local
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_row_leads_back_to_its_origin(dataset: str) -> None:
     assert (chain.artist, chain.title) == ("Ada, Z.", 'The "one"')
     assert (chain.licence, chain.family) == ("CC BY 4.0", "CC-BY")
     assert chain.source_url == "https://example.org/1"
-    rows = read_listing(dataset, config.CorpusConfig(), progress=False).entries
+    rows = read_inventory(dataset, config.CorpusConfig(), progress=False).entries
     assert chain.shard == next(entry.shard for entry in rows if entry.track.id == "whole-0001")
     text = describe(chain)
     for words in ("whole-0001", chain.shard, "3.00 s to 6.00 s", "Ada, Z.", "CC BY 4.0 (family: CC-BY)", "complete"):
@@ -67,8 +67,8 @@ def test_what_is_missing_is_named(dataset: str) -> None:
 
 
 def test_every_row_of_a_composed_corpus_is_complete(tiny_tokens: str, tiny_config: config.Config) -> None:
-    tracks = {track.id: track for track in read_manifest(tiny_config.corpus.source)}
-    for entry in read_listing(tiny_tokens, tiny_config.corpus, progress=False).entries:
+    tracks = {track.id: track for track in read_source(tiny_config.corpus.source, tiny_config.corpus)}
+    for entry in read_inventory(tiny_tokens, tiny_config.corpus, progress=False).entries:
         chain = trace(tiny_tokens, entry.track.id)
         track = tracks[chain.source_id]
         assert chain.missing == ()

@@ -11,10 +11,10 @@ import soundfile
 
 from ssmttm import audio
 from ssmttm.config import CorpusConfig
-from ssmttm.sources.decode import Decoding
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.rejects import Reject
-from ssmttm.tokens.segments import Segment, plan_segments, read_segments
+from ssmttm.sources.manifest import Reject, Track
+from ssmttm.tokens.admit import Measured, look_at
+from ssmttm.tokens.decode import Decoding, Segment, read_segments
+from ssmttm.tokens.plan import plan_segments
 
 CORPUS = CorpusConfig(segment_seconds=3.0, minimum_seconds=1.0)
 DECODING = Decoding(24_000, 1.0, silence_dbfs=-60.0, maximum_clipped=0.05, loudness=None, vocals="keep")
@@ -29,8 +29,13 @@ def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     return np.stack([0.4 * np.sin(2 * math.pi * 440 * (1 + c) * time) for c in range(channels)], axis=1)
 
 
+def cut(track: Track) -> list[Segment] | Reject:
+    seen = look_at(track, CORPUS.minimum_seconds)
+    return plan_segments(seen.track, CORPUS) if isinstance(seen, Measured) else seen
+
+
 def planned(track: Track) -> list[Segment]:
-    segments = plan_segments(track, CORPUS)
+    segments = cut(track)
     assert isinstance(segments, list)
     return segments
 
@@ -47,7 +52,8 @@ def planned(track: Track) -> list[Segment]:
     ],
 )
 def test_cuts(seconds: float, lengths: list[float]) -> None:
-    segments = planned(track_of("never-opened.wav", seconds))
+    segments = plan_segments(track_of("never-opened.wav", seconds), CORPUS)
+    assert isinstance(segments, list)
     assert [s.duration_s for s in segments] == pytest.approx(lengths, abs=1e-6)
     assert [s.start_s for s in segments] == [3.0 * i for i in range(len(lengths))]
     assert [s.id for s in segments] == [f"t-{i:04d}" for i in range(len(lengths))]
@@ -70,7 +76,7 @@ def test_segments_join_to_the_resampled_whole(tmp_path: Path, rate: int) -> None
 
 
 def refusals(track: Track) -> list[tuple[str, str]]:
-    segments = plan_segments(track, CORPUS)
+    segments = cut(track)
     if isinstance(segments, Reject):
         return [(segments.id, segments.reason)]
     return [(r.id, r.reason) for _, r in read_segments(segments, DECODING) if isinstance(r, Reject)]

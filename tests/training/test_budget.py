@@ -13,11 +13,10 @@ import pytest
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training.budget import FIRST, LAST, TimeBudget, decided
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
-from ssmttm.training.run import Run
-from ssmttm.training.schedule import learning_rate
+from ssmttm.training.run import Run, decided
+from ssmttm.training.schedule import FIRST, LAST, TimeBudget, learning_rate
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 SHORT = ("train.steps=60", f"train.warmup_steps={LAST}", "train.checkpoint_every=30", "train.validate_every=60")
@@ -28,13 +27,13 @@ def settled(seconds_per_step: float, minutes: float | None, done: int = 0, rank:
     """Steps of a run with a clock that goes so fast; what the first worker found comes by `first`."""
     now = {"step": 0}
     config = TrainConfig(steps=1000, warmup_steps=LAST, minutes=minutes)
-    task: Any = SimpleNamespace(config=Config(train=config))
     engine: Any = SimpleNamespace(rank=rank, sum=lambda value: [value + first])
     budget = TimeBudget(config, done, clock=lambda: 100.0 + seconds_per_step * now["step"])
     for step in range(done + 1, 40):
         now["step"] = step
-        budget.settle(step, task, engine, None, Run("unused"))
-    return task.config.train.steps
+        steps = budget.steps(step, engine)
+        assert steps == 1000 or step >= LAST
+    return steps
 
 
 def test_as_many_steps_as_fit() -> None:

@@ -9,7 +9,7 @@ import torch
 from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.training.checkpoint import Checkpoint, CheckpointStore, Progress, load_checkpoint
-from ssmttm.training.rows import RowLog, read_rows
+from ssmttm.training.writer import RowLog, read_rows
 
 
 def make(step: int, average: bool = False) -> Checkpoint:

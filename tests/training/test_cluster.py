@@ -6,7 +6,7 @@ import pytest
 
 from ssmttm import config
 from ssmttm.errors import UserError
-from ssmttm.training.cluster import NODE_GROUP, check_cluster
+from ssmttm.training.launch import NODE_GROUP, check_cluster
 
 SHARED = ("train.data=s3://b/d", "train.out=file:///shared", "tracking.uri=http://tracking:5000")
 
@@ -39,6 +39,9 @@ def test_several_nodes_must_share_what_is_read_and_written() -> None:
         check_cluster(settings(*SHARED, "train.out=/o"), nodes)
     with pytest.raises(UserError, match=r"train\.deepspeed=/d\.json is on one node's disk"):
         check_cluster(settings(*SHARED, "train.deepspeed=/d.json"), nodes)
+    with pytest.raises(UserError, match=r"train\.resume=/runs/a is on one node's disk"):
+        check_cluster(settings(*SHARED, "train.resume=/runs/a"), nodes)
+    assert check_cluster(settings(*SHARED, "train.resume=never"), nodes) == ""
     with pytest.raises(UserError, match=r"tracking\.uri"):
         check_cluster(settings(*SHARED[:2]), nodes)
     assert check_cluster(settings(*SHARED), nodes) == ""

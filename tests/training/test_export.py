@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ssmttm import storage
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.config import Config, from_dict
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError

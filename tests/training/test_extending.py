@@ -12,9 +12,9 @@ from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.training.checkpoint import CheckpointStore
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, prepare
-from ssmttm.training.signals import TrainingStoppedError
+from ssmttm.training.session import TrainingStoppedError
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 # Warm-up of one step; of 8 steps the decay takes the last two, of 12 the last three.
@@ -108,3 +108,12 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(make_config: Make
     with pytest.raises(UserError, match="has no checkpoint left to go on from"):
         train(make_config("stage1", "train.schedule=constant", "train.steps=9"), "stage1")
     assert storage.exists(run.summary)
+
+
+def test_a_run_of_before_that_lacks_a_key_goes_on(make_config: MakeConfig) -> None:
+    config = make_config("stage1", "train.steps=8")
+    run = stopped(config, 4)
+    stored = storage.read_json(run.path("config.json"))
+    del stored["stage1"]["crop_frames"], stored["train"]["ema"], stored["train"]["keep_best"]
+    storage.write_json(run.path("config.json"), stored)
+    assert prepare(config, "stage1") == run

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
+from ssmttm.training.order import batch_shape
+from ssmttm.training.schedule import decay_start, learning_rate
 
 
 def test_warm_up_then_cosine_to_the_floor() -> None:

@@ -25,7 +25,7 @@ def test_batch_holds_the_rows_codes_and_one_of_their_captions(make_config: MakeC
     for place, draw in enumerate(draws):
         codes = batch.delayed_BKS[place, 0]
         assert np.array_equal(codes[codes != special].numpy(), task.data.codes(draw.row)[0])
-        states = batch.text.states_BSD[place][batch.text.mask_BS[place]].numpy()
+        states = batch.conditions["text"].states_BSD[place][batch.conditions["text"].mask_BS[place]].numpy()
         options = [task.data.text.states(key) for key in task.data.text_keys(draw.row)]
         assert any(o.shape == states.shape and np.array_equal(o.astype(np.float32), states) for o in options)
 
@@ -34,11 +34,11 @@ def test_draws_depend_on_sample_and_epoch_not_on_batch_mates(make_config: MakeCo
     task = Stage1Task(make_config("stage1", "stage1.null_probability=0.5"))
     alone = task.collate([Draw(3, 1)])
     together = task.collate([Draw(0, 1), Draw(3, 1)])
-    assert alone.text.null_B[0] == together.text.null_B[1]
-    torch.testing.assert_close(alone.text.pooled_BD[0], together.text.pooled_BD[1])
+    assert alone.conditions["text"].null_B[0] == together.conditions["text"].null_B[1]
+    torch.testing.assert_close(alone.conditions["text"].pooled_BD[0], together.conditions["text"].pooled_BD[1])
     over_epochs = [task.collate([Draw(3, epoch)]) for epoch in range(40)]
-    assert len({tuple(batch.text.pooled_BD[0].tolist()) for batch in over_epochs}) == 3
-    assert 8 <= sum(bool(batch.text.null_B[0]) for batch in over_epochs) <= 32
+    assert len({tuple(batch.conditions["text"].pooled_BD[0].tolist()) for batch in over_epochs}) == 3
+    assert 8 <= sum(bool(batch.conditions["text"].null_B[0]) for batch in over_epochs) <= 32
 
 
 def test_crops_are_stretches_of_the_row(make_config: MakeConfig) -> None:
@@ -72,9 +72,12 @@ def test_validation_conditions(make_config: MakeConfig) -> None:
     rows = list(range(task.validation_rows))
     own, shuffled, null = (task.collate_validation(rows, variant) for variant in ("own", "shuffled", "null"))
     assert torch.equal(own.delayed_BKS, shuffled.delayed_BKS)
-    assert not any(torch.equal(a, b) for a, b in zip(own.text.pooled_BD, shuffled.text.pooled_BD, strict=True))
-    assert null.text.null_B.all()
-    assert not own.text.null_B.any()
+    assert not any(
+        torch.equal(a, b)
+        for a, b in zip(own.conditions["text"].pooled_BD, shuffled.conditions["text"].pooled_BD, strict=True)
+    )
+    assert null.conditions["text"].null_B.all()
+    assert not own.conditions["text"].null_B.any()
     assert task.collate_validation(rows, "pooled_only").drop_prefix
     assert task.collate_validation(rows, "prefix_only").drop_pooled
 
@@ -86,7 +89,7 @@ def test_codebook_0_is_validated_by_itself(make_config: MakeConfig) -> None:
     rows = list(range(task.validation_rows))
     first, both = (task.collate_validation(rows, variant) for variant in ("first_codebook", "own"))
     assert 2 * first.count == both.count
-    logits_BSV = module(first.delayed_BKS, first.text)[:, 0].log_softmax(-1)
+    logits_BSV = module(first.delayed_BKS, first.conditions)[:, 0].log_softmax(-1)
     frames = [task.validation.frames(i) for i in rows]
     expected = -sum(
         float(logits_BSV[i, : frames[i]].gather(1, first.delayed_BKS[i, 0, : frames[i], None]).sum()) for i in rows
@@ -101,7 +104,9 @@ def test_statistics_of_the_text_are_built_in(make_config: MakeConfig) -> None:
     assert isinstance(module, MusicLM)
     text = task.data.text
     states = np.concatenate([text.states(key) for key in list(text.keys())]).astype(np.float32)
-    torch.testing.assert_close(module.get_buffer("text_mean"), torch.from_numpy(states.mean(0)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        module.get_buffer("inputs.text.text_mean"), torch.from_numpy(states.mean(0)), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_samples_are_audio_of_the_prompts_length(make_config: MakeConfig) -> None:

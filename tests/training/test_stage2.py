@@ -66,7 +66,7 @@ def test_validation_is_the_same_each_time_and_reports_every_time(make_config: Ma
     first, again = (task.collate_validation([0, 1], "own@0.3") for _ in range(2))
     assert torch.equal(first.noise_BDT, again.noise_BDT)
     assert first.t_B.tolist() == pytest.approx([0.3, 0.3])
-    assert task.collate_validation([0, 1], "null@0.3").text.null_B.all()
+    assert task.collate_validation([0, 1], "null@0.3").conditions["text"].null_B.all()
     losses = {variant: float(i) for i, variant in enumerate(task.validation_variants(final=True))}
     figures = task.summarise_validation(losses)
     assert figures["own"] == 2.0
@@ -104,8 +104,8 @@ def test_coarse_latents_are_dropped_by_a_draw_of_their_own(make_config: MakeConf
     assert 0.15 < float(often.coarse_null_B.float().mean()) < 0.45
     assert torch.equal(never.t_B, often.t_B)
     assert torch.equal(never.noise_BDT, often.noise_BDT)
-    assert torch.equal(never.text.null_B, often.text.null_B)
-    assert not torch.equal(often.coarse_null_B, often.text.null_B)
+    assert torch.equal(never.conditions["text"].null_B, often.conditions["text"].null_B)
+    assert not torch.equal(often.coarse_null_B, often.conditions["text"].null_B)
 
 
 @pytest.mark.parametrize("denoiser", ["unet", "transformer", "ssm"])

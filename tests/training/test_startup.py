@@ -8,17 +8,17 @@ import pytest
 
 from ssmttm.config import Config
 from ssmttm.training.launch import train
-from ssmttm.training.startup import StartUp
+from ssmttm.training.session import StartUp
 
 MakeConfig = Callable[..., Config]
 
 
 def test_parts_follow_one_another_and_add_up() -> None:
     driver = StartUp(time.time() - 10, {"imports": 4.0})
-    driver.over("cluster")
+    driver.ended("cluster")
     assert driver.parts["cluster"] == pytest.approx(6, abs=0.5)
     worker = StartUp(**vars(driver))  # as it is sent
-    worker.over("workers")
+    worker.ended("workers")
     assert "workers" not in driver.parts
     assert str(worker) == "first step after 10.0 s (imports 4.0, cluster 6.0, workers 0.0)"
 

@@ -14,14 +14,13 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_completer, load_lm
-from ssmttm.tokens.data import read_dataset_info
+from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.engine import TorchEngine
-from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
+from ssmttm.training.launch import make_task, train
 from ssmttm.training.run import Run, prepare
-from ssmttm.training.signals import DivergedError, TrainingStoppedError
-from ssmttm.training.stages import make_task
+from ssmttm.training.session import DivergedError, TrainingStoppedError
 from ssmttm.training.trainer import Trainer
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 STEPS = ("train.steps=8", "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.validate_every=4")

@@ -59,7 +59,7 @@ def test_stopped_trials_keep_their_loss(tmp_path: Path) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"did you mean stage1\.dropout\?"):
         parse(["--lr", "1e-3", "--vary", "stage1.dropuot=0", "--out", "x"])
-    with pytest.raises(UserError, match="lstm is no backbone"):
+    with pytest.raises(UserError, match=r"stage1\.backbone=lstm is unknown"):
         parse(["--lr", "1e-3", "--backbone", "lstm", "--out", "x"])
 
 

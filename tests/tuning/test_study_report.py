@@ -12,7 +12,7 @@ import pytest
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from tuning import analysis, figures, report
+from tuning import analysis, report
 from tuning.analysis import Mean
 from tuning.table import DONE, Row, write_rows
 
@@ -116,8 +116,8 @@ def test_more_families_than_colours_are_all_drawn(folder: str) -> None:
         for number in range(7)
         for trial in first
     ]
-    one, all_of_them = (figures.curves(chosen, 2, "tokens").count(b"<use") for chosen in (first, many))
-    drawn = [figures.over_size(chosen).count(b"<use") for chosen in (first, many)]
+    one, all_of_them = (report.curves(chosen, 2, "tokens").count(b"<use") for chosen in (first, many))
+    drawn = [report.over_size(chosen).count(b"<use") for chosen in (first, many)]
     assert all_of_them > one
     assert drawn[1] - drawn[0] >= 6 * 3 * len(SIZES)
 
@@ -170,10 +170,25 @@ def test_the_report_says_what_the_study_showed(folder: str, tmp_path: Path) -> N
 
 def test_overlapping_intervals_are_not_called_a_difference(folder: str) -> None:
     trials = [trial for trial in analysis.read_trials(folder) if trial.row.seed == 0]
-    assert any("not told apart" in line for line in report.efficiency(trials, ["prefix_transformer"]))
     assert any(
-        "final loss HIGHER" in line for line in report.efficiency(analysis.read_trials(folder), ["prefix_simba"])
+        "not significantly different" in one.text() for one in report.comparisons(trials, ["prefix_transformer"])
     )
+    reversed_roles = report.comparisons(analysis.read_trials(folder), ["prefix_simba"])
+    assert any("final loss HIGHER" in one.text() for one in reversed_roles)
+
+
+def test_the_study_is_summed_up_in_one_sentence(folder: str) -> None:
+    trials = analysis.read_trials(folder)
+    sure = report.comparisons(trials, ["prefix_transformer"])
+    assert report.verdict(sure) == (
+        "Of 3 comparisons of final losses with a rival at equal size, 3 are significant (lower)."
+    )
+    one_seed = report.comparisons([t for t in trials if t.row.seed == 0], ["prefix_transformer"])
+    assert report.verdict([sure[0], *one_seed[1:]]) == (
+        "Of 3 comparisons of final losses with a rival at equal size, 1 is significant (lower); of the "
+        "other 2, 2 point to a lower loss."
+    )
+    assert "No two families" in report.verdict([])
 
 
 def test_mistakes_are_named(folder: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_layer_runs_the_parts_that_were_chosen(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_KERNELS, reason="triton and mamba-ssm are not installed")
+@pytest.mark.skipif(not HAS_KERNELS, reason="no triton or mamba-ssm; make test-slow installs them where it can")
 def test_kernels_agree_in_the_interpreter():
     script = Path(__file__).parent / "interpreted_kernels.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

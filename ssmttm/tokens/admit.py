@@ -1,0 +1,134 @@
+"""Which tracks are let into a dataset: licence, captions, file, and the same audio under one name alone.
+
+The same audio is found by what is decoded, whatever the file's tags, name or lossless format: only tracks of equal
+length can be the same, and of those only what agrees in one second from the middle is decoded whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from ssmttm import storage
+from ssmttm.conditions.encoders import TextEncoder
+from ssmttm.errors import UserError
+from ssmttm.sources import licences
+from ssmttm.sources.manifest import Reject, Track
+from ssmttm.tokens.decode import UnusableAudioError, file_seconds, open_audio
+
+
+def check_licences(tracks: Iterable[Track], allowed: Sequence[str]) -> tuple[list[Track], list[Reject]]:
+    """Keep tracks under an allowed licence, in whatever spelling; refuse the others."""
+    kept, rejects = [], []
+    for track in tracks:
+        if not track.licence.strip():
+            detail = "no licence stated; set corpus.default_licence if you know it"
+            rejects.append(Reject(track.id, track.audio, "missing-licence", detail))
+        elif not licences.is_allowed(track.licence, allowed):
+            detail = f"'{track.licence}' is not in corpus.allow_licences"
+            rejects.append(Reject(track.id, track.audio, "licence-not-allowed", detail))
+        else:
+            kept.append(track)
+    return kept, rejects
+
+
+def drop_overlong_captions(tracks: Sequence[Track], encoder: TextEncoder) -> tuple[list[Track], list[Reject], int]:
+    """Remove blank, repeated and over-long captions; refuse tracks left without one. Returns the number removed for
+    their length."""
+    cleaned = [
+        replace(track, captions=tuple(dict.fromkeys(c.strip() for c in track.captions if c.strip())))
+        for track in tracks
+    ]
+    overlong = overlong_captions(dict.fromkeys(c for track in cleaned for c in track.captions), encoder)
+    kept, rejects = [], []
+    for track in cleaned:
+        captions = tuple(c for c in track.captions if c not in overlong)
+        if captions:
+            kept.append(replace(track, captions=captions))
+        else:
+            detail = f"all captions are over {encoder.max_tokens} tokens" if track.captions else "no caption"
+            rejects.append(Reject(track.id, track.audio, "no-caption", detail))
+    return kept, rejects, len(overlong)
+
+
+def overlong_captions(captions: Iterable[str], encoder: TextEncoder) -> set[str]:
+    """Captions with more tokens than the encoder takes."""
+    overlong: set[str] = set()
+    todo = [list(captions)]
+    while todo:
+        batch = todo.pop()
+        try:
+            if batch:
+                encoder.tokenize(batch)
+        except UserError:
+            if len(batch) == 1:
+                overlong.add(batch[0])
+            else:
+                todo += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    return overlong
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A track whose duration is known, and the size of its file."""
+
+    track: Track
+    file_bytes: int
+
+
+def look_at(track: Track, minimum_seconds: float) -> Measured | Reject:
+    """Look at a track's file: its size, and its duration where the manifest does not state one."""
+    fs, path = storage.filesystem(track.audio)
+    try:
+        seconds = track.duration_s or file_seconds(track.audio, minimum_seconds)
+        size = int(storage.with_retries(lambda: fs.size(path), track.audio) or 0)
+    except UnusableAudioError as refused:
+        return Reject(track.id, track.audio, refused.reason, refused.detail)
+    except (FileNotFoundError, NotADirectoryError):
+        return Reject(track.id, track.audio, "missing", "no such file")
+    return Measured(replace(track, duration_s=seconds), size)
+
+
+def _digest(uri: str, begin_s: float | None = None) -> str | None:
+    """SHA-256 of the decoded samples, of the whole or of the second from `begin_s` on; None if they cannot be had."""
+    state = hashlib.sha256()
+    with suppress(UnusableAudioError), open_audio(uri) as source:
+        rate = source.file.samplerate
+        state.update(f"{rate} {source.file.channels}".encode())
+        begin, count = (0, source.file.frames) if begin_s is None else (round(begin_s * rate), rate)
+        for block_NC in source.read(begin, count):
+            state.update(block_NC.tobytes())
+        return state.hexdigest()
+    return None
+
+
+def _groups(tracks: Iterable[Track], keys: Iterable[Hashable]) -> list[list[Track]]:
+    """Tracks with the same key, where there are several, in their order; those with the key None have none."""
+    groups: dict[Hashable, list[Track]] = defaultdict(list)
+    for track, key in zip(tracks, keys, strict=True):
+        if key is not None:
+            groups[key].append(track)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _regroup(executor: Executor, groups: list[list[Track]], key: Callable[[Track], Hashable]) -> list[list[Track]]:
+    flat = [track for group in groups for track in group]
+    keys = iter(executor.map(key, flat))
+    return [found for group in groups for found in _groups(group, [next(keys) for _ in group])]
+
+
+def find_duplicates(tracks: Sequence[Track], executor: Executor) -> list[Reject]:
+    """A reject for every track whose audio an earlier one has; their durations must be known. What cannot be decoded
+    is left for later."""
+    groups = _groups(tracks, [round(track.duration_s, 1) for track in tracks])
+    groups = _regroup(executor, groups, lambda one: _digest(one.audio, max(0.0, one.duration_s / 2 - 0.5)))
+    groups = _regroup(executor, groups, lambda one: _digest(one.audio))
+    return [
+        Reject(later.id, later.audio, "duplicate", f"the same audio as {group[0].id}")
+        for group in groups
+        for later in group[1:]
+    ]

@@ -1,0 +1,394 @@
+"""What lies in a corpus or a token dataset, and what is wrong with it: entries, rejects, problems, and figures of what
+there is of what, and how evenly; for people, pages and `--json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from ssmttm import audio, storage
+from ssmttm.config import CorpusConfig
+from ssmttm.errors import UserError
+from ssmttm.sources import licences
+from ssmttm.sources.manifest import (
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    Reject,
+    Track,
+    count_reasons,
+    read_rejects,
+    source_root,
+    write_manifest,
+)
+from ssmttm.sources.readers import scan_source
+from ssmttm.tokens.card import allow_list
+from ssmttm.tokens.decode import UnusableAudioError, file_seconds, open_audio
+from ssmttm.tokens.plan import READER_THREADS
+from ssmttm.tokens.schema import COMMIT_NAME, ROW_COLUMNS, TEXT_FOLDER, codes_of, read_columns, shard_names
+
+T = TypeVar("T")
+MAXIMUM_BINS = 30
+FIRST_NAMES = 5
+NONE_STATED = "none stated"
+# Loudness of long files is measured on this much, so that a recording of hours does not fill the memory.
+LOUDNESS_SECONDS = 600.0
+GATING_BLOCK_S = 0.4  # of ITU-R BS.1770: nothing shorter has an integrated loudness
+# Rejects of a scan that are faults of the corpus itself, not decisions about good files.
+FAULTS = ("bad-entry", "missing")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A track of a corpus, or a row of a dataset: then `track` has the row's id, captions and length, and `audio` is
+    the whole source file, in which the row begins at `start_s` seconds. shard: the row's file, relative to the
+    dataset."""
+
+    track: Track
+    source_id: str
+    start_s: float = 0.0
+    shard: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """kind: what was found at `uri`. dataset: the content of `dataset.json`. present: URIs of the source files that
+    are there. problems: one line each."""
+
+    uri: str
+    kind: Literal["corpus", "dataset"]
+    entries: list[Entry]
+    rejects: list[Reject]
+    present: frozenset[str]
+    problems: list[str]
+    dataset: dict[str, Any] = field(default_factory=dict)
+
+
+def bar(items: Iterable[T], name: str, unit: str, progress: bool, total: int | None = None) -> Iterable[T]:
+    """The items, with a progress bar if `progress` and if someone is looking (stderr is a terminal)."""
+    return tqdm(items, desc=name, unit=unit, total=total, leave=False, disable=None if progress else True)
+
+
+def read_inventory(uri: str, corpus: CorpusConfig, progress: bool = True) -> Inventory:
+    """List a corpus (anything `scan_source` reads) or a finished token dataset, with the files that lack or differ.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    if storage.exists(storage.join(uri, COMMIT_NAME)):
+        return _dataset_inventory(uri, progress)
+    return _corpus_inventory(uri, corpus, progress)
+
+
+def _present(root: str) -> frozenset[str]:
+    return frozenset(storage.join(root, name) for name in storage.list_files(root))
+
+
+def _at_hand(root: str) -> frozenset[str]:
+    """`_present`, of a folder that a dataset remembers: it may lie on storage that this machine cannot reach."""
+    try:
+        return _present(root)
+    except Exception as error:  # each kind of storage fails in its own way
+        print(f"{root} cannot be listed ({error}); going on without its audio", file=sys.stderr)
+        return frozenset()
+
+
+def with_durations(
+    tracks: Sequence[Track], present: frozenset[str], progress: bool = True
+) -> tuple[list[Track], list[str]]:
+    """Fill in the lengths that are not stated, from the headers of files in `present`; also one line for each that
+    cannot be read."""
+    unknown = [track for track in tracks if track.duration_s <= 0 and track.audio in present]
+
+    def measured(track: Track) -> float | str:
+        try:
+            return file_seconds(track.audio)
+        except (UnusableAudioError, UserError) as error:
+            return f"cannot be read: {track.audio} ({error})"
+
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        found = list(bar(pool.map(measured, unknown), "lengths", "file", progress, len(unknown)))
+    seconds = {track.id: value for track, value in zip(unknown, found, strict=True) if isinstance(value, float)}
+    filled = [replace(track, duration_s=seconds.get(track.id, track.duration_s)) for track in tracks]
+    return filled, [value for value in found if isinstance(value, str)]
+
+
+def _corpus_inventory(uri: str, corpus: CorpusConfig, progress: bool) -> Inventory:
+    tracks, rejects = scan_source(uri, corpus)
+    present = _present(source_root(uri))
+    problems = [f"{r.reason}: {r.detail}" + (f" ({r.audio})" if r.audio else "") for r in rejects if r.reason in FAULTS]
+    problems += [f"missing file: {track.audio}" for track in tracks if track.audio not in present]
+    tracks, unreadable = with_durations(tracks, present, progress)
+    entries = [Entry(track, track.id) for track in tracks]
+    return Inventory(uri, "corpus", entries, rejects, present, problems + unreadable)
+
+
+def _damage(uri: str, files: dict[str, dict[str, Any]], progress: bool) -> dict[str, str]:
+    """Files of a dataset that are missing or differ from the commit file, with a line about each."""
+    damage = {}
+    fs, path = storage.filesystem(uri)
+    for name, expected in bar(files.items(), "files", "file", progress):
+        file = storage.join(path, name)
+        if not fs.exists(file):
+            damage[name] = f"missing file: {name}"
+        elif fs.size(file) != expected["bytes"] or storage.digest(storage.join(uri, name)) != expected["sha256"]:
+            damage[name] = f"damaged file: {name} differs from its digest in {COMMIT_NAME}"
+    return damage
+
+
+def _captions(uri: str, names: Iterable[str]) -> dict[str, str]:
+    tables = [read_columns(storage.join(uri, name), ["key", "caption"]) for name in names]
+    return {row["key"]: row["caption"] for table in tables for row in table.to_pylist()}
+
+
+def _row_entries(table: pa.Table, shard: str, source: str, captions: dict[str, str]) -> list[Entry]:
+    """The rows of a shard, read with `ROW_COLUMNS`. source: the corpus they were made from. captions: by key."""
+    return [
+        Entry(
+            Track(
+                id=row["id"],
+                audio=storage.join(source_root(source), row["audio"]),
+                captions=tuple(captions[key] for key in row["text_keys"] if key in captions),
+                split=row["split"],
+                duration_s=row["duration_s"],
+                tags=json.loads(row["tags"]),
+                **{name: row[name] for name in ("licence", "artist", "title", "source_url")},
+            ),
+            row["source_id"],
+            row["start_s"],
+            shard,
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _dataset_inventory(uri: str, progress: bool) -> Inventory:
+    dataset = storage.read_commit(uri, COMMIT_NAME, verify=False)
+    damage = _damage(uri, dataset["files"], progress)
+    whole = [name for name in dataset["files"] if name not in damage]
+    source = dataset["config"]["corpus"]["source"]
+    captions = _captions(uri, [name for name in whole if name.startswith(f"{TEXT_FOLDER}/")])
+    entries = []
+    for name in shard_names(dataset):
+        if name not in damage:
+            entries += _row_entries(read_columns(storage.join(uri, name), ROW_COLUMNS), name, source, captions)
+    repeated = [name for name, count in Counter(entry.track.id for entry in entries).items() if count > 1]
+    return Inventory(
+        uri,
+        "dataset",
+        entries,
+        read_rejects(uri) if REJECTS_NAME in whole else [],
+        _at_hand(source_root(source)),
+        [*damage.values(), *(f"id '{name}' occurs more than once" for name in repeated)],
+        dataset,
+    )
+
+
+def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: bool = True) -> tuple[Inventory, str]:
+    """Write the manifest of what a source holds; returns the inventory and the manifest's URI.
+
+    Args:
+        source: anything `scan_source` reads.
+        out: the manifest, `*.jsonl` in the source's folder; default: `manifest.jsonl` there.
+        corpus: layout and default licence.
+        progress: show progress bars.
+
+    Raises:
+        UserError: if there is no source, or `out` lies elsewhere or exists: people may have edited it.
+    """
+    source = storage.absolute(source)
+    root = source_root(source)
+    manifest = storage.join(root, MANIFEST_NAME) if out is None else storage.absolute(out)
+    if not manifest.endswith(".jsonl") or posixpath.dirname(manifest) != root:
+        raise UserError(f"--out {out} must be a .jsonl file in {root}: a manifest's paths are relative to its folder")
+    if storage.exists(manifest):
+        raise UserError(f"{manifest} exists and may have been edited; give another --out, or delete it")
+    inventory = _corpus_inventory(source, corpus, progress)
+    write_manifest(manifest, [entry.track for entry in inventory.entries])
+    return inventory, manifest
+
+
+def histogram(values: Sequence[float], finest: float = 1.0) -> dict[str, Any] | None:
+    """Counts in at most `MAXIMUM_BINS` bins `[edge, next edge)`, 1, 2 or 5 times a power of ten wide but not below
+    `finest`. `whole`: the values are whole numbers. None if there are no values."""
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    least = max((high - low) / (MAXIMUM_BINS - 2), finest)
+    magnitude = 10 ** math.floor(math.log10(least))
+    width = next(step * magnitude for step in (1, 2, 5, 10) if step * magnitude >= least * (1 - 1e-9))
+    bins = np.floor(np.asarray(values, dtype=np.float64) / width + 1e-9).astype(int)
+    start = int(bins.min())
+    counts = np.bincount(bins - start)
+    return {
+        "edges": [round((start + index) * width, 6) for index in range(len(counts) + 1)],
+        "counts": counts.tolist(),
+        "whole": all(isinstance(value, int) for value in values),
+        "number": len(values),
+        "median": round(float(median(values)), 4),
+        "least": round(float(low), 4),
+        "most": round(float(high), 4),
+    }
+
+
+def _seconds_by(entries: Iterable[Entry], names: Callable[[Entry], Iterable[str]]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        for name in names(entry):
+            group = found.setdefault(name, {"entries": 0, "seconds": 0.0})
+            group["entries"] += 1
+            group["seconds"] += entry.track.duration_s
+    return {name: {**group, "seconds": round(group["seconds"], 3)} for name, group in sorted(found.items())}
+
+
+def _genres(entry: Entry) -> list[str]:
+    genre = entry.track.tags.get("genre") or []
+    return [str(name) for name in genre] if isinstance(genre, list) else [str(genre)]
+
+
+def _licence(entry: Entry) -> list[str]:
+    stated = entry.track.licence.strip()
+    return [licences.normalise(stated) or stated or NONE_STATED]
+
+
+def _tempi(tracks: Iterable[Entry]) -> list[float]:
+    found = []
+    for entry in tracks:
+        try:
+            bpm = float(entry.track.tags.get("bpm", "nan"))
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(bpm) and bpm > 0:
+            found.append(bpm)
+    return found
+
+
+def _rejects(rejects: Sequence[Reject]) -> dict[str, dict[str, Any]]:
+    return {
+        reason: {"number": number, "first": [r.id for r in rejects if r.reason == reason][:FIRST_NAMES]}
+        for reason, number in count_reasons(rejects).items()
+    }
+
+
+def length_and_loudness(uri: str) -> tuple[float, float | None]:
+    """Seconds of a file, and the integrated loudness (LUFS, ITU-R BS.1770) of at most its first `LOUDNESS_SECONDS`;
+    None for silence and for clips too short to have one.
+
+    Raises:
+        UserError: if it cannot be decoded.
+    """
+    import pyloudnorm
+
+    try:
+        with open_audio(uri) as source:
+            seconds, rate = source.seconds, source.file.samplerate
+            samples_NC = source.samples(0, round(LOUDNESS_SECONDS * rate))
+    except UnusableAudioError as error:
+        raise UserError(f"cannot be decoded: {uri} ({error})") from None
+    if samples_NC.shape[1] > 5:  # BS.1770 weighs five channels at most
+        samples_NC = audio.to_mono(audio.Audio(samples_NC.T, rate)).samples.T
+    if len(samples_NC) <= GATING_BLOCK_S * rate:
+        return seconds, None
+    loudness = float(pyloudnorm.Meter(rate).integrated_loudness(samples_NC))
+    return seconds, loudness if math.isfinite(loudness) else None
+
+
+def _sample(inventory: Inventory, size: int, seed: int, progress: bool) -> tuple[dict[str, Any], list[str]]:
+    """Lengths and loudness of files drawn by seed, and what could not be decoded."""
+    # Files without a length could not be opened, and are named already.
+    files = sorted({entry.track.audio for entry in inventory.entries if entry.track.duration_s > 0} & inventory.present)
+    drawn = np.random.default_rng(seed).permutation(len(files))[:size]
+    seconds, loudness, problems = [], [], []
+    for index in bar(drawn, "loudness", "file", progress):
+        try:
+            length, lufs = length_and_loudness(files[index])
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        seconds.append(length)
+        loudness.append(lufs)
+    audible = [lufs for lufs in loudness if lufs is not None]
+    figures = {
+        "files": len(seconds),
+        "of": len(files),
+        "seconds": histogram(seconds, 0.5),
+        "lufs": histogram(audible, 0.5),
+        "silent": len(loudness) - len(audible),
+    }
+    return figures, problems
+
+
+def _codebooks(inventory: Inventory, progress: bool) -> dict[str, Any]:
+    """Use of each codebook over all rows: entries that occur, and perplexity, the number of entries that would carry
+    as much information if they were used alike (the exponential of the entropy)."""
+    size = int(inventory.dataset["codec"]["config"]["config"]["codebook_size"])
+    shards = dict.fromkeys(entry.shard for entry in inventory.entries)
+    counts_KV: np.ndarray | None = None
+    for name in bar(shards, "codebooks", "shard", progress):
+        for row in read_columns(storage.join(inventory.uri, name), ["codes", "frames"]).to_pylist():
+            codes_KT = codes_of(row)
+            counts_KV = np.zeros((len(codes_KT), size), np.int64) if counts_KV is None else counts_KV
+            for counts_V, codes_T in zip(counts_KV, codes_KT, strict=True):
+                counts_V += np.bincount(codes_T, minlength=size)
+    if counts_KV is None:
+        return {"size": size, "books": [], "counts_of_0": None}
+    shares_KV = counts_KV / counts_KV.sum(axis=1, keepdims=True)
+    entropy_K = -np.sum(shares_KV * np.log(np.maximum(shares_KV, 1e-300)), axis=1)
+    return {
+        "size": size,
+        "books": [
+            {"used": float(np.mean(counts_V > 0)), "perplexity": round(float(np.exp(entropy)), 2)}
+            for counts_V, entropy in zip(counts_KV, entropy_K, strict=True)
+        ],
+        "counts_of_0": histogram(counts_KV[0].tolist()),
+    }
+
+
+def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: bool = True) -> dict[str, Any]:
+    """The figures, as JSON values.
+
+    Hours (as `seconds`) count tracks of a corpus and rows of a dataset; `tempo`, `caption_words` and
+    `captions_per_track` count each track once. A track of several genres counts in each.
+
+    Args:
+        inventory: from `read_inventory`.
+        sample: number of source files that are decoded to measure length and loudness.
+        seed: of that draw.
+        progress: show progress bars.
+    """
+    entries = inventory.entries
+    tracks = list({entry.source_id: entry for entry in reversed(entries)}.values())[::-1]
+    allowed = allow_list(inventory.dataset) if inventory.dataset else CorpusConfig().allow_licences
+    measured, undecodable = _sample(inventory, sample, seed, progress)
+    captions = [caption for entry in tracks for caption in entry.track.captions]
+    return {
+        "uri": inventory.uri,
+        "kind": inventory.kind,
+        "tracks": len(tracks),
+        "rows": len(entries) if inventory.kind == "dataset" else None,
+        "seconds": round(sum(entry.track.duration_s for entry in entries), 3),
+        "by_split": _seconds_by(entries, lambda entry: [entry.track.split]),
+        "by_licence": _seconds_by(entries, _licence),
+        "by_genre": _seconds_by(entries, _genres),
+        "allow_licences": list(allowed),
+        "outside_allow_list": sum(not licences.is_allowed(entry.track.licence, allowed) for entry in tracks),
+        "tempo": histogram(_tempi(tracks)),
+        "caption_words": histogram([len(caption.split()) for caption in captions]),
+        "captions_per_track": histogram([len(entry.track.captions) for entry in tracks]),
+        "sample": measured,
+        "codebooks": _codebooks(inventory, progress) if inventory.kind == "dataset" else None,
+        "rejects": len(inventory.rejects),
+        "rejects_by_reason": _rejects(inventory.rejects),
+        "problems": [*inventory.problems, *undecodable],
+    }
