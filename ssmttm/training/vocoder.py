@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,9 +60,10 @@ def train_vocoder(config: Config) -> dict[str, Any]:
         check_same(f"codec.path={path} holds a vocoder trained", report["vocoder"]["settings"], settings, "codec.path")
         print(f"vocoder is already finished: {storage.join(path, REPORT_NAME)}", flush=True)
         return report
-    codec = load_codec(path)
-    if not codec.takes_vocoder:
+    loaded = load_codec(path)
+    if not loaded.takes_vocoder:
         raise UserError(f"codec.path={path} holds a codec that takes no vocoder; leave out codec.vocoder=neural")
+    codec = cast(MiniCodec, loaded)  # whose vocoder this is
     run = _prepare(config, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
     tracks = read_source(config.corpus.source, config.corpus)
     chosen = choose_clips(tracks, config.vocoder.clips, config.train.seed)
