@@ -20,7 +20,7 @@ from ssmttm import config, storage
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.reports.demo import render
 from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
-from ssmttm.training.rows import read_rows
+from ssmttm.training.writer import read_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EVALUATION = 0.2  # share of --minutes that is left for export, evaluation and report

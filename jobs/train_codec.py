@@ -12,7 +12,7 @@ from ssmttm.config import Config, parse_arguments
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.training.codec import train_codec
 from ssmttm.training.launch import EXIT_STOPPED
-from ssmttm.training.signals import TrainingStoppedError
+from ssmttm.training.session import TrainingStoppedError
 from ssmttm.training.vocoder import train_vocoder
 
 

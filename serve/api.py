@@ -15,18 +15,18 @@ from starlette.types import Receive, Scope, Send
 
 import ssmttm
 from serve import page
-from serve.delivery import Delivery, GoneError, RefusedError, as_json, as_wav_stream, encoded
+from serve.delivery import Delivery, GoneError, as_json, as_wav_stream, encoded
 from serve.guard import Guard
 from serve.job_routes import add_job_routes
 from serve.job_runner import JobRunner
 from serve.limits import Keys, Limits
 from serve.metrics import MEDIA_TYPE, Metrics
-from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicRequest, Upload
+from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicForm, Upload
+from serve.service import Service
 from serve.uploads import read_upload
-from serve.wire import LostError, Order, Refusal, Service
+from serve.wire import LostError, Refusal, RefusedError
 from ssmttm.audio import Audio
-from ssmttm.engine.request import check_seed
-from ssmttm.engine.sampling import MAX_SEED
+from ssmttm.engine.request import MAX_SEED, MusicRequest, draw_seed
 from ssmttm.errors import UserError
 
 BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
@@ -67,7 +67,7 @@ async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
-async def _refuse_order(_: Request, error: Exception) -> JSONResponse:
+async def _refuse(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
     return refused(error.refusal)
 
@@ -102,33 +102,33 @@ class Answers:
         self._in_flight += change
         self._metrics.in_flight.set(self._in_flight)
 
-    async def answer(self, orders: list[Order], request: Request, form: MusicRequest) -> Response:
+    async def answer(self, wanted: list[MusicRequest], request: Request, form: MusicForm) -> Response:
         model = await self._service.describe()
         if form.stream:
-            return await self._stream(orders[0], request, model)
-        async with self._place(len(orders)):
-            made = [asyncio.ensure_future(self._delivery.whole(order, request.is_disconnected)) for order in orders]
+            return await self._stream(wanted[0], request, model)
+        async with self._place(len(wanted)):
+            made = [asyncio.ensure_future(self._delivery.whole(one, request.is_disconnected)) for one in wanted]
             try:
                 clips = await asyncio.gather(*made)
             finally:
                 for task in made:
                     task.cancel()
                 await asyncio.wait(made)
-        if form.answer == "json" or len(orders) > 1:
-            pairs = zip(clips, orders, strict=True)
-            data = [await as_json(clip, form.format, model.id, order) for clip, order in pairs]
+        if form.answer == "json" or len(wanted) > 1:
+            pairs = zip(clips, wanted, strict=True)
+            data = [await as_json(clip, form.format, model.id, one) for clip, one in pairs]
             return Response(ClipList(data=data).model_dump_json(), media_type="application/json")
-        data = await encoded(clips[0], form.format, model.id, orders[0])
-        headers = headers_of(model, orders[0], form.format)
+        data = await encoded(clips[0], form.format, model.id, wanted[0])
+        headers = headers_of(model, wanted[0], form.format)
         return Response(data, media_type=MEDIA_TYPES[form.format], headers=headers)
 
-    async def _stream(self, order: Order, request: Request, model: Model) -> Response:
+    async def _stream(self, wanted: MusicRequest, request: Request, model: Model) -> Response:
         place = AsyncExitStack()
         await place.enter_async_context(self._place())
         async with place:
-            clip = await self._delivery.begin(order, request.is_disconnected)
+            clip = await self._delivery.begin(wanted, request.is_disconnected)
             kept = place.pop_all()
-        return _Stream(as_wav_stream(clip, model.id, order), kept, headers_of(model, order, "wav"))
+        return _Stream(as_wav_stream(clip, model.id, wanted), kept, headers_of(model, wanted, "wav"))
 
 
 class _Stream(StreamingResponse):
@@ -146,22 +146,19 @@ class _Stream(StreamingResponse):
             await self._place.aclose()
 
 
-def headers_of(model: Model, order: Order, extension: str) -> dict[str, str]:
+def headers_of(model: Model, made: MusicRequest, extension: str) -> dict[str, str]:
     return {
-        "X-Seed": str(order.seed),
+        "X-Seed": str(made.seed),
         "X-Model": model.id,
         "X-AI-Generated": "true",
-        "Content-Disposition": f'inline; filename="{model.id}-{order.seed}.{extension}"',
+        "Content-Disposition": f'inline; filename="{model.id}-{made.seed}.{extension}"',
     }
 
 
-def orders_of(form: MusicRequest, given: Audio | None = None) -> list[Order]:
-    """One order per variation, of consecutive seeds."""
-    seed = check_seed(form.seed)
-    return [
-        Order(form.prompt, form.seconds, (seed + number) % (MAX_SEED + 1), form.settings, given)
-        for number in range(form.variations)
-    ]
+def requests_of(form: MusicForm, audio: Audio | None = None) -> list[MusicRequest]:
+    """One per variation, of consecutive seeds."""
+    seed = draw_seed() if form.seed is None else form.seed
+    return [form.request((seed + number) % (MAX_SEED + 1), audio) for number in range(form.variations)]
 
 
 def make_api(
@@ -199,7 +196,7 @@ def make_api(
         exception_handlers={
             RequestValidationError: _refuse_input,
             HTTPException: _refuse_http,
-            RefusedError: _refuse_order,
+            RefusedError: _refuse,
             GoneError: _say_nothing,
         },
     )
@@ -207,9 +204,9 @@ def make_api(
     answers = Answers(service, limits, metrics)
 
     @api.post("/v1/music/generations", response_class=Response, responses=MUSIC)
-    async def generate(form: MusicRequest, request: Request) -> Response:
+    async def generate(form: MusicForm, request: Request) -> Response:
         """Make a clip. The headers X-Seed and X-Model name what reproduces it."""
-        return await answers.answer(orders_of(form), request, form)
+        return await answers.answer(requests_of(form), request, form)
 
     @api.post("/v1/music/extensions", response_class=Response, responses=MUSIC)
     async def extend(request: Request, form: Annotated[Upload, Form(media_type="multipart/form-data")]) -> Response:
@@ -219,7 +216,7 @@ def make_api(
             given = await asyncio.to_thread(read_upload, form.audio.file, longest)
         except UserError as error:
             return refused(Refusal(400, str(error)))
-        return await answers.answer(orders_of(form, given), request, form)
+        return await answers.answer(requests_of(form, given), request, form)
 
     @api.get("/v1/models")
     async def models() -> ModelList:

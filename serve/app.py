@@ -21,13 +21,14 @@ from serve.job_runner import JobRunner
 from serve.jobs import JobStore
 from serve.language_model import LanguageModel
 from serve.limits import Keys, Limits, check_exposure
-from serve.remote import RemoteLanguageModel, RemoteService
+from serve.remote import RemoteLanguageModel, RemoteRenderer
 from serve.renderer import Renderer
+from serve.service import Service
 from ssmttm import storage
-from ssmttm.bundle.store import check_bundle, shipped_bundle
+from ssmttm.bundle.load import check_bundle, shipped_bundle
 
 
-class RemoteRenderer(Renderer):
+class RendererReplica(Renderer):
     """A renderer that takes codes from the language models' deployment."""
 
     def __init__(self, bundle: str, language_model: DeploymentHandle, clips: int, deterministic: bool):
@@ -54,7 +55,7 @@ class MusicAPI:
         logger.parent = logging.getLogger("ray.serve")
         self._keys = Keys.read(keys_uri)
         check_exposure(listening_host(), self._keys)
-        self._service, self._limits = RemoteService(language_model, renderer), limits
+        self._service, self._limits = Service(RemoteLanguageModel(language_model), RemoteRenderer(renderer)), limits
         self._jobs = JobRunner(JobStore(jobs, limits.jobs_keep_s), self._service, limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -110,7 +111,7 @@ def build(args: Arguments) -> ray_serve.Application:
         max_ongoing_requests=clips + 16,
         ray_actor_options=resources,
     )
-    renderer = ray_serve.deployment(RemoteRenderer, name="Renderer").options(
+    renderer = ray_serve.deployment(RendererReplica, name="Renderer").options(
         num_replicas=args.renderers, max_ongoing_requests=clips + 16, ray_actor_options=resources
     )
     api = ray_serve.deployment(ray_serve.ingress()(MusicAPI)).options(

@@ -12,23 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.metrics import Metrics
-from serve.schema import MEDIA_TYPES, Clip, Provenance
-from serve.wire import Began, Event, LostError, Order, Refusal, Service
+from serve.schema import MEDIA_TYPES, ClipFile, Provenance
+from serve.service import Service
+from serve.wire import Began, Event, LostError, Refusal, RefusedError
 from ssmttm.audio import Audio
 from ssmttm.engine import files
+from ssmttm.engine.request import MusicRequest
 
 LOOK_S = 0.5  # how often to look whether the listener is still there
 AHEAD = 2  # events that are made before they are taken
 
 IsGone = Callable[[], Awaitable[bool]]
-
-
-class RefusedError(Exception):
-    """There is no clip, or no more of it."""
-
-    def __init__(self, refusal: Refusal):
-        super().__init__(refusal.message)
-        self.refusal = refusal
 
 
 class GoneError(Exception):
@@ -118,14 +112,14 @@ class Delivery:
     def __init__(self, service: Service, metrics: Metrics, patience_s: float):
         self._service, self._metrics, self._patience_s = service, metrics, patience_s
 
-    async def begin(self, order: Order, is_gone: IsGone) -> ClipStream:
+    async def begin(self, request: MusicRequest, is_gone: IsGone) -> ClipStream:
         """Wait for the first audio, so that whatever fails before it has an answer of its own.
 
         Raises:
             RefusedError, GoneError: see `watched`; a loss is a refusal.
         """
         start = time.monotonic()
-        events = watched(self._service.stream(order), self._patience_s, is_gone)
+        events = watched(self._service.stream(request), self._patience_s, is_gone)
         try:
             began, first = await anext(events), await anext(events)
         except LostError:
@@ -147,7 +141,7 @@ class Delivery:
         self._metrics.made(began.samples / began.sample_rate, time.monotonic() - start)
 
     async def whole(
-        self, order: Order, is_gone: IsGone, on_progress: Callable[[float], None] = lambda _: None
+        self, request: MusicRequest, is_gone: IsGone, on_progress: Callable[[float], None] = lambda _: None
     ) -> Audio:
         """A whole clip.
 
@@ -157,7 +151,7 @@ class Delivery:
         Raises:
             RefusedError, GoneError: as `begin`.
         """
-        clip = await self.begin(order, is_gone)
+        clip = await self.begin(request, is_gone)
         pieces, made = [], 0
         try:
             async for samples in clip.samples():
@@ -169,28 +163,28 @@ class Delivery:
         return Audio(np.concatenate(pieces)[None], clip.began.sample_rate)
 
 
-async def encoded(audio: Audio, extension: str, model_id: str, order: Order) -> bytes:
+async def encoded(audio: Audio, extension: str, model_id: str, request: MusicRequest) -> bytes:
     """The file, made off the event loop."""
-    metadata = files.provenance(model_id, order.prompt, order.seed)
+    metadata = files.provenance(model_id, request.prompt, request.seed)
     return await asyncio.to_thread(files.encode, audio, extension, metadata)
 
 
-async def as_json(audio: Audio, extension: str, model_id: str, order: Order) -> Clip:
+async def as_json(audio: Audio, extension: str, model_id: str, request: MusicRequest) -> ClipFile:
     """The file beside what made it."""
-    data = await encoded(audio, extension, model_id, order)
-    return Clip(
+    data = await encoded(audio, extension, model_id, request)
+    return ClipFile(
         media_type=MEDIA_TYPES[extension],
         seconds=audio.seconds,
-        provenance=Provenance(**files.provenance(model_id, order.prompt, order.seed)),
+        provenance=Provenance(**files.provenance(model_id, request.prompt, request.seed)),
         data=base64.b64encode(data).decode(),
     )
 
 
-async def as_wav_stream(clip: ClipStream, model_id: str, order: Order) -> AsyncGenerator[bytes]:
+async def as_wav_stream(clip: ClipStream, model_id: str, request: MusicRequest) -> AsyncGenerator[bytes]:
     """A WAV file as its samples come. Its length is known before them, so players can show it; a stream that breaks off
     raises, which ends the connection without the end that an HTTP client expects."""
     async with aclosing(clip.samples()) as pieces:
-        metadata = files.provenance(model_id, order.prompt, order.seed)
+        metadata = files.provenance(model_id, request.prompt, request.seed)
         yield files.wav_header(clip.began.samples, clip.began.sample_rate, metadata)
         try:
             async for samples in pieces:

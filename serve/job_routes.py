@@ -11,10 +11,10 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from serve.job_runner import JobRunner
-from serve.schema import MEDIA_TYPES, ClipRequest, Error, Job, Provenance
-from serve.wire import Order, Service
+from serve.schema import MEDIA_TYPES, ClipForm, Error, Job, Provenance
+from serve.service import Service
 from ssmttm.engine import files
-from ssmttm.engine.request import check_seed
+from ssmttm.engine.request import draw_seed
 
 LOOK_S = 0.5  # between looks for progress
 ENDS = {"done", "failed", "cancelled"}
@@ -39,10 +39,10 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
         return job
 
     @api.post("/v1/music/jobs", status_code=202, responses={400: {"model": Error}, 422: {"model": Error}})
-    async def begin(form: ClipRequest, request: Request, response: Response) -> Job:
+    async def begin(form: ClipForm, request: Request, response: Response) -> Job:
         """Begin a job."""
-        seed = check_seed(form.seed)
-        refusal = await service.check(Order(form.prompt, form.seconds, seed, form.settings))
+        seed = draw_seed() if form.seed is None else form.seed
+        refusal = await service.check(form.request(seed))
         if refusal is not None:
             raise HTTPException(refusal.status, refusal.message)
         job = await jobs.add(request.state.caller, form, seed)

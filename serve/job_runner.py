@@ -6,11 +6,12 @@ import asyncio
 import logging
 import uuid
 
-from serve.delivery import Delivery, RefusedError, encoded
+from serve.delivery import Delivery, encoded
 from serve.jobs import ATTEMPTS, JobStore
 from serve.limits import Limits
-from serve.schema import ClipRequest, Job
-from serve.wire import Order, Refusal, Service
+from serve.schema import ClipForm, Job
+from serve.service import Service
+from serve.wire import Refusal, RefusedError
 
 logger = logging.getLogger("ssmttm.serve")
 
@@ -42,7 +43,7 @@ class JobRunner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def add(self, caller: str, request: ClipRequest, seed: int) -> Job | None:
+    async def add(self, caller: str, request: ClipForm, seed: int) -> Job | None:
         return await asyncio.to_thread(self._store.add, caller, request, seed, self._limits.jobs_queued)
 
     async def get(self, job: str, caller: str) -> Job | None:
@@ -71,22 +72,22 @@ class JobRunner:
                 await asyncio.sleep(LOOK_S)
 
     async def _make(self, job: Job, delivery: Delivery) -> None:
-        order = Order(job.request.prompt, job.request.seconds, job.seed, job.request.settings)
+        request = job.request.request(job.seed)
         progress = 0.0
 
         def on_progress(share: float) -> None:
             nonlocal progress
             progress = share
 
-        making = asyncio.create_task(delivery.whole(order, _never_gone, on_progress))
+        making = asyncio.create_task(delivery.whole(request, _never_gone, on_progress))
         try:
             while not (await asyncio.wait([making], timeout=BEAT_S))[0]:
                 if not await asyncio.to_thread(self._store.report, job.id, self._owner, progress):
                     return  # cancelled, or another's
             audio = making.result()
             model = await self._service.describe()
-            data = await encoded(audio, job.request.format, model.id, order)
-            await asyncio.to_thread(self._store.finish, job.id, self._owner, data, job.request.format)
+            data = await encoded(audio, job.request.format, model.id, request)
+            await asyncio.to_thread(self._store.keep, job.id, self._owner, data, job.request.format)
         except RefusedError as error:
             await self._refused(job, error.refusal)
         except asyncio.CancelledError:

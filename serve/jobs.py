@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from serve.schema import ClipRequest, Job
+from serve.schema import ClipForm, Job
 
 LEASE_S = 15.0  # after so long without a sign of life, whoever made a job is taken for dead
 ATTEMPTS = 3
@@ -45,7 +45,7 @@ class JobStore:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute(SCHEMA)
 
-    def add(self, caller: str, request: ClipRequest, seed: int, most_queued: int) -> Job | None:
+    def add(self, caller: str, request: ClipForm, seed: int, most_queued: int) -> Job | None:
         """A new job; None if as many wait as may."""
         now = time.time()
         with self._changing() as connection:
@@ -88,7 +88,7 @@ class JobStore:
             (progress, time.time(), job, owner),
         )
 
-    def finish(self, job: str, owner: str, data: bytes, extension: str) -> None:
+    def keep(self, job: str, owner: str, data: bytes, extension: str) -> None:
         """Keep the file, under a name that nobody outside chose, then say that it is there."""
         path = self.path(job, extension)
         with open(f"{path}.{owner}", "wb") as file:
@@ -167,4 +167,4 @@ class JobStore:
 
 def _job(row: sqlite3.Row) -> Job:
     fields = {key: row[key] for key in ("id", "state", "progress", "seed", "error", "attempts", "created", "expires")}
-    return Job(request=ClipRequest.model_validate_json(row["request"]), **fields)
+    return Job(request=ClipForm.model_validate_json(row["request"]), **fields)

@@ -1,10 +1,10 @@
-"""The same parts behind handles of Ray Serve, where replicas may vanish."""
+"""The parts of the service behind handles of Ray Serve, where replicas may vanish: each has the methods of the part
+that it stands for."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from ray.exceptions import RayError, RayTaskError
@@ -12,14 +12,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serve.schema import Model
-from serve.wire import Began, CodeOrder, Event, LostError, Order, Refusal
+from serve.wire import Event, LostError, Refusal
+from ssmttm.engine.request import MusicRequest
 
-ATTEMPTS = 4  # renderers that a clip may be begun with
-PAUSE_S = 0.5  # between them, doubled each time
 COUNTERS_TIMEOUT_S = 2.0
 BUSY = Refusal(429, "too many clips are being made; try again later", 5)
-
-T = TypeVar("T")
 
 
 def is_lost(error: Exception) -> bool:
@@ -29,87 +26,64 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, RayError | DeploymentUnavailableError | ReplicaUnavailableError)
 
 
-async def _items(handle: DeploymentHandle, method: str, order: Any) -> AsyncGenerator[Any]:
-    """What a generator method yields. Closing it cancels the method.
-
-    Raises:
-        LostError: if its replica is gone.
-    """
-    response = getattr(handle.options(stream=True), method).remote(order)
-    try:
-        async for item in response:
-            yield item
-    except BackPressureError:
-        yield BUSY
-    except Exception as error:
-        if is_lost(error):
-            raise LostError("a replica was lost") from error
-        raise
-    finally:
-        response.cancel()
-
-
-class RemoteLanguageModel:
-    """`CodeWriter` over the deployment."""
-
+class _Remote:
     def __init__(self, handle: DeploymentHandle):
         self._handle = handle
 
-    def codes(self, order: CodeOrder) -> AsyncGenerator[np.ndarray | Refusal]:
-        return _items(self._handle, "codes", order)
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        """What a method returns.
+
+        Raises:
+            LostError: if its replica is gone.
+        """
+        try:
+            return await getattr(self._handle, method).remote(*arguments)
+        except Exception as error:
+            if is_lost(error):
+                raise LostError("a replica was lost") from error
+            raise
+
+    async def _items(self, method: str, *arguments: Any) -> AsyncGenerator[Any]:
+        """What a generator method yields. Closing it cancels the method.
+
+        Raises:
+            LostError: if its replica is gone.
+        """
+        response = getattr(self._handle.options(stream=True), method).remote(*arguments)
+        try:
+            async for item in response:
+                yield item
+        except BackPressureError:
+            yield BUSY
+        except Exception as error:
+            if is_lost(error):
+                raise LostError("a replica was lost") from error
+            raise
+        finally:
+            response.cancel()
 
 
-class RemoteService:
-    """`Service` over both deployments. The model is asked for once: replicas of one bundle agree."""
-
-    def __init__(self, language_model: DeploymentHandle, renderer: DeploymentHandle):
-        self._language_model, self._renderer = language_model, renderer
-        self._model: Model | None = None
+class RemoteLanguageModel(_Remote):
+    """`CodeWriter` over the language models' deployment."""
 
     async def describe(self) -> Model:
-        if self._model is None:
-            self._model = await _lasting(lambda: self._language_model.describe.remote())
-        return self._model
+        return await self._call("describe")
 
-    async def check(self, order: Order) -> Refusal | None:
-        return await _lasting(lambda: self._renderer.check.remote(order)) or await _lasting(
-            lambda: self._language_model.check_prompt.remote(order.prompt)
-        )
-
-    async def stream(self, order: Order) -> AsyncGenerator[Event]:
-        """Begun again with another renderer as long as no audio was handed out."""
-        is_begun = has_audio = False
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
-            events = _items(self._renderer, "stream", order)
-            try:
-                async for event in events:
-                    if not (is_begun and isinstance(event, Began)):
-                        yield event
-                    is_begun = is_begun or isinstance(event, Began)
-                    has_audio = has_audio or isinstance(event, np.ndarray)
-                return
-            except LostError:
-                if has_audio:
-                    raise
-            finally:
-                await events.aclose()
-        raise LostError("renderers were lost again and again")
+    def codes(
+        self, request: MusicRequest, frames: int, portions: tuple[int, ...], primer_KT: np.ndarray | None
+    ) -> AsyncGenerator[np.ndarray | Refusal]:
+        return self._items("codes", request, frames, portions, primer_KT)
 
     async def counters(self) -> list[dict[str, float]]:
-        response = self._language_model.broadcast("counters")
-        return await response.results_async(timeout_s=COUNTERS_TIMEOUT_S)
+        answers = await self._handle.broadcast("counters").results_async(timeout_s=COUNTERS_TIMEOUT_S)
+        return [one for answer in answers for one in answer]
 
 
-async def _lasting(call: Any) -> Any:
-    """A short call's result, from another replica if one is lost."""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
-        try:
-            return await call()
-        except Exception as error:
-            if not is_lost(error):
-                raise
-    raise LostError("replicas were lost again and again")
+class RemoteRenderer(_Remote):
+    """`ClipMaker` over the renderers' deployment."""
+
+    async def check(self, request: MusicRequest) -> Refusal | None:
+        return await self._call("check", request)
+
+    def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
+        return self._items("stream", request)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from typing import Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ssmttm.engine.request import MAX_GUIDANCE, MAX_STEPS, MAX_TEMPERATURE, MAX_TOP_K
-from ssmttm.engine.sampling import MAX_SEED
+from ssmttm.audio import Audio
+from ssmttm.engine.request import BOUNDS, MusicRequest
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
 MAX_VARIATIONS = 8
 MAX_PROMPT_CHARS = 10_000  # the model's own limit, which is lower, is told by /v1/models
 PROMPT = "calm piano in a minor key, slow"
-SETTINGS = {"guidance", "temperature", "top_k", "top_p", "steps"}
 
 Format = Literal["wav", "flac", "ogg", "mp3"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
-class ClipRequest(BaseModel):
+def _asked(name: str, default: Any = None) -> Any:
+    """A field of `MusicRequest` with its meaning and bounds."""
+    bounds = BOUNDS[name]
+    low = {"gt" if bounds.above else "ge": bounds.low}
+    return Field(default, le=bounds.high, description=bounds.help, **low)
+
+
+class ClipForm(BaseModel):
     """One clip. Fields left out take the model's defaults; unknown fields are refused."""
 
     model_config = ConfigDict(
@@ -33,25 +41,23 @@ class ClipRequest(BaseModel):
     prompt: str = Field(
         description="what the music should be like", min_length=1, max_length=MAX_PROMPT_CHARS, examples=[PROMPT]
     )
-    seconds: float = Field(10.0, gt=0, le=86_400, description="length of the clip; the model sets the upper limit")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same seed, same audio; drawn when left out")
-    guidance: float | None = Field(None, ge=0, le=MAX_GUIDANCE, description="how closely to follow the prompt")
-    temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, description="0: always the likeliest code")
-    top_k: int | None = Field(None, ge=0, le=MAX_TOP_K, description="draw among the k likeliest codes; 0: all")
-    top_p: float | None = Field(
-        None, gt=0, le=1, description="draw among the likeliest codes that together reach this probability"
-    )
-    steps: int | None = Field(
-        None, ge=1, le=MAX_STEPS, description="sampling steps of the second stage; refused where there is none"
-    )
+    seconds: float = _asked("seconds", 10.0)
+    seed: int | None = _asked("seed")
+    guidance: float | None = _asked("guidance")
+    temperature: float | None = _asked("temperature")
+    top_k: int | None = _asked("top_k")
+    top_p: float | None = _asked("top_p")
+    steps: int | None = _asked("steps")
+    controls: dict[str, Any] = Field({}, description="what else the music is asked by, by name; the model has its own")
     format: Format = "wav"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.model_dump(include=SETTINGS)
+    def request(self, seed: int, audio: Audio | None = None) -> MusicRequest:
+        """What the engine is asked for, with this seed in the place of the form's."""
+        names = {one.name for one in fields(MusicRequest)} - {"seed", "audio"}
+        return MusicRequest(**self.model_dump(include=names), seed=seed, audio=audio)
 
 
-class MusicRequest(ClipRequest):
+class MusicForm(ClipForm):
     """One clip, or several variations of it."""
 
     model_config = ConfigDict(
@@ -71,19 +77,29 @@ class MusicRequest(ClipRequest):
     answer: Literal["file", "json"] = Field("file", description="json: the file in base64 beside what made it")
 
     @model_validator(mode="after")
-    def _streams_are_files(self) -> MusicRequest:
+    def _streams_are_files(self) -> MusicForm:
         if self.stream and (self.format, self.variations, self.answer) != ("wav", 1, "file"):
             raise ValueError("stream gives one WAV file; leave out format, variations and answer")
         return self
 
 
-class Upload(MusicRequest):
+class Upload(MusicForm):
     """Audio to be continued, as a form; `seconds` are those that follow it."""
 
     # Forms hold text alone, so here "10" is a number.
     model_config = ConfigDict(json_schema_extra={"examples": []}, arbitrary_types_allowed=True, strict=False)
 
     audio: UploadFile = Field(description="a WAV, FLAC, OGG or MP3 file")
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _controls_are_json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("give a JSON object") from None
 
 
 class Provenance(BaseModel):
@@ -98,7 +114,7 @@ class Provenance(BaseModel):
     software: str
 
 
-class Clip(BaseModel):
+class ClipFile(BaseModel):
     """A file and what made it."""
 
     media_type: str
@@ -108,7 +124,7 @@ class Clip(BaseModel):
 
 
 class ClipList(BaseModel):
-    data: list[Clip]
+    data: list[ClipFile]
 
 
 class Job(BaseModel):
@@ -118,7 +134,7 @@ class Job(BaseModel):
     state: JobState
     progress: float = Field(ge=0, le=1, description="share of the audio that is made")
     seed: int
-    request: ClipRequest
+    request: ClipForm
     error: str | None = Field(None, description="why it failed")
     attempts: int = Field(description="how often it was begun; more than once after an interruption")
     created: float = Field(description="seconds since 1970")

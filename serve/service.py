@@ -1,42 +1,60 @@
-"""The generator as the routes see it: in this process, or behind handles of Ray Serve."""
+"""The generator as the routes see it: a language model and a renderer, in this process or behind handles of Ray Serve,
+where replicas may vanish."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Any
 
-from serve.language_model import LanguageModel
-from serve.renderer import Renderer
+import numpy as np
+
 from serve.schema import Model
-from serve.wire import Event, Order, Refusal
+from serve.wire import Began, ClipMaker, CodeWriter, Event, LostError, Refusal, attempts
+from ssmttm.engine.request import MusicRequest
 
 
-class LocalService:
-    """`Service` in one process, without Ray."""
+class Service:
+    """Both parts. The model is asked for once: replicas of one bundle agree."""
 
-    def __init__(self, language_model: LanguageModel, renderer: Renderer):
+    def __init__(self, language_model: CodeWriter, renderer: ClipMaker):
         self._language_model, self._renderer = language_model, renderer
-
-    @classmethod
-    def load(cls, bundle: str, slots: int = 8, waiting: int = 32) -> LocalService:
-        """Both parts of a bundle. `close` ends their threads."""
-        language_model = LanguageModel(bundle, slots, waiting)
-        return cls(language_model, Renderer(bundle, language_model, slots + waiting))
+        self._model: Model | None = None
 
     async def describe(self) -> Model:
-        return await self._language_model.describe()
+        if self._model is None:
+            self._model = await _lasting("language models", self._language_model.describe)
+        return self._model
 
-    async def check(self, order: Order) -> Refusal | None:
-        return await self._renderer.check(order) or await self._language_model.check_prompt(order.prompt)
+    async def check(self, request: MusicRequest) -> Refusal | None:
+        """See `ClipMaker.check`."""
+        return await _lasting("renderers", self._renderer.check, request)
 
-    async def stream(self, order: Order) -> AsyncGenerator[Event]:
-        async with aclosing(self._renderer.stream(order)) as events:
-            async for event in events:
-                yield event
+    async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
+        """See `ClipMaker.stream`; begun again with another renderer as long as no audio was handed out."""
+        is_begun = has_audio = False
+        async for _ in attempts("renderers"):
+            try:
+                async with aclosing(self._renderer.stream(request)) as events:
+                    async for event in events:
+                        if not (is_begun and isinstance(event, Began)):
+                            yield event
+                        is_begun = is_begun or isinstance(event, Began)
+                        has_audio = has_audio or isinstance(event, np.ndarray)
+                return
+            except LostError:
+                if has_audio:
+                    raise
 
     async def counters(self) -> list[dict[str, float]]:
-        return [await self._language_model.counters()]
+        """`EngineMetrics` of each language model."""
+        return await self._language_model.counters()
 
-    def close(self) -> None:
-        self._language_model.close()
-        self._renderer.close()
+
+async def _lasting(parts: str, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """A short call's result, from another replica if one is lost."""
+    async for _ in attempts(parts):
+        try:
+            return await call(*arguments)
+        except LostError:
+            continue

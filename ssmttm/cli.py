@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ssmttm.cli_corpus import corpus_app
+from ssmttm.engine.request import BOUNDS, MusicRequest
 from ssmttm.errors import UserError, exit_on_user_error
 
 # Steps of a smaller model are too short to share: measured with 5 M parameters, a second thread gains nothing on an
@@ -24,22 +25,45 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
+def _asked(name: str) -> Any:
+    """The option of a request's field."""
+    told = BOUNDS[name].help
+    return typer.Option(help=f"{told[0].upper()}{told[1:]}.")
+
+
+def _controls(options: list[str]) -> dict[str, Any]:
+    """What options of the form NAME=VALUE say; a value that is no JSON is text."""
+    import json
+
+    controls = {}
+    for option in options:
+        name, sign, value = option.partition("=")
+        if not (name and sign):
+            raise UserError(f"--control {option} names no value; give NAME=VALUE")
+        try:
+            controls[name] = json.loads(value)
+        except ValueError:
+            controls[name] = value
+    return controls
+
+
 @app.command(epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav')
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac or .ogg.")] = "music.wav",
-    seconds: Annotated[float, typer.Option(help="Length of the clip.")] = 10.0,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same file; drawn when left out.")] = None,
+    seconds: Annotated[float, _asked("seconds")] = 10.0,
+    seed: Annotated[int | None, _asked("seed")] = None,
     bundle: Annotated[
         str | None,
         typer.Option(help="Folder or URI of a bundle; the package's own when left out.", envvar="SSMTTM_BUNDLE"),
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: unguided.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Above 1 wilder, below 1 tamer, 0 greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest codes; 0: all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach this probability.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Sampling steps of the second stage; refused where there is none.")
+    guidance: Annotated[float | None, _asked("guidance")] = None,
+    temperature: Annotated[float | None, _asked("temperature")] = None,
+    top_k: Annotated[int | None, _asked("top_k")] = None,
+    top_p: Annotated[float | None, _asked("top_p")] = None,
+    steps: Annotated[int | None, _asked("steps")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What else the music is asked by; VALUE may be JSON.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
@@ -67,9 +91,10 @@ def generate(
 
     from ssmttm.audio import Audio
     from ssmttm.engine.generator import Generator
-    from ssmttm.engine.request import check_seed
 
-    seed = check_seed(seed)
+    request = MusicRequest(
+        prompt, seconds, seed, guidance, temperature, top_k, steps, top_p, controls=_controls(control or [])
+    )
     generator = Generator.load(bundle, precision=precision)
     if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
         torch.set_num_threads(1)
@@ -77,15 +102,17 @@ def generate(
         generator.compile()
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
-    stream = generator.stream(prompt, seconds, seed, guidance, temperature, top_k, steps, top_p)
+    stream = generator.stream(request)
     with tqdm(total=round(seconds, 2), unit="s", desc="music", leave=False, disable=None) as bar:
         for piece in stream:
             pieces.append(piece.samples)
             bar.update(round(piece.seconds, 2))
     audio = Audio(np.concatenate(pieces, axis=1), generator.sample_rate)
     factor = audio.seconds / (time.perf_counter() - start)
-    generator.save(out, audio, prompt, seed)
-    print(f"{out}: {audio.seconds:.2f} s, seed {seed}, {factor:.1f}x real time, {generator.model_id}")
+    made = stream.request.seed
+    assert made is not None
+    generator.save(out, audio, prompt, made)
+    print(f"{out}: {audio.seconds:.2f} s, seed {made}, {factor:.1f}x real time, {generator.model_id}")
 
 
 @app.command(epilog="Example: ssmttm export runs/stage1 runs/stage2 --out s3://bucket/my-bundle --register my-model")
@@ -111,7 +138,7 @@ def export(
 ) -> None:
     """Gather the trained stages, their codec and the attribution of their data into a bundle."""
     from ssmttm import storage
-    from ssmttm.bundle.store import read_model_id
+    from ssmttm.bundle.load import read_model_id
     from ssmttm.evaluation.results import card_figures
     from ssmttm.training.export import export_bundle
 

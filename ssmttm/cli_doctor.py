@@ -12,6 +12,7 @@ import torch
 import ssmttm
 from ssmttm import config as configuration
 from ssmttm.errors import UserError
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.model.kernels import backend
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "mlflow", "numpy", "soundfile", "mamba-ssm")
@@ -90,10 +91,7 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
     """
     config = configuration.load(preset, job="stage1")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if gpus:
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    bf16 = multiplies_bf16("cuda" if gpus else "cpu")
     sizes = (config.stage1.head_dim, config.stage1.state_size)
     return {
         "versions": {

@@ -71,6 +71,8 @@ def test_the_bundle_may_come_from_the_environment(
         (PROMPT, ["--seconds", "nan"], "seconds is nan"),
         (PROMPT, ["--seed", "-1"], "seed is -1"),
         (PROMPT, ["--steps", "0"], "steps is 0"),
+        (PROMPT, ["--control", "beat=[1]"], "controls.beat"),
+        (PROMPT, ["--control", "beat"], "give NAME=VALUE"),
         (PROMPT, ["--out", "x.mp4"], "cannot write x.mp4"),
         (PROMPT, ["--bundle", "no/such/place"], "no bundle at no/such/place"),
     ],

@@ -15,7 +15,7 @@ from jobs import preprocess, train_codec
 from ssmttm import audio, cli, config, storage
 from ssmttm.engine.generator import Generator
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
+from ssmttm.training.writer import read_rows
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "calm piano in a minor key, slow"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -70,20 +69,11 @@ def unit_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "ssmttm" else parts[0]
 
 
-def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """What runs when a module is imported: neither functions nor blocks for type checking."""
-    for node in body:
-        is_type_checking = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        if not is_type_checking and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
-            yield from statements([inner for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.stmt)])
-
-
-def imported(path: Path, on_import: bool = False) -> set[str]:
-    """Project modules that a file imports anywhere, or only those that importing the file brings in."""
+def imported(path: Path) -> set[str]:
+    """Project modules that a file imports anywhere."""
     source = ast.parse(path.read_text())
     found = set()
-    for node in statements(source.body) if on_import else ast.walk(source):
+    for node in ast.walk(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -107,8 +97,8 @@ def test_imports_point_downwards(module: str) -> None:
 
 
 def test_no_import_cycles() -> None:
-    """A factory may name its products inside a function; while modules load, none may wait for itself."""
+    """Nor inside a package, a function or a block for type checking: a circle that is hidden is a circle."""
     try:
-        TopologicalSorter({module: imported(path, on_import=True) for module, path in MODULES.items()}).prepare()
+        TopologicalSorter({module: imported(path) for module, path in MODULES.items()}).prepare()
     except CycleError as error:
         pytest.fail(f"modules import one another in a circle: {' -> '.join(error.args[1])}")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from jobs import preprocess
 from ssmttm import audio, cli, config, storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.cli_doctor import examine
 from ssmttm.codec import load_codec
 from ssmttm.errors import UserError

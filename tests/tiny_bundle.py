@@ -9,7 +9,7 @@ import torch
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
-from ssmttm.bundle.store import write_bundle
+from ssmttm.bundle.save import write_bundle
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.conditions.encoders import load_text_encoder

@@ -18,8 +18,9 @@ from ssmttm.errors import UserError
 from ssmttm.model import costs
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.tokens.read import read_dataset_info
+from ssmttm.training.launch import make_task
 from ssmttm.training.order import Draw
-from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.stage_task import StageName
 from tuning.equal_sizes import EQUAL_SIZES
 from tuning.trial import head_dim, scaled_rate
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmttm import storage
-from ssmttm.training.rows import read_rows as read_run
+from ssmttm.training.writer import read_rows as read_run
 from tuning.table import DONE, Row, nats, read_rows
 
 LEVEL = 0.95

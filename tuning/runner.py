@@ -15,7 +15,7 @@ from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.tokens.read import read_dataset_info
 from ssmttm.tracking.mlflow_run import MlflowRun, read_note
-from ssmttm.training.ray_launch import connect
+from ssmttm.training.launch import connect
 from ssmttm.training.run import check_dataset
 from tuning.table import Row
 from tuning.trial import run_trial, sized

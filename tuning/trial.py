@@ -13,7 +13,7 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config, Stage1Config
 from ssmttm.training.launch import train
-from ssmttm.training.signals import DivergedError
+from ssmttm.training.session import DivergedError
 from tuning.table import DONE, Row, nats
 
 WIDTH_PER_LAYER = 64

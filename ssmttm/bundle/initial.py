@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ssmttm import storage
 from ssmttm.bundle.card import TrainingCost
-from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.bundle.load import COMMIT_NAME, read_costs, read_model_id
 from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
 from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError

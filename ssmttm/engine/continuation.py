@@ -1,13 +1,12 @@
-"""Given audio that new music continues: as codes for stage 1, as latents for what follows it, and joined with what they
-add.
+"""A request from its beginning to its end: what is known before anything is made, given audio that it continues
+included, and what becomes of audio that was rendered.
 
-Shapes: B = 1 clip, K codebooks, T frames, N samples.
+Shapes: B clips, K codebooks, T frames, N samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,70 +14,105 @@ from torch import Tensor
 
 from ssmttm import audio as audio_io
 from ssmttm.audio import Audio
+from ssmttm.bundle.load import Bundle
 from ssmttm.codec.base import Codec
-from ssmttm.engine.fine import Finished
-from ssmttm.engine.limiter import soft_limit
-from ssmttm.engine.render import Renderer
+from ssmttm.engine.piece import Finished, Piece
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.windows import WindowRenderer
 from ssmttm.errors import UserError
 
 JOIN_SECONDS = 0.1
+KNEE, CEILING = 0.85, 0.98
 
 
-class Continuation:
-    """Audio to be continued.
+def soft_limit(samples: Tensor) -> Tensor:
+    """Bend samples beyond ±0.85 towards ±0.98 (tanh): continuous in value and slope, never clipped.
+
+    It looks at one sample at a time, so streams need no second pass over the piece.
+    """
+    room = CEILING - KNEE
+    beyond = samples.abs() - KNEE
+    bent = samples.sign() * (KNEE + room * torch.tanh(beyond.clamp(min=0) / room))
+    return torch.where(beyond > 0, bent, samples)
+
+
+class Take:
+    """A request as the engine works at it.
+
+    Attributes:
+        piece: what stage 1 and the windows must know of it, with the filled request.
+        samples: of the result in all, given audio included.
+
+    Raises:
+        UserError: if the request is out of bounds, or its audio too short or, with what follows, too long.
+    """
+
+    def __init__(self, bundle: Bundle, renderer: WindowRenderer, request: MusicRequest):
+        codec, longest = bundle.codec, bundle.config.generation.max_seconds
+        request = request.filled(bundle.config.generation)
+        fresh = max(round(request.seconds * codec.sample_rate), 1)
+        before, overlap, primer_KT, history = 0, 0, None, None
+        self._given: GivenAudio | None = None
+        if request.audio is not None:
+            if request.audio.seconds + request.seconds > longest:
+                raise UserError(f"the continued piece would be over the limit of {longest:g} seconds")
+            given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, request.audio)
+            fresh += given.rest
+            before, overlap, primer_KT, history = given.known, given.overlap, given.primer_KT, given.history
+        self.piece = Piece.of(bundle, request, -(-fresh // codec.hop_length), primer_KT, history)
+        self.samples, self._left = before + fresh, overlap + fresh
+
+    def add(self, audio_B1N: Tensor) -> list[np.ndarray]:
+        """What one more piece of rendered audio adds to the result: float32 [B, N] on the CPU, loud samples bent,
+        surplus ones cut, given audio before them. The rendering begins with the history's."""
+        audio_BN = soft_limit(audio_B1N[:, 0, : self._left].float()).cpu()
+        self._left -= audio_BN.shape[1]
+        parts = [audio_BN.numpy()] if self._given is None else self._given.join(audio_BN)
+        return [part for part in parts if part.shape[1]]
+
+
+class GivenAudio:
+    """Audio that a piece continues: as codes for stage 1, as latents for what follows it, and joined with what they
+    add. One clip.
 
     Args:
         codec: the bundle's.
         codebooks: how many stage 1 writes.
         renderer: on the codec's device.
         audio: of any rate and number of channels.
-        seconds: length of what follows.
-        max_seconds: limit of both together.
 
     Attributes:
-        primer_BKT: codes that stage 1 continues.
+        known: samples that stay as they are, in whole frames. rest: those after them, which are made again.
+        primer_KT: codes that stage 1 continues.
         history: the finished frames.
-        fresh: samples to be made.
         overlap: samples of the history, which are rendered again.
-        total: samples in all.
 
     Raises:
-        UserError: if the audio is shorter than a code frame, or the whole over the limit.
+        UserError: if the audio is shorter than a code frame.
     """
 
-    def __init__(
-        self, codec: Codec, codebooks: int, renderer: Renderer, audio: Audio, seconds: float, max_seconds: float
-    ):
-        if audio.seconds + seconds > max_seconds:
-            raise UserError(f"the continued piece would be over the limit of {max_seconds:g} seconds")
-        self._given = audio_io.to_mono(audio_io.resample(audio, codec.sample_rate)).samples
-        hop, rate = codec.hop_length, codec.sample_rate
-        known = self._given.shape[1] // hop * hop  # a last, partial frame is made anew
-        if known == 0:
+    def __init__(self, codec: Codec, codebooks: int, renderer: WindowRenderer, audio: Audio):
+        self._given_1N = audio_io.to_mono(audio_io.resample(audio, codec.sample_rate)).samples
+        hop, samples = codec.hop_length, self._given_1N.shape[1]
+        self.known, self.rest = samples // hop * hop, samples % hop
+        if self.known == 0:
             raise UserError(f"audio of {audio.seconds:.2f} s is too short to be continued; give at least a second")
         with torch.inference_mode():
-            wav_B1N = torch.from_numpy(self._given[:, :known])[None].to(renderer.device)
-            codes_BKT, fine_BDT = codec.encode_with_latents(wav_B1N)
-        self.primer_BKT = codes_BKT[:, :codebooks]
-        self.history = Finished(codes_BKT[:, 0], fine_BDT).last(renderer.context)
-        self.fresh = self._given.shape[1] - known + max(round(seconds * rate), 1)
+            wav_11N = torch.from_numpy(self._given_1N[:, : self.known])[None].to(renderer.device)
+            codes_1KT, fine_1DT = codec.encode_with_latents(wav_11N)
+        self.primer_KT = codes_1KT[0, :codebooks].cpu().numpy()
+        self.history = Finished(codes_1KT[:, 0], fine_1DT).last(renderer.context)
         self.overlap = self.history.frames * hop
-        self.total = known + self.fresh
-        self._known, self._join = known, min(round(JOIN_SECONDS * rate), self.overlap)
+        self._join = min(round(JOIN_SECONDS * codec.sample_rate), self.overlap)
         self._held_1N: Tensor | None = torch.empty(1, 0)  # the history's audio; None once it is joined
 
-    def join(self, rendered: Iterator[Tensor]) -> Iterator[np.ndarray]:
-        """Yield the whole, `total` samples float32 [1, N]: the given audio, whose last 0.1 s fade into the model's
-        rendering of them, then the new samples.
+    def join(self, rendered_1N: Tensor) -> list[np.ndarray]:
+        """What one more piece of rendered audio adds: the given audio, whose last 0.1 s fade into the model's rendering
+        of them, then the new samples.
 
         Args:
-            rendered: [1, N] on the CPU: `overlap` samples of the history, then `fresh` new ones, in pieces of any size.
+            rendered_1N: on the CPU, of any size; all together, `overlap` samples of the history, then the new ones.
         """
-        for piece_1N in rendered:
-            yield from self.add(piece_1N)
-
-    def add(self, rendered_1N: Tensor) -> list[np.ndarray]:
-        """What one more piece of `join`'s argument adds to its result."""
         if self._held_1N is None:
             return [rendered_1N.numpy()]
         held_1N = torch.cat([self._held_1N, rendered_1N], dim=1)
@@ -88,9 +122,8 @@ class Continuation:
         self._held_1N = None
         # The two sides of the join differ in phase, so their powers are what must add up to one.
         angle = torch.linspace(0, math.pi / 2, self._join)
-        begin = self._known - self._join
-        ending_1N = torch.from_numpy(self._given[:, begin : self._known])
+        begin = self.known - self._join
+        ending_1N = torch.from_numpy(self._given_1N[:, begin : self.known])
         again_1N = held_1N[:, self.overlap - self._join : self.overlap]
         crossed_1N = soft_limit(ending_1N * angle.cos() + again_1N * angle.sin())
-        parts = [self._given[:, :begin], crossed_1N.numpy(), held_1N[:, self.overlap :].numpy()]
-        return [part for part in parts if part.shape[1]]
+        return [self._given_1N[:, :begin], crossed_1N.numpy(), held_1N[:, self.overlap :].numpy()]

@@ -5,45 +5,86 @@ Shapes: B clips, K codebooks, T frames, N samples.
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import Bundle, load_bundle, shipped_bundle
-from ssmttm.conditions.base import Conditions
-from ssmttm.conditions.text import collate_text
+from ssmttm.bundle.load import Bundle, load_bundle, shipped_bundle
 from ssmttm.engine import files
-from ssmttm.engine.continuation import Continuation
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.fine import Finished, Piece
-from ssmttm.engine.limiter import finish
-from ssmttm.engine.render import Renderer
-from ssmttm.engine.request import Settings, check_prompt, check_seed, resolve
-from ssmttm.engine.rereading import Rereading
+from ssmttm.engine.continuation import Take
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.slot_engine import CodeStream, EngineMetrics, SlotEngine
+from ssmttm.engine.slots import Rereading, SlotBatch
+from ssmttm.engine.windows import Track, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
 from ssmttm.model.linear import PRECISIONS
+from ssmttm.model.slots import FixedRows, GrowingRows
 
-logger = logging.getLogger(__name__)
+
+class ClipStream:
+    """A clip in the making: an iterator over its consecutive mono pieces.
+
+    In a generator with slots it raises what `CodeStream` raises where the clip ends early, and what nobody iterates
+    over any more is cancelled.
+
+    request: what it is made from, with the bundle's defaults filled in and the seed that was drawn if none was given.
+    """
+
+    def __init__(self, request: MusicRequest, pieces: Iterator[Audio], codes: CodeStream | None):
+        self.request, self._pieces, self._codes = request, pieces, codes
+
+    def __iter__(self) -> ClipStream:
+        return self
+
+    def __next__(self) -> Audio:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """Free its slot; whoever waits for its next piece gets a `CancelledError`."""
+        if self._codes is not None:
+            self._codes.cancel()
+
+    def __del__(self) -> None:
+        self.cancel()
 
 
 class Generator:
-    """A bundle at work. Safe to share between threads: it keeps no state of a request."""
+    """A bundle at work. All methods may be called from any thread.
 
-    def __init__(self, bundle: Bundle):
+    Args:
+        slots: how many clips to make together at a time: calls from several threads then share a batch, and windows of
+            all clips are rendered by one thread, several in a call where that is faster. Without slots every call
+            works by itself, in the thread that takes its audio.
+        waiting: clips that may wait for a slot; more are refused.
+        deterministic: with slots, give every seed the same bits in any company, see `SlotBatch`; slower where few
+            clips are made.
+        compiled: with slots, see `compile`.
+
+    Raises:
+        UserError: if there are slots and the backbone's state grows with the piece.
+    """
+
+    def __init__(
+        self, bundle: Bundle, slots: int = 0, waiting: int = 32, deterministic: bool = False, compiled: bool = False
+    ):
         self.bundle, self.config = bundle, bundle.config.generation
         self.sample_rate, self.frame_rate = bundle.codec.sample_rate, bundle.codec.frame_rate
-        self.renderer = Renderer(bundle.completer, bundle.codec, self.config)
-        self._device = next(bundle.lm.parameters()).device
-        self._tokenizer_lock = threading.Lock()  # tokenizers refuse calls from two threads at once
+        self.renderer = WindowRenderer(bundle.completer, bundle.codec, self.config)
+        self._engine: SlotEngine | None = None
+        if slots:
+            tokens, rereading = bundle.text_encoder.max_tokens, Rereading.of(self.config)
+            self._engine = SlotEngine(bundle.lm, slots, tokens, waiting, deterministic, compiled, rereading)
+            self._pool = WindowPool(self.renderer, deterministic=deterministic)
 
     @classmethod
-    def load(cls, uri: str | None = None, device: str | None = None, precision: str = "fp32") -> Generator:
+    def load(
+        cls, uri: str | None = None, device: str | None = None, precision: str = "fp32", **slots: Any
+    ) -> Generator:
         """Load a bundle.
 
         Args:
@@ -51,6 +92,7 @@ class Generator:
             device: CUDA by default where there is one.
             precision: of the language model's large matrices: fp32, bf16, or int8 with one scale per output. Decoding
                 one clip takes as long as reading them, so fewer bits are faster; clips of one seed differ.
+            slots: arguments of `Generator`.
 
         Raises:
             UserError: if it is missing, incomplete or damaged, or the precision is unknown.
@@ -60,88 +102,56 @@ class Generator:
         bundle = load_bundle(uri or shipped_bundle(), device)
         if precision != "fp32":
             bundle.lm.narrow(precision)
-        return cls(bundle)
+        return cls(bundle, **slots)
 
-    @torch.inference_mode()
     def compile(self) -> bool:
         """Compile the decoding of single clips, guided and not, and say whether that worked; otherwise (there is no
         C++ compiler, for one) decoding goes on as it is, with a warning. Takes half a minute the first time, later
         less. Compiled and uncompiled clips of one seed differ."""
-        if self._device.type == "cuda":  # there, each clip's step is a CUDA graph anyway
+        lm = self.bundle.lm
+        if self.bundle.device.type == "cuda":  # there, each clip's step is a CUDA graph anyway
             return True
-        lm, null = self.bundle.lm, self._read(["-"]).as_null()
-        lm.compile_steps()
-        try:
-            for text in (null, Conditions.cat(null, null)):
-                _, state = lm.prefill(text)
-                for _ in range(3):  # what changes from step to step is noticed at the second
-                    step_BK = torch.zeros(len(text), lm.config.num_codebooks, dtype=torch.long)
-                    _, state = lm.step(step_BK, state)
-        except Exception as error:  # whatever a compiler may raise
-            lm.compile_steps(False)
-            logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
-            return False
-        return True
+        rows = FixedRows(lm, 2, tokens=1) if lm.fixed_state else GrowingRows(lm, tokens=1)
+        return rows.warm_up(compiled=True)
 
     @property
     def model_id(self) -> str:
         return self.bundle.model_id
 
-    def stream(
-        self,
-        prompt: str,
-        seconds: float = 10.0,
-        seed: int | None = None,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        steps: int | None = None,
-        top_p: float | None = None,
-    ) -> Iterator[Audio]:
-        """Yield consecutive mono pieces of one clip as they are made; memory does not grow with its length.
+    def stream(self, prompt: str | MusicRequest, *arguments: Any, **fields: Any) -> ClipStream:
+        """Make one clip, piece by piece as they are taken; memory does not grow with its length.
 
         Args:
-            prompt: what the music should be like.
-            seconds: length of the whole clip.
-            seed: 0 to 2^63 - 1; None draws one (`sampling.draw_seed()` gives one that you can keep).
-            guidance, temperature, top_k, top_p: of stage 1, see `Sampling`; None takes the bundle's default.
-            steps: sampling steps of stage 2; None takes the bundle's default. Refused where there is no stage 2.
+            prompt: a request, or what the music should be like; then the other arguments are fields of `MusicRequest`,
+                in its order or by name.
 
         Raises:
             UserError: at once, if anything is out of bounds.
+            QueueFullError, EngineClosedError: in a generator with slots, see `SlotEngine.submit`.
         """
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
-        text = self._read([prompt])
-        pieces = self._render(text, [check_seed(seed)], settings, self.samples_in(seconds))
-        return (Audio(piece_BN.numpy(), self.sample_rate) for piece_BN in pieces)
+        take = self._take(_request(prompt, *arguments, **fields))
+        codes = None if self._engine is None else self._engine.submit(take.piece)
+        made = self._make_alone([take]) if codes is None else self._make_in_slots(take, codes)
+        pieces = (Audio(samples_1N, self.sample_rate) for samples_1N in made)
+        return ClipStream(take.piece.request, pieces, codes)
 
-    def generate(
-        self,
-        prompt: str,
-        seconds: float = 10.0,
-        seed: int | None = None,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        steps: int | None = None,
-        top_p: float | None = None,
-    ) -> Audio:
+    def generate(self, prompt: str | MusicRequest, *arguments: Any, **fields: Any) -> Audio:
         """One clip: the concatenation of `stream`, whose arguments and errors it shares."""
-        pieces = self.stream(prompt, seconds, seed, guidance, temperature, top_k, steps, top_p)
-        return Audio(np.concatenate([piece.samples for piece in pieces], axis=1), self.sample_rate)
+        pieces = [piece.samples for piece in self.stream(prompt, *arguments, **fields)]
+        return Audio(np.concatenate(pieces, axis=1), self.sample_rate)
 
     def generate_batch(
         self,
         prompts: Sequence[str],
         seconds: float = 10.0,
         seeds: Sequence[int | None] | None = None,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        steps: int | None = None,
-        top_p: float | None = None,
+        *arguments: Any,
+        **fields: Any,
     ) -> list[Audio]:
         """One clip per prompt, made together. Each is what `generate` gives with its seed, up to float rounding.
+
+        Args:
+            arguments, fields: of all requests, as `stream` takes them.
 
         Raises:
             UserError: as `stream`, and if the numbers of prompts and seeds differ.
@@ -153,36 +163,28 @@ class Generator:
             raise UserError(f"{len(prompts)} prompts came with {len(wanted)} seeds; give one seed per prompt")
         if not prompts:
             return []
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
-        text = self._read(prompts)
-        pieces = list(self._render(text, [check_seed(seed) for seed in wanted], settings, self.samples_in(seconds)))
-        return [Audio(samples[None], self.sample_rate) for samples in torch.cat(pieces, dim=1).numpy()]
+        requests = [
+            MusicRequest(prompt, seconds, seed, *arguments, **fields)
+            for prompt, seed in zip(prompts, wanted, strict=True)
+        ]
+        if self._engine is not None or requests[0].audio is not None:
+            with ThreadPoolExecutor(len(requests)) as threads:
+                return list(threads.map(self.generate, requests))
+        pieces = list(self._make_alone([self._take(request) for request in requests]))
+        return [Audio(samples_N[None], self.sample_rate) for samples_N in np.concatenate(pieces, axis=1)]
 
-    def extend(
-        self,
-        audio: Audio,
-        prompt: str,
-        seconds: float = 10.0,
-        seed: int | None = None,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        steps: int | None = None,
-        top_p: float | None = None,
-    ) -> Audio:
-        """The given audio (mono, at the model's rate) followed by `seconds` of music that continues it.
+    def extend(self, audio: Audio, prompt: str, *arguments: Any, **fields: Any) -> Audio:
+        """The given audio (mono, at the model's rate) followed by music that continues it.
 
         The last 0.1 s of the given audio fade into the model's rendering of them; all before stays as it is.
+
+        Args:
+            arguments, fields: as `stream` takes them.
 
         Raises:
             UserError: as `stream`, and if the audio is shorter than a code frame, or the whole over the limit.
         """
-        settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
-        text = self._read([prompt])
-        codebooks, limit = self.bundle.lm.config.num_codebooks, self.config.max_seconds
-        given = Continuation(self.bundle.codec, codebooks, self.renderer, audio, seconds, limit)
-        rendered = self._render(text, [check_seed(seed)], settings, given.fresh, given.primer_BKT, given.history)
-        return Audio(np.concatenate(list(given.join(rendered)), axis=1), self.sample_rate)
+        return self.generate(_request(prompt, *arguments, **fields, audio=audio))
 
     def to_bytes(self, audio: Audio, extension: str, prompt: str, seed: int) -> bytes:
         """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what."""
@@ -196,43 +198,46 @@ class Generator:
         """
         storage.write_bytes(uri, self.to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), prompt, seed))
 
-    def read(self, prompts: Sequence[str]) -> list[np.ndarray]:
-        """Token states [S, D] of each prompt; for threads that share the text encoder.
+    def metrics(self) -> EngineMetrics:
+        """Counters of stage 1 in a generator with slots."""
+        assert self._engine is not None
+        return self._engine.metrics()
 
-        Raises:
-            UserError: if a prompt is empty or too long.
-        """
-        for prompt in prompts:
-            check_prompt(prompt, self.config)
-        with self._tokenizer_lock:
-            return self.bundle.text_encoder.encode(list(prompts))
+    def close(self) -> None:
+        """End all clips and threads of a generator with slots."""
+        if self._engine is not None:
+            self._engine.close()
+            self._pool.close()
 
-    def samples_in(self, seconds: float) -> int:
-        return max(round(seconds * self.sample_rate), 1)
+    def __enter__(self) -> Generator:
+        return self
 
-    def _read(self, prompts: Sequence[str]) -> Conditions:
-        return collate_text(self.read(prompts))
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def _render(
-        self,
-        text: Conditions,
-        seeds: Sequence[int],
-        settings: Settings,
-        samples: int,
-        primer_BKT: Tensor | None = None,
-        history: Finished | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield audio [B, N] on the CPU: that of the history, if any, then `samples` new ones.
+    def _take(self, request: MusicRequest) -> Take:
+        take = Take(self.bundle, self.renderer, request)
+        longest = Rereading.of(self.config).longest_read(take.piece.known + take.piece.frames)
+        self.bundle.lm.check_length(longest)
+        return take
 
-        Raises:
-            UserError: at once, if the whole is longer than the model was made for.
-        """
-        frames = -(-samples // self.bundle.codec.hop_length)
-        known = 0 if primer_BKT is None else primer_BKT.shape[2]
-        rereading = Rereading.of(self.config)
-        self.bundle.lm.check_length(rereading.longest_read(known + frames))
-        decoder = Decoder(self.bundle.lm, text, seeds, settings.sampling, rereading)
-        codes = decoder.frames(frames, primer_BKT)
-        piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
-        audio = self.renderer.render(codes, frames, piece, history, known)
-        return finish(audio, samples + (0 if history is None else history.frames * self.bundle.codec.hop_length))
+    def _make_alone(self, takes: Sequence[Take]) -> Iterator[np.ndarray]:
+        """Audio [B, N] of takes that are equally long, made together as it is taken."""
+        pieces = [take.piece for take in takes]
+        track, batch = Track(self.renderer, pieces), SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
+        while track.left:
+            yield from takes[0].add(track.render([batch.read(track.wanted)]))
+
+    def _make_in_slots(self, take: Take, codes: CodeStream) -> Iterator[np.ndarray]:
+        track = Track(self.renderer, [take.piece])
+        while track.left:
+            codes_1KT = torch.from_numpy(codes.read(track.wanted))[None]
+            yield from take.add(self._pool.render(track, codes_1KT))
+
+
+def _request(prompt: str | MusicRequest, *arguments: Any, **fields: Any) -> MusicRequest:
+    if not isinstance(prompt, MusicRequest):
+        return MusicRequest(prompt, *arguments, **fields)
+    if arguments or fields:
+        raise TypeError("a MusicRequest holds all of its fields; give no others beside it")
+    return prompt

@@ -1,91 +1,117 @@
-"""What a listener asks for: defaults filled in from the bundle, every number checked against its bounds."""
+"""What music is asked by, the same from every door (CLI, Python, HTTP) to the engine.
+
+This file says once what each field means and which values it takes: the CLI's options and the HTTP schema are derived
+from it. It imports nothing heavy, so that the CLI's help comes at once.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from ssmttm.config import GenerationConfig
-from ssmttm.engine.sampling import MAX_SEED, Sampling, draw_seed
 from ssmttm.errors import UserError
 
-MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TOP_K, MAX_STEPS = 20.0, 5.0, 100_000, 200
+if TYPE_CHECKING:
+    from ssmttm.audio import Audio
+    from ssmttm.config import GenerationConfig
+
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that shapes a piece, besides its prompt and seed.
+class Bounds:
+    """What is true of a number in a request. `above`: `low` itself is out of bounds."""
 
-    seconds: length of the audio. sampling: of stage 1. steps: sampling steps of stage 2, None where
-    there is none.
+    help: str
+    low: float
+    high: float
+    kind: str = "a number"
+    above: bool = False
+
+    def check(self, name: str, value: float, high: float | None = None) -> None:
+        """Raises UserError, naming the field and its bounds, unless `value` is within them; NaN never is."""
+        high = self.high if high is None else high
+        if not (self.low < value <= high if self.above else self.low <= value <= high):
+            span = f"above {self.low} and up to {high:g}" if self.above else f"from {self.low} to {high}"
+            told = value if isinstance(value, int) else f"{value:g}"
+            raise UserError(f"{name} is {told}; give {self.kind} {span}")
+
+
+def _asked(default: Any, help: str, low: float, high: float, kind: str = "a number", above: bool = False) -> Any:
+    return field(default=default, metadata={"bounds": Bounds(help, low, high, kind, above)})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn.
+
+    guidance: classifier-free guidance g; logits become `u + g (c - u)` (arXiv 2207.12598, as w = g - 1). 1 uses the
+        conditional logits alone, 0 the unconditional ones.
+    temperature: divides the logits; 0 takes the most likely code.
+    top_k: draw among the k most likely codes; 0 draws among all.
+    top_p: of these, draw among the fewest that together reach this probability (nucleus sampling, arXiv 1904.09751);
+        1 draws among all.
     """
 
-    seconds: float
-    sampling: Sampling
-    steps: int | None
+    guidance: float
+    temperature: float
+    top_k: int
+    top_p: float = 1.0
 
 
-def check_prompt(prompt: str, config: GenerationConfig) -> None:
-    """Raises UserError if a prompt is empty, over-long or not valid Unicode text."""
-    if not prompt.strip():
-        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
-    if len(prompt) > config.max_prompt_chars:
-        raise UserError(f"the prompt has {len(prompt)} characters; shorten it to {config.max_prompt_chars}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise UserError("the prompt is not valid Unicode text; it holds half of a surrogate pair") from None
+@dataclass(frozen=True)
+class MusicRequest:
+    """One clip. What is None takes the bundle's default (the seed is drawn).
 
-
-def check_seed(seed: int | None) -> int:
-    """The seed itself, or a drawn one.
-
-    Raises:
-        UserError: if it is negative or too large.
+    guidance, temperature, top_k, top_p: of stage 1, see `Sampling`. steps: of stage 2; refused where there is none.
+    controls: values by name, each checked by the conditioner that has the name.
+    audio: what the music continues, of any rate and number of channels; `seconds` are those that follow it.
     """
-    if seed is None:
-        return draw_seed()
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed is {seed}; give a whole number from 0 to {MAX_SEED}")
-    return seed
 
-
-def resolve(
-    config: GenerationConfig,
-    seconds: float,
-    guidance: float | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    steps: int | None = None,
-    top_p: float | None = None,
-) -> Settings:
-    """Settings with the bundle's defaults in the place of None.
-
-    Raises:
-        UserError: naming the number that is out of bounds; for steps where the model has no stage 2.
-    """
-    if steps is not None and config.steps is None:
-        raise UserError(f"steps is {steps}, but this model has no second stage to take them; leave steps out")
-    settings = Settings(
-        seconds,
-        Sampling(
-            config.guidance if guidance is None else guidance,
-            config.temperature if temperature is None else temperature,
-            config.top_k if top_k is None else top_k,
-            config.top_p if top_p is None else top_p,
-        ),
-        config.steps if steps is None else steps,
+    prompt: str
+    seconds: float = _asked(10.0, "length of the clip; the model sets the upper limit", 0, 86_400, "a length", True)
+    seed: int | None = _asked(None, "same seed, same audio; drawn when left out", 0, MAX_SEED, "a whole number")
+    guidance: float | None = _asked(None, "how closely to follow the prompt; 1: unguided", 0, 20)
+    temperature: float | None = _asked(None, "above 1 wilder, below 1 tamer, 0: always the likeliest code", 0, 5)
+    top_k: int | None = _asked(None, "draw among the k likeliest codes; 0: all", 0, 100_000, "a whole number")
+    steps: int | None = _asked(
+        None, "sampling steps of the second stage; refused where there is none", 1, 200, "a whole number"
     )
-    if not (math.isfinite(seconds) and 0 < seconds <= config.max_seconds):
-        raise UserError(f"seconds is {seconds:g}; give a length above 0 and up to {config.max_seconds:g}")
-    for name, value, low, high in (
-        ("guidance", settings.sampling.guidance, 0, MAX_GUIDANCE),
-        ("temperature", settings.sampling.temperature, 0, MAX_TEMPERATURE),
-        ("top_k", settings.sampling.top_k, 0, MAX_TOP_K),
-        ("steps", settings.steps, 1, MAX_STEPS),
-    ):
-        if value is not None and not low <= value <= high:  # also refuses NaN
-            raise UserError(f"{name} is {value:g}; give a number from {low:g} to {high:g}")
-    if not 0 < settings.sampling.top_p <= 1:
-        raise UserError(f"top_p is {settings.sampling.top_p:g}; give a number above 0 and up to 1")
-    return settings
+    top_p: float | None = _asked(
+        None, "draw among the likeliest codes that together reach this probability", 0, 1, above=True
+    )
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    audio: Audio | None = None
+
+    def filled(self, config: GenerationConfig) -> MusicRequest:
+        """The same request with the bundle's defaults in the place of None.
+
+        Raises:
+            UserError: naming the field that is out of bounds; for steps where the model has no stage 2.
+        """
+        if self.steps is not None and config.steps is None:
+            raise UserError(f"steps is {self.steps}, but this model has no second stage to take them; leave steps out")
+        left_out = [name for name in DEFAULTS if getattr(self, name) is None]
+        seed = draw_seed() if self.seed is None else self.seed
+        filled = replace(self, seed=seed, **{name: getattr(config, name) for name in left_out})
+        for name, bounds in BOUNDS.items():
+            value = getattr(filled, name)
+            if value is not None:
+                bounds.check(name, value, config.max_seconds if name == "seconds" else None)
+        return filled
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of stage 1, once the request is filled."""
+        return Sampling(*(getattr(self, one.name) for one in fields(Sampling)))
+
+
+BOUNDS: dict[str, Bounds] = {one.name: one.metadata["bounds"] for one in fields(MusicRequest) if one.metadata}
+DEFAULTS = ("guidance", "temperature", "top_k", "top_p", "steps")  # fields that a bundle has defaults for
+
+
+def draw_seed() -> int:
+    """A new seed, short enough to be typed again."""
+    return secrets.randbelow(2**32)

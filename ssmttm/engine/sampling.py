@@ -6,7 +6,6 @@ later. Shapes: B clips, K codebooks, V codes, T frames, D latent dimensions.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,31 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_SEED = 2**63 - 1
+from ssmttm.engine.request import Sampling
+
 _CODES, _LATENTS = 1, 2  # purposes: independent streams of one seed
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How codes are drawn.
-
-    guidance: classifier-free guidance g; logits become `u + g (c - u)` (arXiv 2207.12598, as w = g - 1). 1 uses the
-        conditional logits alone, 0 the unconditional ones.
-    temperature: divides the logits; 0 takes the most likely code.
-    top_k: draw among the k most likely codes; 0 draws among all.
-    top_p: of these, draw among the fewest that together reach this probability (nucleus sampling, arXiv 1904.09751);
-        1 draws among all.
-    """
-
-    guidance: float
-    temperature: float
-    top_k: int
-    top_p: float = 1.0
-
-
-def draw_seed() -> int:
-    """A fresh seed, short enough to be typed again."""
-    return secrets.randbelow(2**32)
 
 
 def _generator(seed: int, purpose: int, frame: int, draw: int = 0) -> np.random.Generator:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssmttm.engine.rereading import NEVER, Rereading
-from ssmttm.engine.slot_batch import CodeRequest, Member, SlotBatch
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.slots import NEVER, Member, Rereading, SlotBatch
+from ssmttm.errors import UserError
 from ssmttm.model.lm import MusicLM
 
 JOINING = 8  # requests whose prompts are read together, at most: the others' frames wait meanwhile
@@ -37,13 +38,13 @@ class EngineClosedError(RuntimeError):
 
 
 class CodeStream:
-    """What `SlotEngine.submit` gives: an iterator over the frames of a request, int64 [K] each, as they are written.
+    """What `SlotEngine.submit` gives: an iterator over the frames of a piece, int64 [K] each, as they are written.
 
     It raises `CancelledError`, `DeadlineError` or `EngineClosedError` where it ends early, at once.
     """
 
-    def __init__(self, request: CodeRequest, codebooks: int, deadline: float | None):
-        self.request, self.deadline = request, deadline
+    def __init__(self, piece: Piece, codebooks: int, deadline: float | None):
+        self.piece, self.deadline = piece, deadline
         self._codebooks = codebooks
         self._written: deque[np.ndarray] = deque()
         self._changed = threading.Condition()
@@ -141,6 +142,11 @@ class SlotEngine:
         compiled: bool = False,
         rereading: Rereading = NEVER,
     ):
+        if not lm.fixed_state:
+            raise UserError(
+                f"a stream of the backbone {lm.config.backbone} remembers ever more, and slots have a fixed size; "
+                "serve a bundle of prefix_simba, prefix_mamba or cross_simba"
+            )
         self._codebooks = lm.config.num_codebooks
         self._batch = SlotBatch(lm, slots, text_tokens, deterministic, rereading)
         self._compiled, self._most_waiting = compiled, waiting
@@ -158,8 +164,8 @@ class SlotEngine:
         if self._failure is not None:
             raise self._failure
 
-    def submit(self, request: CodeRequest, deadline_s: float | None = None) -> CodeStream:
-        """Put a request into the batch, or in line for it.
+    def submit(self, piece: Piece, deadline_s: float | None = None) -> CodeStream:
+        """Put a piece into the batch, or in line for it.
 
         Args:
             deadline_s: seconds from now by which its last frame must be written.
@@ -169,8 +175,8 @@ class SlotEngine:
             QueueFullError: if too many wait already.
             EngineClosedError: after `close`, or a failure.
         """
-        self._batch.check(request)
-        stream = CodeStream(request, self._codebooks, None if deadline_s is None else time.monotonic() + deadline_s)
+        self._batch.check(piece)
+        stream = CodeStream(piece, self._codebooks, None if deadline_s is None else time.monotonic() + deadline_s)
         with self._changed:
             if self._closed:
                 raise self._end_of_service()
@@ -259,7 +265,7 @@ class SlotEngine:
 
     def _join(self, joining: list[CodeStream]) -> None:
         start = time.perf_counter()
-        members = self._batch.join([stream.request for stream in joining])
+        members = self._batch.join([stream.piece for stream in joining])
         with self._changed:
             self._active.update(zip(members, joining, strict=True))
             self._metrics.prefill_seconds += time.perf_counter() - start

@@ -56,7 +56,7 @@ def changes(wav_N: np.ndarray, sample_rate: int, frame: int) -> Changes:
 
 def borders(junctions: int, hop: int, first_hop: int) -> np.ndarray:
     """Which junctions are borders of windows, bool [J]: the first window owns `first_hop` frames, each one after it
-    twice as many, up to `hop` (see `engine.render`)."""
+    twice as many, up to `hop` (see `engine.windows`)."""
     at_border = np.zeros(junctions, dtype=bool)
     end, owned = first_hop, first_hop
     while end <= junctions:

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
-from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config, EvaluateConfig
-from ssmttm.engine.fine import Piece
 from ssmttm.engine.generator import Generator
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError
 from ssmttm.evaluation.clips import Clip, read_folder, write_list
 from ssmttm.evaluation.heard import Ears, Heard, Sound, hear, hear_background
@@ -175,10 +175,9 @@ class Studio:
         codes_BKT = torch.from_numpy(prompt.codes_KT.astype(np.int64))[None].to(self._device)
         coarse_BDT = codec.coarse(codes_BKT[:, 0])
         nothing_BDT = coarse_BDT.new_zeros(1, codec.fine_dim, coarse_BDT.shape[2])
-        defaults, text = bundle.config.generation, collate_text(bundle.text_encoder.encode([prompt.text]))
-        piece = Piece(text, [seed], defaults.steps, defaults.stage2_guidance)
         written = codes_BKT[:, : self.codebooks].unbind(dim=2)
-        windows = self._generator.renderer.render(iter(written), len(written), piece)
+        piece = Piece.of(bundle, MusicRequest(prompt.text, seed=seed), len(written))
+        windows = self._generator.renderer.render(iter(written), [piece])
         wavs = {
             CODEC: codec.decode_codes(codes_BKT),
             COARSE: codec.decode(coarse_BDT, nothing_BDT),

@@ -6,7 +6,7 @@ P packed control channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from ssmttm.model.delay import shift_right
 from ssmttm.model.layers import MLP, sinusoids
 from ssmttm.model.linear import narrow_linears
 from ssmttm.model.mixers.attention import CrossAttention, PrefixMemory, check_heads
+from ssmttm.model.mixers.base import gather
 from ssmttm.model.mixers.registry import BACKBONES, MIXERS
 
 
@@ -66,6 +67,15 @@ class Block(nn.Module):
         if second is None and self.second_mixer is not None:
             second = self.second_mixer.initial_state(batch, device)
         return BlockState(first, second, memory)
+
+    def gather(self, rows: Sequence[tuple[BlockState, int]]) -> BlockState:
+        """A new state of one row each of other states; prefixes that are looked at must be equally long."""
+        second = memory = None
+        if self.second_mixer is not None:
+            second = self.second_mixer.gather([(state.second, row) for state, row in rows])
+        if self.cross is not None:
+            memory = gather([(state.memory, row) for state, row in rows])
+        return BlockState(self.mixer.gather([(state.first, row) for state, row in rows]), second, memory)
 
     def kept(self, state: BlockState) -> tuple[list[Tensor], list[Tensor]]:
         """What a stream must keep of a state: of the mixers, which write it, and of the prefix, which stays."""

@@ -1,14 +1,15 @@
-"""The states of many streams side by side: rows of preallocated tensors that streams take and give back.
+"""The states of many streams side by side: rows that streams take and give back. Rows in use come first.
 
-Rows in use come first, so a step runs over the first n rows for a few values of n only: each is compiled (CPU) or
-captured as a CUDA graph once. Shapes: R rows, K codebooks, V codes, L layers, P packed
-control channels.
+States of fixed size are kept in preallocated tensors, and a step runs over the first n rows for a few values of n only:
+each is compiled (CPU) or captured as a CUDA graph once. States that grow share one cache. Shapes: R rows, K codebooks,
+V codes, L layers, P packed control channels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
-from ssmttm.errors import UserError
 from ssmttm.model.lm import Block, BlockState, LMState, MusicLM
 from ssmttm.model.step_graph import StepGraph, capture
 
@@ -55,66 +55,90 @@ def _tensors(state: LMState) -> list[Tensor]:
     return found
 
 
-def _nothing_asked(lm: MusicLM) -> Conditions:
-    return collate_text([np.zeros((1, lm.widths["text"]), np.float32)]).as_null().to(lm.device)
+def compile_with_fallback(lm: MusicLM, trial: Callable[[], object]) -> bool:
+    """Let torch.compile fuse the step on a CPU, and say whether that worked; otherwise (there is no C++ compiler, for
+    one) steps stay as they are, with a warning.
+
+    Args:
+        trial: takes steps of all the numbers of rows that there will be, which compiles them.
+    """
+    lm.compile_steps()
+    try:
+        trial()
+    except Exception as error:  # whatever a compiler may raise
+        lm.compile_steps(False)
+        logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
+        return False
+    return True
 
 
 def row_counts(rows: int) -> list[int]:
-    """The numbers of rows that steps run over: powers of two, and all."""
+    """The numbers of rows that steps run over where streams come and go: powers of two, and all."""
     return [*(1 << power for power in range((rows - 1).bit_length())), rows]
 
 
-class StateRows:
-    """`rows` states of fixed size.
+class _Rows:
+    """What rows of both kinds share.
 
     Args:
         lm: in evaluation mode.
-        text_tokens: length that prefixes are padded to where the model looks at them at every step.
-        fixed: always step over all rows, so that no number depends on how many are in use; there are then a few more,
-            to fill the last tile.
+        tokens: length that prefixes are padded to where the model looks at them at every step.
+    """
 
-    Raises:
-        UserError: if the model's state grows with the stream.
+    def __init__(self, lm: MusicLM, tokens: int):
+        self._lm, self._tokens, self.device = lm, tokens, lm.device
+
+    @torch.inference_mode()
+    def read(self, conditions: Conditions, tokens_BKS: Tensor | None = None) -> LMState:
+        """The states after the prefix and the steps' codes (BOS first), if any, with the controls of the first frames;
+        one row each, to be put into rows."""
+        conditions = conditions.to(self.device)
+        if self._lm.looks_across:
+            conditions = conditions.padded(self._tokens)
+        state = self._lm.read_prefix(conditions)
+        if tokens_BKS is not None:
+            controls_BSP = self._lm.controls(conditions, tokens_BKS.shape[2])
+            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSP)
+        for index, block in enumerate(cast(list[Block], self._lm.blocks)):
+            state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
+        return state
+
+    @cached_property
+    def _null(self) -> LMState:
+        """The state of a stream of which nothing is asked. It is the same for all, so it is read once."""
+        return self.read(collate_text([np.zeros((1, self._lm.widths["text"]), np.float32)]).as_null())
+
+
+class FixedRows(_Rows):
+    """`rows` states of fixed size.
+
+    Args:
+        lm, tokens: see `_Rows`.
+        counts: the numbers of rows that steps run over; `row_counts` when left out.
     """
 
     @torch.inference_mode()
-    def __init__(self, lm: MusicLM, rows: int, text_tokens: int, fixed: bool = False):
-        if fixed:
-            rows = -(-rows // TILE) * TILE
-        self._lm, self._text_tokens = lm, text_tokens
-        self.rows, self.device = rows, lm.device
-        self._null = self.read(_nothing_asked(lm))
-        if not lm.fixed_state:
-            raise UserError(
-                f"a stream of the backbone {lm.config.backbone} remembers ever more, and slots have a fixed size; "
-                "serve a bundle of prefix_simba, prefix_mamba or cross_simba"
-            )
+    def __init__(self, lm: MusicLM, rows: int, tokens: int, counts: Sequence[int] | None = None):
+        super().__init__(lm, tokens)
+        self.rows = rows
         self._state = _map(self._null, lambda one: one.new_zeros(rows, *one.shape[1:]))
         self._places = _tensors(self._state)
-        self._counts = [rows] if fixed else row_counts(rows)
+        self._counts = row_counts(rows) if counts is None else counts
         self._views = {count: _first_rows(self._state, count) for count in self._counts}
         self._graphs: dict[int, StepGraph | None] = {}
 
     @torch.inference_mode()
     def warm_up(self, compiled: bool) -> bool:
         """Make the step fast for every number of rows, and say whether that worked: capture it as CUDA graphs, or
-        on a CPU, if `compiled`, let torch.compile fuse it. Only while no row is in use."""
+        on a CPU, if `compiled`, compile it. Only while no row is in use."""
         if self.device.type == "cuda":
             for count, view in self._views.items():
                 self.step(self._no_codes(count))  # loads all kernels
                 self._graphs[count] = capture(self._lm, view)
             return all(self._graphs.values())
-        if not compiled:
-            return False
-        self._lm.compile_steps()
-        try:
-            for count in self._counts:
-                self.step(self._no_codes(count))
-        except Exception as error:  # whatever a compiler may raise
-            self._lm.compile_steps(False)
-            logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
-            return False
-        return True
+        return compiled and compile_with_fallback(
+            self._lm, lambda: [self.step(self._no_codes(count)) for count in self._counts]
+        )
 
     @torch.inference_mode()
     def check_rows_agree(self) -> None:
@@ -132,28 +156,13 @@ class StateRows:
         return torch.full((count, self._lm.config.num_codebooks), self._lm.special, device=self.device)
 
     @torch.inference_mode()
-    def read(self, conditions: Conditions, tokens_BKS: Tensor | None = None) -> LMState:
-        """The states after the prefix and the steps' codes (BOS first), if any, with the controls of the first frames;
-        one row each, to be put into rows."""
-        conditions = conditions.to(self.device)
-        if self._lm.looks_across:
-            conditions = conditions.padded(self._text_tokens)
-        state = self._lm.read_prefix(conditions)
-        if tokens_BKS is not None:
-            controls_BSP = self._lm.controls(conditions, tokens_BKS.shape[2])
-            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSP)
-        for index, block in enumerate(cast(list[Block], self._lm.blocks)):
-            state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
-        return state
-
-    @torch.inference_mode()
     def put(self, row: int, state: LMState, index: int) -> None:
         """Copy row `index` of a state that `read` gave into a row."""
         for place, source in zip(self._places, _tensors(state), strict=True):
             place[row].copy_(source[index])
 
     def put_null(self, row: int) -> None:
-        """The state of a stream of which nothing is asked. It is the same for all, so it is read once."""
+        """Put a stream of which nothing is asked into a row."""
         self.put(row, self._null, 0)
 
     @torch.inference_mode()
@@ -173,3 +182,55 @@ class StateRows:
         if graph is not None:
             return graph(tokens_RK, controls_RP)
         return self._lm.step(tokens_RK, self._views[len(tokens_RK)], controls_RP)[0]
+
+
+class GrowingRows(_Rows):
+    """The same for states that grow: all rows in use are one state, which is put together again when rows come and go.
+    Those that began later are padded on the left, so that bits depend on the company."""
+
+    def __init__(self, lm: MusicLM, tokens: int):
+        super().__init__(lm, tokens)
+        self._rows: list[tuple[LMState, int]] = []  # where each row is: in which state, at which place
+
+    def warm_up(self, compiled: bool) -> bool:
+        """Nothing can be captured or compiled where every step has another shape."""
+        if compiled:
+            logger.warning("decoding stays uncompiled: what this backbone remembers grows from step to step")
+        return False
+
+    def put(self, row: int, state: LMState, index: int) -> None:
+        """See `FixedRows.put`; the state must not be stepped by anybody else."""
+        self._rows[row : row + 1] = [(state, index)]
+
+    @torch.inference_mode()
+    def put_null(self, row: int) -> None:
+        """Put a stream of which nothing is asked into a row."""
+        self.put(row, self._gather([(self._null, 0)]), 0)
+
+    def move(self, source: int, target: int) -> None:
+        self._rows[target] = self._rows[source]
+
+    def count_for(self, used: int) -> int:
+        return used
+
+    @torch.inference_mode()
+    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+        """See `FixedRows.step`."""
+        rows = self._rows[: len(tokens_RK)]
+        state = rows[0][0]
+        is_whole = len(state.position_B) == len(rows)
+        if not is_whole or any(one is not state or place != index for index, (one, place) in enumerate(rows)):
+            state = self._gather(rows)
+        logits_RKV, state = self._lm.step(tokens_RK, state, controls_RP)
+        self._rows = [(state, index) for index in range(len(rows))]
+        return logits_RKV
+
+    def _gather(self, rows: Sequence[tuple[LMState, int]]) -> LMState:
+        """A new state of one row each of other states."""
+        blocks = [
+            block.gather([(state.blocks[number], row) for state, row in rows])
+            for number, block in enumerate(cast(list[Block], self._lm.blocks))
+        ]
+        position_B = torch.cat([state.position_B[row : row + 1] for state, row in rows])
+        pooled = [state.pooled_LBD[:, row : row + 1] for state, row in rows if state.pooled_LBD is not None]
+        return LMState(blocks, position_B, torch.cat(pooled, dim=1) if pooled else None, rows[0][0].table_KVD)

@@ -30,6 +30,7 @@ from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
 from ssmttm.tokens.card import DatasetStatistics, attribution_csv, dataset_card
 from ssmttm.tokens.decode import RemoveVocals, Segment, read_segments
@@ -172,7 +173,7 @@ def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartRepo
     if part_matches(uri, plan.fingerprint):
         return PartReport(plan.name, len(plan.captions), seconds=0.0, rejects=0, skipped=True)
     # Where the CPU multiplies bfloat16 itself this halves the time; the states move by less than 1 %.
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16("cpu")):
         states = encoder.encode(plan.captions)
     rows = [
         {

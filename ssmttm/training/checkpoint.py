@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on, in files that do not depend on engine or number of workers.
 
 `checkpoints/step-000200/` holds `model.safetensors`, `optimizer.safetensors`, `average.safetensors` (with EMA) and
-`progress.json`. It counts once `checkpoint.json`, written last, lists every file with size and digest. Random
-generators have no state to save: each draw is keyed by seed and position.
+`progress.json`. It counts once `checkpoint.json`, written last, names the task and lists every file with size and
+digest. Random generators have no state to save: each draw is keyed by seed and position.
 """
 
 from __future__ import annotations
@@ -50,20 +50,24 @@ class Progress:
 
 @dataclass
 class Checkpoint:
+    """`task`: the name of what was trained; None in a checkpoint from before these said so."""
+
     progress: Progress
     model: State
     optimizer: State
     average: State | None
+    task: str | None = None
 
 
-def _read_files(uri: str) -> dict[str, bytes]:
-    """The files that a checkpoint's commit file lists, each of the size and digest it states."""
+def _read_files(uri: str) -> tuple[dict[str, bytes], str | None]:
+    """The files that a checkpoint's commit file lists, each of the size and digest it states, and whose they are."""
     commit = storage.join(uri, COMMIT)
     if not storage.exists(commit):
         raise UserError(f"{uri} is missing or incomplete: it has no {COMMIT}")
     try:
         content = json.loads(storage.read_bytes(commit))
         listed = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
+        task = content.get("task")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpointError(f"{uri} is damaged: {COMMIT} cannot be read") from None
     files = {}
@@ -75,7 +79,7 @@ def _read_files(uri: str) -> dict[str, bytes]:
             raise DamagedCheckpointError(f"{uri} is damaged: {name} has {len(files[name])} bytes, not {size}")
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedCheckpointError(f"{uri} is damaged: {name} differs from its digest in {COMMIT}")
-    return files
+    return files, task
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
@@ -85,7 +89,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
         DamagedCheckpointError: if a file is not what the commit file says.
         UserError: if there is no finished checkpoint, or the storage fails.
     """
-    files = _read_files(uri)
+    files, task = _read_files(uri)
     try:
         states = {name: safetensors.torch.load(files[name]) for name in files if name.endswith(".safetensors")}
         return Checkpoint(
@@ -93,6 +97,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
             states["model.safetensors"],
             states["optimizer.safetensors"],
             states.get("average.safetensors"),
+            task,
         )
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:  # of another version, say
         raise DamagedCheckpointError(f"{uri} is not a checkpoint of this version: {error!r}") from None
@@ -177,7 +182,7 @@ class CheckpointStore:
                 packed = {key: tensor.contiguous() for key, tensor in state.items()}
                 write(f"{name}.safetensors", safetensors.torch.save(packed))
         write("progress.json", (json.dumps(asdict(checkpoint.progress), indent=2) + "\n").encode())
-        storage.write_json(storage.join(folder, COMMIT), {"files": files})
+        storage.write_json(storage.join(folder, COMMIT), {"task": checkpoint.task, "files": files})
 
     def _prune(self, newest: int, best: int | None) -> None:
         """Remove all but the newest `keep`, the best and the landmark: also what was never finished, and what lies

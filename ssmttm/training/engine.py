@@ -7,17 +7,17 @@ same arithmetic over workers. Both hold fp32 parameters, optionally under bf16 a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssmttm.config import TrainConfig
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.training.task import Batch
 
 State = dict[str, Tensor]
@@ -43,6 +43,7 @@ class Engine(ABC):
     world_size = 1
     device: torch.device
     model: nn.Module
+    figures: Mapping[str, float] = MappingProxyType({})  # of the last step, besides its loss and norm
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -86,6 +87,11 @@ class Engine(ABC):
         finally:
             self._swap_average()
 
+    def averaged_state(self) -> State:
+        """`model_state` of the averaged weights."""
+        with self.averaged():
+            return self.model_state()
+
     @abstractmethod
     def model_state(self) -> State:
         """The model's full state dict on CPU. A collective: every worker calls it; only rank 0's is complete."""
@@ -104,42 +110,7 @@ def use_bf16(config: TrainConfig) -> bool:
     """`auto` means bf16 where the hardware multiplies it natively, else fp32."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    return torch.cuda.is_bf16_supported(including_emulation=False) if config.use_gpu else use_bf16_on_cpu()
-
-
-def use_bf16_on_cpu() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-@contextlib.contextmanager
-def denormals_as_zero() -> Iterator[None]:
-    """Let this thread's CPU take numbers below 1e-38 for zero.
-
-    Decays over a chunk and second moments reach them, and each takes many times as long: 12 % of a Mamba-2 layer on
-    `mini`.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def tune_allocator() -> None:
-    """Keep freed memory in the process (glibc only).
-
-    Large activations are otherwise mapped and unmapped at every use: 3 to 1000 times fewer page faults in a step of
-    `mini`, a few percent of CPU time at most. glibc reads the environment variables for this before Python starts,
-    hence mallopt(3).
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 256 * 2**20)
+    return multiplies_bf16("cuda" if config.use_gpu else "cpu")
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.AdamW:
@@ -166,8 +137,8 @@ class TorchEngine(Engine):
         self._parameters = dict(self.model.named_parameters())
         self._average: State = {}
         if config.ema:
-            source = average if average is not None else self.model_state()
-            self._average = {name: source[name].to(self.device, copy=True) for name in self._parameters}
+            source = self.model.state_dict() if average is None else average
+            self._average = {name: source[name].detach().to(self.device, copy=True) for name in self._parameters}
 
     def _autocasting(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import posixpath
 import tempfile
 from typing import Any
 
-from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.bundle import initial
 from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
-from ssmttm.bundle.store import COMMIT_NAME, read_costs, read_model_id, write_bundle
-from ssmttm.config import Config
+from ssmttm.bundle.load import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.bundle.save import ARCHITECTURE, write_bundle
+from ssmttm.codec.store import load_codec
+from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.model import weights
 from ssmttm.tokens.card import ATTRIBUTION_NAME, allow_list
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
+from ssmttm.training.checkpoint import COMMIT, CheckpointStore, folder_of, load_checkpoint, under_current_names
 from ssmttm.training.codec import REPORT_NAME
+from ssmttm.training.progress import flops_per_token
+from ssmttm.training.results import BUILDERS
 from ssmttm.training.run import Run
-from ssmttm.training.stages import StageName
-from ssmttm.training.trained import finished, write_checkpoint_weights
+from ssmttm.training.stage_task import StageName
 
 NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
 
@@ -28,7 +33,7 @@ def _resolved(descriptions: dict[str, dict[str, Any]]) -> Config:
     values = dict(descriptions["stage1"]["resolved_config"])
     if "stage2" in descriptions:
         values["stage2"] = descriptions["stage2"]["resolved_config"]["stage2"]
-    return configuration.from_dict(values)
+    return from_dict(values)
 
 
 def _attribution(datasets: list[str], runs: list[Run]) -> str:
@@ -154,9 +159,64 @@ def _trained(uri: str, stage: StageName, checkpoint: str | None, folder: str) ->
     """A run, the description of what it trained, and the folder of its weights."""
     run = Run(uri)
     if checkpoint is None:
-        return run, finished(run, stage), run.weights
+        return run, _finished(run, stage), run.weights
     copy = storage.join(folder, stage)
-    return run, write_checkpoint_weights(run, stage, checkpoint, copy), copy
+    return run, _write_checkpoint_weights(run, stage, checkpoint, copy), copy
+
+
+def _finished(run: Run, stage: StageName) -> dict[str, Any]:
+    """The description of a finished run's weights, which lie in `run.weights`."""
+    if not storage.exists(run.summary):
+        raise UserError(f"{run.uri} is not a finished run (no summary.json); train it to the end, or give another")
+    return weights.read_description(run.weights, stage)
+
+
+def _write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str) -> dict[str, Any]:
+    """Write the weights of the checkpoint `name` (the average, if one is kept) into a folder, as a finished run does,
+    and return their description. The run need not be finished."""
+    uri = storage.join(run.checkpoints, name)
+    if not storage.exists(storage.join(uri, COMMIT)):
+        steps = CheckpointStore(run.checkpoints, 1).committed()
+        there = ", ".join(posixpath.basename(folder_of(run.checkpoints, step)) for step in steps) or "none"
+        raise UserError(f"{run.uri} has no checkpoint {name}; it has: {there}")
+    checkpoint = under_current_names(load_checkpoint(uri), stage)
+    if checkpoint.task not in (None, stage):
+        raise UserError(f"{uri} holds a {checkpoint.task} model; {stage} is needed here")
+    state = checkpoint.model if checkpoint.average is None else checkpoint.average
+    config, dataset = from_dict(storage.read_json(run.path("config.json"))), storage.read_json(run.path("dataset.json"))
+    codec, section = load_codec(dataset["codec"]["uri"]), getattr(config, stage)
+    known = {
+        "config": section.model_dump(mode="json"),
+        "codebook_size": codec.codebook_size,
+        "fine_dim": codec.fine_dim,
+        "coarse_dim": codec.coarse_dim,
+        **weights.describe_widths({"text": dataset["text"]["dim"], **dataset.get("controls", {})}),
+    }
+    sizes = {key: known[key] for key in ARCHITECTURE[stage] if key in known}
+    try:
+        module = BUILDERS[stage](sizes, state)
+    except (RuntimeError, ValueError):  # a checkpoint that does not say whose it is, or not the whole of a model
+        raise UserError(f"{uri} does not hold the {stage} model of {run.uri}") from None
+    frames = dataset["frames_by_split"]["train"] / dataset["rows_by_split"]["train"]
+    if section.crop_frames:
+        frames = min(frames, section.crop_frames)
+    progress = checkpoint.progress
+    description = {
+        **sizes,
+        "codec": dataset["codec"],
+        "text": dataset["text"],
+        "training": {
+            "steps": progress.step,
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
+            "flops": flops_per_token(config, stage, dataset, frames) * progress.tokens,
+        },
+        "data": {"uri": config.train.data, "rows": dataset["rows"]},
+        "resolved_config": config.model_dump(mode="json"),
+    }
+    weights.save_model(folder, stage, state, description)
+    return description
 
 
 def _check_fit(stage1_run: str, stage2_run: str | None, descriptions: dict[str, dict[str, Any]]) -> None:

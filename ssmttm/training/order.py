@@ -1,4 +1,4 @@
-"""Which sample comes when, and its random draws: functions of seed, epoch and sample id alone.
+"""Which sample comes when, to which worker, and its random draws: functions of seed, epoch and sample id alone.
 
 So neither the number of workers, nor a restart, nor the speed of the loader can change what is learnt from.
 """
@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ssmttm.training.schedule import BatchShape
+from ssmttm.config import TrainConfig
+from ssmttm.errors import UserError
 
 T = TypeVar("T")
 
@@ -49,6 +50,30 @@ class SampleOrder:
     def global_batch(self, position: int, size: int) -> list[Draw]:
         """The draws of the optimizer step that consumes batch number `position`."""
         return [self[position * size + offset] for offset in range(size)]
+
+
+class BatchShape(NamedTuple):
+    """Sequences per worker and forward pass, and forward passes per optimizer step."""
+
+    micro: int
+    accumulation: int
+
+
+def batch_shape(config: TrainConfig, world_size: int) -> BatchShape:
+    """Divide the global batch evenly over workers, then into the fewest equal forward passes of at most
+    `micro_batch` sequences.
+
+    Raises:
+        UserError: if the global batch cannot be divided over the workers.
+    """
+    if config.global_batch % world_size:
+        raise UserError(
+            f"train.global_batch={config.global_batch} cannot be divided over train.workers={world_size}; "
+            f"use a multiple of {world_size}"
+        )
+    per_worker = config.global_batch // world_size
+    micro = max(size for size in range(1, min(config.micro_batch, per_worker) + 1) if per_worker % size == 0)
+    return BatchShape(micro, per_worker // micro)
 
 
 def share(draws: list[Draw], shape: BatchShape, rank: int, world_size: int) -> list[list[Draw]]:

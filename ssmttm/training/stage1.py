@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ssmttm.audio import Audio
 from ssmttm.conditions.base import Conditions
 from ssmttm.config import Config
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.sampling import Sampling
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.slots import SlotBatch
 from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.weights import describe_widths
@@ -120,9 +121,12 @@ class Stage1Task(StageTask):
         rows = list(range(min(count, len(self.validation))))
         if not rows:
             return []
-        settings = self.config.generation
-        sampling = Sampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
-        frames = max(self.validation.frames(i) for i in rows)
-        decoder = Decoder(module, self.validation.conditions(rows), rows, sampling)
-        codes0_BT = torch.stack([codes_BK[:, 0] for codes_BK in decoder.frames(frames)], dim=1)
-        return decode_samples(self.codec, codes0_BT, None, [self.validation.prompt(i) for i in rows])
+        frames, prompts = max(self.validation.frames(i) for i in rows), [self.validation.prompt(i) for i in rows]
+        requests = [
+            MusicRequest(prompt, seed=i).filled(self.config.generation) for i, prompt in zip(rows, prompts, strict=True)
+        ]
+        pieces = [
+            Piece(request, self.validation.conditions([i]), frames) for i, request in zip(rows, requests, strict=True)
+        ]
+        codes_BKT = SlotBatch.of(module, pieces).read(frames)
+        return decode_samples(self.codec, codes_BKT[:, 0].to(module.device), None, prompts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from ssmttm.conditions.registry import control_of
 from ssmttm.conditions.text import TextStatistics, token_states
 from ssmttm.config import Config
 from ssmttm.tokens.read import TokenDataset
-from ssmttm.training.flops import flops_per_token
 from ssmttm.training.order import Draw, keyed_generator
+from ssmttm.training.progress import flops_per_token
 from ssmttm.training.task import Task
 from ssmttm.training.validation import ValidationSet
 
+StageName = Literal["stage1", "stage2"]
 STATISTICS_CAPTIONS = 2000
 CONTROLS_DROPPED = 0.1  # share of training samples without any control by frame
 

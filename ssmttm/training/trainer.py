@@ -15,20 +15,16 @@ from typing import Any, NoReturn
 import torch
 
 from ssmttm.bundle import initial
-from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training.budget import TimeBudget
+from ssmttm.model.hardware import denormals_as_zero
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
-from ssmttm.training.engine import Engine, LossModule, State, denormals_as_zero
-from ssmttm.training.finish import finish
-from ssmttm.training.listener import Listener
-from ssmttm.training.order import Prefetcher, SampleOrder, keyed_generator, share
+from ssmttm.training.engine import Engine, LossModule, State
+from ssmttm.training.order import Prefetcher, SampleOrder, batch_shape, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
-from ssmttm.training.run import Run
-from ssmttm.training.samples import sample
-from ssmttm.training.schedule import batch_shape, decay_start, learning_rate
-from ssmttm.training.signals import DivergedError, PreemptedError, Signals, TrainingStoppedError
-from ssmttm.training.startup import StartUp
+from ssmttm.training.results import sample, write_results
+from ssmttm.training.run import Run, keep_steps
+from ssmttm.training.schedule import TimeBudget, decay_start, learning_rate
+from ssmttm.training.session import DivergedError, Listener, PreemptedError, Signals, StartUp, TrainingStoppedError
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
 from ssmttm.training.writer import RunWriter
@@ -46,6 +42,7 @@ class Trainer:
         stop_requested: asked at each step, on every worker.
         preempted: likewise; says that this worker is about to be taken away.
         startup: times until now; the first worker says, after the first step of a run, what they were.
+        finish: called on every worker after the last step, with the arguments of `write_results` by name.
     """
 
     def __init__(
@@ -58,10 +55,12 @@ class Trainer:
         stop_requested: Callable[[], bool] = lambda: False,
         preempted: Callable[[], bool] = lambda: False,
         startup: StartUp | None = None,
+        finish: Callable[..., None] = write_results,
     ):
-        self.task, self.run_folder = task, run
+        self.task, self.run, self.config = task, run, task.config.train
         self._listener, self._report = listener, report
         self._stop_requested, self._preempted, self._startup = stop_requested, preempted, startup
+        self._finish = finish
         checkpoint = restore(task.config, task.name, run.checkpoints)
         self.progress = checkpoint.progress if checkpoint else Progress()
         torch.manual_seed(self.config.seed)
@@ -70,7 +69,6 @@ class Trainer:
             model.load_state_dict(checkpoint.model)
         else:
             initial.load(model, task.config, task.name)
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         module = LossModule(model, task.loss)
         self.engine = make_engine(module, task.optimizer_groups(model), checkpoint.average if checkpoint else None)
         if checkpoint:
@@ -89,16 +87,12 @@ class Trainer:
                 print(f"continuing from step {self.progress.step}", flush=True)
             self._line = ProgressLine(task, self.engine, self.progress)
         if startup is not None:
-            startup.over("model")
-
-    @property
-    def config(self) -> TrainConfig:
-        return self.task.config.train
+            startup.ended("model")
 
     # The loop
 
     def fit(self) -> None:
-        """Train to the last step, then write weights, samples and summary.
+        """Train to the last step, then `finish`.
 
         Raises:
             TrainingStoppedError: when asked to stop, after a checkpoint.
@@ -125,7 +119,9 @@ class Trainer:
                 if row is None:
                     continue
                 row["loader_wait"] = loader.wait_seconds
-                self._budget.settle(progress.step, self.task, self.engine, self._writer, self.run_folder)
+                steps = self._budget.steps(progress.step, self.engine)
+                if steps != self.config.steps:
+                    self._change_steps(steps)
                 self._log(row)
                 config, agreed, best = self.config, self._agreed, False
                 last = progress.step == config.steps
@@ -135,7 +131,7 @@ class Trainer:
                     figures = self._validate(last)
                     best = self._note_best(figures)
                 if config.samples_every and progress.step % config.samples_every == 0 and not last:
-                    sample(self.task, self.engine, progress.step, self._writer, self.run_folder, self._listener)
+                    sample(self.task, self.engine, progress.step, self._writer, self.run, self._listener)
                 leaving = agreed.stop or agreed.preempted
                 due = progress.step % config.checkpoint_every == 0 or progress.step == decay_start(config)
                 if last or leaving or best or agreed.save or due:
@@ -151,7 +147,15 @@ class Trainer:
             self._begin(first)
             figures = self._validate(final=True)
         self._finish_writing()
-        finish(self.task, self.run_folder, self.engine, progress, self.parameters, figures, self._listener)
+        self._finish(
+            task=self.task,
+            run=self.run,
+            train=self.config,
+            engine=self.engine,
+            progress=progress,
+            figures=figures,
+            listener=self._listener,
+        )
 
     def train_step(self, batches: list[Batch], count: int) -> dict[str, float] | None:
         """One optimizer step over this worker's micro-batches of a global batch with `count` loss terms.
@@ -189,6 +193,7 @@ class Trainer:
             "tokens": count,
             "seconds": seconds,
             "skipped": self.progress.skipped,
+            **self.engine.figures,
         }
 
     # Its parts
@@ -215,7 +220,7 @@ class Trainer:
         if self._refused_in_a_row >= self.config.max_skipped:
             raise DivergedError(
                 f"{self._refused_in_a_row} steps in a row had a loss or gradient that is not finite, at step "
-                f"{self.progress.step}; lower train.lr, or look for broken rows in {self.config.data}"
+                f"{self.progress.step}; {self.task.remedy()}"
             )
         if self._writer is not None:
             print(f"step {self.progress.step}: loss or gradient is not finite, batch skipped", flush=True)
@@ -227,10 +232,20 @@ class Trainer:
             return
         self._begun = True
         if self._startup is not None:
-            self._startup.over("step")
+            self._startup.ended("step")
             print(self._startup, flush=True)
         if self._listener is not None:
             self._listener.begin(step)
+
+    def _change_steps(self, steps: int) -> None:
+        """Go on with another number of steps; the run's folder says so from now on."""
+        before, self.config = self.config, self.config.model_copy(update={"steps": steps})
+        if self._writer is None:
+            return
+        print(f"train.minutes={before.minutes:g} allow {steps} of {before.steps} steps", flush=True)
+        config = self.task.config.model_copy(update={"train": self.config})
+        self._writer.set_landmark(decay_start(self.config))
+        self._writer.begin(lambda: keep_steps(self.run, config), self.run.uri)
 
     def _log(self, row: dict[str, float]) -> None:
         if self._writer is None:
@@ -239,11 +254,14 @@ class Trainer:
         self._writer.metrics.append(row)
         if self.progress.step % self.config.log_every == 0 or self.progress.step == self.config.steps:
             self._writer.flush()
-            figures = self._line.show(row)
+            figures = self._line.show(row, self.config.steps)
             if self._listener is not None:
                 self._listener.metrics({f"train/{key}": value for key, value in figures.items()}, self.progress.step)
 
     def _validate(self, final: bool) -> dict[str, float]:
+        """Figures over the held-out rows; none where the task holds none out."""
+        if not self.task.validation_rows:
+            return {}
         start = time.perf_counter()
         with self.engine.averaged():
             figures = validate(self.engine, self.task, self.shape.micro, final)
@@ -259,8 +277,10 @@ class Trainer:
 
     def _note_best(self, figures: dict[str, float]) -> bool:
         """Whether this is the lowest validation loss so far; only with `train.keep_best`."""
+        if not self.config.keep_best:
+            return False
         best, loss = self.progress.best_loss, figures["own"]
-        if not self.config.keep_best or not (best is None or loss < best) or not math.isfinite(loss):
+        if not (best is None or loss < best) or not math.isfinite(loss):
             return False
         self.progress.best_loss, self.progress.best_step = loss, self.progress.step
         return True
@@ -268,12 +288,10 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Gather the full state in the first worker's memory, from where it is written while training goes on; every
         worker takes part."""
-        model, optimizer, average = self.engine.model_state(), self.engine.optimizer_state(), None
-        if self.config.ema:
-            with self.engine.averaged():
-                average = self.engine.model_state()
+        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
+        average = self.engine.averaged_state() if self.config.ema else None
         if self._writer is not None:
-            self._writer.save(Checkpoint(replace(self.progress), model, optimizer, average))
+            self._writer.save(Checkpoint(replace(self.progress), model, optimizer, average, self.task.name))
         self._saved_at = time.monotonic()
         self._report({"step": self.progress.step})
 
@@ -290,4 +308,4 @@ class Trainer:
     def _raise_failure(self) -> NoReturn:
         if self._writer is not None and self._writer.error is not None:
             raise self._writer.error
-        raise UserError(f"the first worker could not write to {self.run_folder.uri}; its message says why")
+        raise UserError(f"the first worker could not write to {self.run.uri}; its message says why")

@@ -1,4 +1,5 @@
-"""Train the neural vocoder of a fitted codec and measure it beside Griffin-Lim. Tokens stay as they are.
+"""Train the neural vocoder of a fitted codec and measure it beside Griffin-Lim on clips neither has seen. Tokens stay
+as they are.
 
 train.out/train_vocoder/  config.json  metrics.jsonl  checkpoints/
 codec.path/               vocoder.safetensors  samples/vocoder/0-neural.wav ...  report.json (written last)
@@ -6,27 +7,33 @@ codec.path/               vocoder.safetensors  samples/vocoder/0-neural.wav ... 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ssmttm import audio, storage
+from ssmttm.audio import Audio
+from ssmttm.codec.metrics import logmel_l1, stft_distance
+from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
+from ssmttm.model.hardware import tune_allocator
 from ssmttm.sources.readers import read_source
-from ssmttm.tracking import Tracker
 from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
-from ssmttm.training.engine import tune_allocator
-from ssmttm.training.run import Run, git_commit
-from ssmttm.training.session import sigterm_flag
-from ssmttm.training.signals import TrainingStoppedError
-from ssmttm.training.vocoder_report import compare
-from ssmttm.training.vocoder_trainer import VocoderTrainer
+from ssmttm.training.run import Run
+from ssmttm.training.session import sigterm_flag, tracking
+from ssmttm.training.trainer import Trainer
+from ssmttm.training.vocoder_task import VocoderTask
 
 RUN_NAME = "train_vocoder"
+RIVAL_ITERATIONS = 16
+SPEED_THREADS = 2
+SAMPLE_CLIPS = 4
 
 
 def train_vocoder(config: Config) -> dict[str, Any]:
@@ -63,10 +70,12 @@ def train_vocoder(config: Config) -> dict[str, Any]:
     clips, originals = (list(read_clips(part, config, refused)) for part in chosen)
     if not clips or not originals:
         raise UserError(f"no clip of {config.corpus.source} can be used to train a vocoder: {refused[0]}")
-    with _tracking(config, run) as tracker:
+    task = VocoderTask(codec, clips, config)
+    with tracking(config, task.name, run) as tracker:
         with sigterm_flag() as stop:
-            trainer = VocoderTrainer(codec, clips, run, config, tracker, stop.is_set)
-            print(f"vocoder: {trainer.parameters:,} parameters, {len(clips)} clips", flush=True)
+            trainer = Trainer(task, run, task.make_engine, tracker, stop_requested=stop.is_set, finish=task.keep)
+            parameters = sum(parameter.numel() for parameter in task.vocoder.parameters())
+            print(f"vocoder: {parameters:,} parameters, {len(clips)} clips", flush=True)
             trainer.fit()
         figures, samples = compare(codec, originals)
         save_codec(codec, path)
@@ -75,7 +84,7 @@ def train_vocoder(config: Config) -> dict[str, Any]:
             uris.append(storage.join(path, "samples", "vocoder", f"{name}.wav"))
             audio.write(uris[-1], clip)
         figures |= {
-            "parameters": trainer.parameters,
+            "parameters": parameters,
             "seconds": round(trainer.progress.seconds, 1),
             "clips": {"train": len(clips), "held_out": len(originals), "refused": len(refused)},
             "settings": settings,
@@ -98,19 +107,6 @@ def _prepare(config: Config, asked: dict[str, dict[str, Any]]) -> Run:
     return run
 
 
-@contextmanager
-def _tracking(config: Config, run: Run) -> Iterator[Tracker]:
-    """A tracker whose run ends as the block does."""
-    tags = {"stage": "vocoder", "run": run.uri} | ({"git_commit": commit} if (commit := git_commit()) else {})
-    tracker = Tracker.start(config, run.uri.rsplit("/", 1)[-1], run.uri, tags)
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, TrainingStoppedError) else "FAILED")
-        raise
-    tracker.finish()
-
-
 def _scalars(figures: dict[str, Any]) -> dict[str, float]:
     """What a tracker plots: `latents/neural/logmel_l1` and the like."""
     return {
@@ -129,3 +125,63 @@ def _print(figures: dict[str, Any]) -> None:
                 f"log-mel L1 {values['logmel_l1']:.3f}  {figures['x_realtime'][decoder]:.0f}x real time",
                 flush=True,
             )
+
+
+def with_griffin_lim(codec: MiniCodec, iterations: int = RIVAL_ITERATIONS) -> MiniCodec:
+    """The same codec without its vocoder, decoding with `iterations` projections."""
+    plain = codec.from_config(codec.config.model_copy(update={"griffin_lim_iterations": iterations}))
+    plain.load_state_dict(codec.state_dict(), strict=False)
+    return plain.eval()
+
+
+@torch.inference_mode()
+def compare(codec: MiniCodec, originals: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, Audio]]:
+    """Both decoders on the same latents of held-out clips (float32 [N] each, zero-padded to whole frames).
+
+    Returns:
+        (figures, samples): `latents` and `codes` (continuous latents, and those of all codebooks), each by decoder
+        with `stft_distance` (of which `convergence` and `level` are the parts) and `logmel_l1`, means over clips;
+        `x_realtime` at two threads; the decoded first clips.
+    """
+    decoders = {"neural": codec, f"griffin_lim_{RIVAL_ITERATIONS}": with_griffin_lim(codec)}
+    figures: dict[str, Any] = {"latents": {}, "codes": {}}
+    samples: dict[str, Audio] = {}
+    rows: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    for index, wav_N in enumerate(originals):
+        wav_BN = torch.from_numpy(wav_N)[None]
+        codes_BKT, fine_BDT = codec.encode_with_latents(wav_BN[:, None])
+        coarse_BDT = codec.coarse(codes_BKT[:, 0])
+        for source, fine in (("latents", fine_BDT), ("codes", codec.fine_from_codes(codes_BKT))):
+            for name, decoder in decoders.items():
+                decoded_BN = decoder.decode(coarse_BDT, fine)[:, 0, : len(wav_N)]
+                rows.setdefault((source, name), []).append(_distances(decoded_BN, wav_BN, codec.sample_rate))
+                if index < SAMPLE_CLIPS and source == "latents":
+                    samples[f"{index}-{name}"] = Audio(decoded_BN.numpy(), codec.sample_rate)
+    for (source, name), values in rows.items():
+        convergence, level, logmel = (round(float(value), 4) for value in np.mean(values, axis=0))
+        figures[source][name] = {
+            "stft_distance": round(convergence + level, 4),
+            "convergence": convergence,
+            "level": level,
+            "logmel_l1": logmel,
+        }
+    figures["x_realtime"] = {name: _speed(decoder, codes_BKT) for name, decoder in decoders.items()}
+    return figures, samples
+
+
+def _distances(decoded_BN: Tensor, original_BN: Tensor, sample_rate: int) -> tuple[float, float, float]:
+    distance = stft_distance(decoded_BN, original_BN)
+    return float(distance.convergence), float(distance.level), logmel_l1(decoded_BN, original_BN, sample_rate)
+
+
+def _speed(codec: MiniCodec, codes_BKT: Tensor) -> float:
+    """Seconds of audio that one second of `SPEED_THREADS` threads decodes: the best of three."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(SPEED_THREADS)
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        codec.decode_codes(codes_BKT)
+        taken.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return round(codes_BKT.shape[-1] / codec.frame_rate / min(taken), 1)

@@ -17,10 +17,10 @@ from torch import nn
 from ssmttm.conditions.base import Conditions, TokenStates
 from ssmttm.config import Stage1Config
 from ssmttm.model import costs
+from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.model.lm import LMState, MusicLM
 from ssmttm.model.mixers.attention import AttentionState
 from ssmttm.model.step_graph import capture
-from ssmttm.training.engine import use_bf16_on_cpu
 
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)
 SIZES = {"5M": (256, 6), "paper": (1024, 24)}  # width, and layers of prefix_simba
@@ -72,7 +72,7 @@ class Setting:
     def optimizer_step(self, module: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
         """Forward, backward and AdamW in bf16 autocast over fp32 weights (fp32 on a CPU without bf16)."""
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
-        autocast = self.device.type == "cuda" or use_bf16_on_cpu()
+        autocast = self.device.type == "cuda" or multiplies_bf16("cpu")
 
         def step() -> None:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):

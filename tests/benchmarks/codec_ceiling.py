@@ -25,14 +25,14 @@ from torch import Tensor
 
 from ssmttm import config as configuration
 from ssmttm.audio import Audio, mel_to_hz
-from ssmttm.bundle.store import Bundle, load_bundle
+from ssmttm.bundle.load import Bundle, load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.metrics import NUM_MELS, log_mel
 from ssmttm.codec.mini import MiniCodec
-from ssmttm.conditions.text import collate_text
 from ssmttm.config import Config
-from ssmttm.engine.fine import Piece
-from ssmttm.engine.render import Renderer
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.windows import WindowRenderer
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.embeddings import log_mel as log_mel_frames
 from ssmttm.evaluation.embeddings import logmel_statistics
@@ -72,7 +72,7 @@ class Pipeline:
         self.codec, self._bundle = codec, bundle
         self._bands = bands_codec(codec) if isinstance(codec, MiniCodec) else None
         if bundle is not None:
-            self._renderer = Renderer(bundle.completer, bundle.codec, bundle.config.generation)
+            self._renderer = WindowRenderer(bundle.completer, bundle.codec, bundle.config.generation)
 
     @torch.inference_mode()
     def steps(self, wav_N: np.ndarray, prompt: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -92,12 +92,8 @@ class Pipeline:
 
     def _completed(self, codes_BT: Tensor, prompt: str, seed: int) -> Tensor:
         assert self._bundle is not None
-        settings = self._bundle.config.generation
-        text = collate_text(self._bundle.text_encoder.encode([prompt]))
-        piece = Piece(text, [seed], settings.steps, settings.stage2_guidance)
-        return torch.cat(
-            list(self._renderer.render(iter(codes_BT[:, None].unbind(dim=2)), codes_BT.shape[1], piece)), dim=-1
-        )
+        piece = Piece.of(self._bundle, MusicRequest(prompt, seed=seed), codes_BT.shape[1])
+        return torch.cat(list(self._renderer.render(iter(codes_BT[:, None].unbind(dim=2)), [piece])), dim=-1)
 
     @staticmethod
     def _heard(decoded_B1N: Tensor, wav_N: np.ndarray) -> np.ndarray:

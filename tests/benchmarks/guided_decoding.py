@@ -27,9 +27,9 @@ from measuring import machine, timed
 from ssmttm import config as configuration
 from ssmttm.conditions.base import Conditions
 from ssmttm.model import costs
+from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
-from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=768, coarse_dim=8)
@@ -89,18 +89,18 @@ def recomputation(lm: MusicLM, device: torch.device) -> Step:
 @torch.inference_mode()
 def divergences(bundle: str) -> dict[str, float]:
     """Mean KL(fp32 || precision) of the next code, in nats, over ten seconds of four prompts."""
-    from ssmttm.conditions.text import collate_text
-    from ssmttm.engine.decoder import Decoder
+    from ssmttm.conditions.base import Conditions
     from ssmttm.engine.generator import Generator
-    from ssmttm.engine.sampling import Sampling
+    from ssmttm.engine.piece import Piece
+    from ssmttm.engine.request import MusicRequest
+    from ssmttm.engine.slots import SlotBatch
 
     generator = Generator.load(bundle, "cpu")
-    lm, settings = generator.bundle.lm, generator.config
+    lm, frames = generator.bundle.lm, round(10 * generator.frame_rate)
     prompts = ["calm piano, slow", "fast techno with a hard kick", "jazz with vibraphone", "rock, electric guitar"]
-    text = collate_text(generator.bundle.text_encoder.encode(prompts))
-    sampling = Sampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
-    drawn = list(Decoder(lm, text, range(4), sampling).frames(round(10 * generator.frame_rate)))
-    codes = torch.stack(drawn, dim=-1)
+    requests = [MusicRequest(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+    pieces = [Piece.of(generator.bundle, request, frames) for request in requests]
+    codes, text = SlotBatch.of(lm, pieces).read(frames), Conditions.cat(*(piece.conditions for piece in pieces))
     expected = lm(codes, text).double().log_softmax(-1)
     found = {}
     for precision in ("bf16", "int8"):

@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from measuring import machine
 
-from ssmttm.conditions.text import collate_text
-from ssmttm.engine.fine import Piece
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.render import Renderer
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
 from ssmttm.evaluation import seams
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,14 +37,12 @@ def peak_mb() -> float:
 
 def render_alone(generator: Generator, seconds: float) -> tuple[float, float]:
     """Wall-clock and processor seconds of stage 2 and the codec."""
-    bundle, settings = generator.bundle, generator.config
+    bundle = generator.bundle
     frames = round(seconds * bundle.codec.frame_rate)
     codes_BT = torch.randint(bundle.codec.codebook_size, (1, frames), generator=torch.Generator().manual_seed(0))
-    piece = Piece(collate_text(bundle.text_encoder.encode([PROMPT])), [0], settings.steps, settings.stage2_guidance)
+    piece = Piece.of(bundle, MusicRequest(PROMPT, seed=0), frames)
     start, spent = time.perf_counter(), time.process_time()
-    for _ in Renderer(bundle.completer, bundle.codec, settings).render(
-        iter(codes_BT[:, None].unbind(2)), frames, piece
-    ):
+    for _ in generator.renderer.render(iter(codes_BT[:, None].unbind(2)), [piece]):
         pass
     return time.perf_counter() - start, time.process_time() - spent
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ssmttm
-from ssmttm.training.engine import use_bf16_on_cpu
+from ssmttm.model.hardware import multiplies_bf16
 
 
 def timed(
@@ -49,7 +49,7 @@ def machine(threads: int, device: torch.device) -> dict[str, Any]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
-        "bf16": use_bf16_on_cpu(),
+        "bf16": multiplies_bf16("cpu"),
         "torch": torch.__version__,
         "ssmttm": ssmttm.__version__,
     }

@@ -31,15 +31,12 @@ import torch
 from measuring import machine
 
 from serve.limits import is_loopback
-from ssmttm.conditions.text import collate_text
-from ssmttm.engine.fine import Piece
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.render import Track
-from ssmttm.engine.render_pool import RenderPool
-from ssmttm.engine.request import resolve
-from ssmttm.engine.rereading import Rereading
-from ssmttm.engine.slot_batch import CodeRequest
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.slot_engine import SlotEngine
+from ssmttm.engine.slots import Rereading
+from ssmttm.engine.windows import Track, WindowPool
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = 10  # streams, one after another, before the load
@@ -108,12 +105,13 @@ class Parts:
         torch.set_num_threads(1)
         self._generator, self._clips, self._compiled = Generator.load(bundle, "cpu"), clips, compiled
         self._frames = round(seconds * self._generator.bundle.codec.frame_rate)
-        self._states = self._generator.read(list(PROMPTS))
         self._music = clips * self._frames / self._generator.bundle.codec.frame_rate
+
+    def _piece(self, seed: int, frames: int) -> Piece:
+        return Piece.of(self._generator.bundle, MusicRequest(PROMPTS[seed % len(PROMPTS)], seed=seed), frames)
 
     def stage1(self) -> float:
         """Seconds of music per second."""
-        sampling = resolve(self._generator.config, 1.0).sampling
         lm, longest = self._generator.bundle.lm, self._generator.bundle.text_encoder.max_tokens
         rereading = Rereading.of(self._generator.config)
         with (
@@ -122,11 +120,8 @@ class Parts:
         ):
             for frames in (4, self._frames):  # the first round warms up
                 start = time.perf_counter()
-                streams = [
-                    engine.submit(CodeRequest(self._states[seed % len(PROMPTS)], frames, seed, sampling))
-                    for seed in range(self._clips)
-                ]
-                list(readers.map(lambda stream: stream.read(stream.request.frames), streams))
+                streams = [engine.submit(self._piece(seed, frames)) for seed in range(self._clips)]
+                list(readers.map(lambda stream: stream.read(stream.piece.frames), streams))
                 wall = time.perf_counter() - start
         return self._music / wall
 
@@ -134,12 +129,10 @@ class Parts:
         """Seconds of music per second, from codes that are all there."""
         generator, size = self._generator, self._generator.bundle.codec.codebook_size
         codes_CT = torch.randint(size, (self._clips, self._frames), generator=torch.Generator().manual_seed(0))
-        pool = RenderPool(generator.renderer)
+        pool = WindowPool(generator.renderer)
 
         def make(clip: int) -> None:
-            text = collate_text([self._states[clip % len(PROMPTS)]])
-            piece = Piece(text, [clip], generator.config.steps, generator.config.stage2_guidance)
-            track, done = Track(generator.renderer, self._frames, piece), 0
+            track, done = Track(generator.renderer, [self._piece(clip, self._frames)]), 0
             while track.left:
                 wanted = track.wanted
                 pool.render(track, codes_CT[clip : clip + 1, None, done : done + wanted])

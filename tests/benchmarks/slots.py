@@ -2,9 +2,9 @@
 
     python tests/benchmarks/slots.py [--threads 1] [--cases 'mini,10M guided']
 
-Both compiled (on CPU; one CUDA graph per number of rows on a GPU). One at a time: `Decoder`, as `Generator.stream`
-runs it. Together: the batch that `SlotEngine` steps, sampling and book-keeping included, and the whole engine with a
-thread per request that reads its frames. Rounds go through all in turn. Weights are random, which changes no cost.
+Both compiled (on CPU; one CUDA graph per number of rows on a GPU). One at a time: a batch of its own, as
+`Generator.stream` has it. Together: the batch that `SlotEngine` steps, sampling and book-keeping included, and the
+whole engine with a thread per request that reads its frames. Rounds go through all in turn. Weights are random, which changes no cost.
 The result goes to results/slots.json, with the machine's description; cases that are not measured stay as they were.
 """
 
@@ -25,13 +25,13 @@ from measuring import machine
 
 from ssmttm.conditions.text import collate_text
 from ssmttm.config import Stage1Config
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.sampling import Sampling
-from ssmttm.engine.slot_batch import CodeRequest, SlotBatch
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest, Sampling
 from ssmttm.engine.slot_engine import SlotEngine
+from ssmttm.engine.slots import SlotBatch
 from ssmttm.model import costs
+from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
-from ssmttm.training.engine import tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = costs.Shape(codebook_size=1024, text_dim=384, coarse_dim=128)
@@ -48,20 +48,18 @@ def build(size: str) -> MusicLM:
     return costs.build(config, SHAPE, "cpu").eval().requires_grad_(False)
 
 
-def request(seed: int, frames: int, sampling: Sampling) -> CodeRequest:
+def piece(seed: int, frames: int, sampling: Sampling) -> Piece:
     text = np.random.default_rng(seed).standard_normal((TEXT_TOKENS, SHAPE.text_dim)).astype(np.float16)
-    return CodeRequest(text, frames, seed, sampling)
+    return Piece(MusicRequest("x", seed=seed, **vars(sampling)), collate_text([text]), frames)
 
 
 def one_at_a_time(lm: MusicLM, sampling: Sampling) -> Callable[[int], float]:
     """Frames per second of a stream that goes on for ever."""
-    one = request(0, 10**9, sampling)
-    stream = Decoder(lm, collate_text([one.text]), [0], sampling).frames(one.frames)
+    batch = SlotBatch.of(lm, [piece(0, 10**9, sampling)])
 
     def measure(frames: int) -> float:
         start = time.perf_counter()
-        for _ in range(frames):
-            next(stream)
+        batch.read(frames)
         return frames / (time.perf_counter() - start)
 
     return measure
@@ -70,7 +68,7 @@ def one_at_a_time(lm: MusicLM, sampling: Sampling) -> Callable[[int], float]:
 def together(lm: MusicLM, count: int, sampling: Sampling) -> Callable[[int], float]:
     batch = SlotBatch(lm, count, TEXT_TOKENS)
     batch.warm_up(compiled=False)
-    batch.join([request(seed, 10**9, sampling) for seed in range(count)])
+    batch.join([piece(seed, 10**9, sampling) for seed in range(count)])
 
     def measure(steps: int) -> float:
         start = time.perf_counter()
@@ -85,7 +83,7 @@ def whole_engine(lm: MusicLM, count: int, frames: int, sampling: Sampling) -> fl
     """Prompts, threads and queue included."""
     with SlotEngine(lm, count, TEXT_TOKENS) as engine, ThreadPoolExecutor(count) as readers:
         start = time.perf_counter()
-        streams = [engine.submit(request(seed, frames, sampling)) for seed in range(count)]
+        streams = [engine.submit(piece(seed, frames, sampling)) for seed in range(count)]
         list(readers.map(lambda stream: stream.read(frames), streams))
         return count * frames / (time.perf_counter() - start)
 

@@ -33,7 +33,7 @@ from measuring import machine
 from torch import Tensor
 
 from ssmttm import storage
-from ssmttm.bundle.store import load_bundle
+from ssmttm.bundle.load import load_bundle
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
 from ssmttm.conditions.base import Conditions

@@ -30,20 +30,15 @@ import synthetic_tokens
 
 from ssmttm import config
 from ssmttm.config import Config
-from ssmttm.training.engine import (
-    LossModule,
-    TorchEngine,
-    make_optimizer,
-    set_learning_rate,
-    tune_allocator,
-    use_bf16,
-)
-from ssmttm.training.rows import read_rows
+from ssmttm.model.hardware import tune_allocator
+from ssmttm.training.engine import LossModule, TorchEngine, make_optimizer, set_learning_rate, use_bf16
+from ssmttm.training.launch import make_task
 from ssmttm.training.run import prepare
 from ssmttm.training.schedule import learning_rate
-from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.stage_task import StageName
 from ssmttm.training.task import Batch
 from ssmttm.training.trainer import Trainer
+from ssmttm.training.writer import read_rows
 
 RESULTS = Path(__file__).parent / "results"
 STAGE: StageName = "stage1"
@@ -133,7 +128,7 @@ def measure(folder: Path, segments: int) -> dict[str, Any]:
     waited = {name: rows[-1][name] - rows[0][name] for name in ("loader_wait", "save_wait")}
     return {
         "stage": STAGE,
-        "parameters": trainer.parameters,
+        "parameters": sum(parameter.numel() for parameter in trainer.engine.model.parameters()),
         "precision": "bf16" if use_bf16(settings.train) else "fp32",
         "steps": len(rows),
         "checkpoints": len([row for row in rows if row["step"] % settings.train.checkpoint_every == 0]),

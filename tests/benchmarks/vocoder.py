@@ -24,7 +24,7 @@ from ssmttm.audio import Audio
 from ssmttm.codec import MiniCodec, load_codec
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import choose_clips, read_clips
-from ssmttm.training.vocoder_report import RIVAL_ITERATIONS, SPEED_THREADS, compare
+from ssmttm.training.vocoder import RIVAL_ITERATIONS, SPEED_THREADS, compare
 
 RESULTS = Path(__file__).parent / "results"
 SUFFIXES = {".opus", ".ogg", ".flac", ".wav", ".mp3"}

@@ -10,7 +10,7 @@ import yaml
 from tiny_bundle import write_tiny_bundle
 
 from ssmttm import storage
-from ssmttm.bundle.store import load_bundle, read_model_id
+from ssmttm.bundle.load import load_bundle, read_model_id
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
 

@@ -12,15 +12,15 @@ from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.bundle import initial
-from ssmttm.bundle.store import read_costs
+from ssmttm.bundle.load import read_costs
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_tensors
 from ssmttm.tokens.write import preprocess_local
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.stage1 import Stage1Task
+from ssmttm.training.writer import read_rows
 
 Tuned = Callable[..., Config]
 

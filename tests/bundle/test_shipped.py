@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ssmttm import storage
-from ssmttm.bundle.store import shipped_bundle
+from ssmttm.bundle.load import shipped_bundle
 from ssmttm.engine.generator import Generator
 
 LARGEST, LARGEST_FILE = 32_000_000, 16 * 2**20  # bytes

@@ -56,7 +56,7 @@ DEEPSPEED |= {"zero3-offload-parameters.json": (3, "parameters")}
 
 @pytest.mark.parametrize("name", DEEPSPEED)
 def test_deepspeed_files_are_what_training_uses(name: str) -> None:
-    from ssmttm.training.deepspeed_config import zero_config
+    from ssmttm.training.deepspeed_engine import zero_config
 
     assert json.loads((CLUSTER / "deepspeed" / name).read_text()) == zero_config(*DEEPSPEED[name])
 
@@ -66,7 +66,7 @@ def test_there_is_a_deepspeed_file_for_each_stage_and_offload_and_no_other() -> 
 
 
 def test_the_example_of_deepspeed_settings_may_be_given(tmp_path: Path) -> None:
-    from ssmttm.training.deepspeed_config import base_config
+    from ssmttm.training.deepspeed_engine import base_config
 
     (example,) = re.findall(r"^```json\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     file = tmp_path / "settings.json"

@@ -145,8 +145,8 @@ def nodes_at_start(cluster: RayClusterSpec) -> list[dict[str, Any]]:
 
 
 def test_training_fits_its_cluster() -> None:
-    from ssmttm.training.cluster import check_cluster
-    from ssmttm.training.schedule import batch_shape
+    from ssmttm.training.launch import check_cluster
+    from ssmttm.training.order import batch_shape
 
     path = CLUSTER / "kuberay" / "rayjob-train.yaml"
     cluster, settings = ray_spec(path), settings_of(path)
@@ -164,7 +164,7 @@ def test_training_fits_its_cluster() -> None:
 
 def test_training_waits_at_a_head_alone_for_the_machines_of_the_standing_cluster() -> None:
     """KubeRay puts the name of a pod's group into RAY_NODE_TYPE_NAME, which Ray makes a label of."""
-    from ssmttm.training.cluster import NODE_GROUP, check_cluster
+    from ssmttm.training.launch import NODE_GROUP, check_cluster
 
     cluster = ray_spec(CLUSTER / "kuberay" / "raycluster.yaml")
     assert cluster is not None

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from ssmttm.conditions.text import collate_text
 from ssmttm.engine.generator import Generator
 
 
@@ -13,7 +14,7 @@ from ssmttm.engine.generator import Generator
 @torch.inference_mode()
 def test_compiled_steps_agree_with_eager_ones(bundle_uri: str) -> None:
     generator = Generator.load(bundle_uri)
-    lm, text = generator.bundle.lm, generator._read(["calm piano"])
+    lm, text = generator.bundle.lm, collate_text(generator.bundle.text_encoder.encode(["calm piano"]))
     logits, state = lm.prefill(text)
     eager = [logits]
     for code in range(5):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reference_decoder import Decoder
 
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
 from ssmttm.config import Stage1Config
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.rereading import NEVER, Rereading
-from ssmttm.engine.sampling import Sampling, frame_uniforms, guide, sample
+from ssmttm.engine.request import Sampling
+from ssmttm.engine.sampling import frame_uniforms, guide, sample
+from ssmttm.engine.slots import NEVER, Rereading
 from ssmttm.errors import UserError
 from ssmttm.model.delay import apply_delay
 from ssmttm.model.lm import MusicLM
@@ -78,7 +79,7 @@ def test_recurrent_decoding_equals_full_passes(num_codebooks: int, backbone: str
     ("num_codebooks", "every", "frames"), [(1, 4, 4), (1, 1, 1), (1, 7, 2), (1, 2, 3), (3, 5, 5), (3, 2, 3), (3, 6, 3)]
 )
 @pytest.mark.parametrize("backbone", ["prefix_simba", "cross_simba", "prefix_transformer"])
-def test_what_is_read_anew_equals_full_passes_from_there(
+def test_what_is_read_again_equals_full_passes_from_there(
     num_codebooks: int, every: int, frames: int, backbone: str
 ) -> None:
     lm, text, sampling = make_lm(num_codebooks, backbone), prompts((5,)), Sampling(2.0, 0.9, 12)
@@ -88,7 +89,7 @@ def test_what_is_read_anew_equals_full_passes_from_there(
     assert not torch.equal(found, decode(lm, text, [3], sampling, 20))
 
 
-def test_too_few_frames_to_read_anew_are_an_error() -> None:
+def test_too_few_frames_to_read_again_are_an_error() -> None:
     with pytest.raises(UserError, match="reread_frames=2 are too few for 3 codebooks"):
         Decoder(make_lm(3), prompts((5,)), [0], Sampling(1.0, 1.0, 0), Rereading(5, 2))
 
@@ -99,8 +100,8 @@ def test_batch_mates_change_nothing(guidance: float) -> None:
     together = decode(lm, prompts((3, 7, 5)), [1, 2, 3], sampling, 12)
     text = prompts((3, 7, 5))
     for row in range(3):
-        alone = text.rows([row])
-        assert torch.equal(together[row : row + 1], decode(lm, alone, [row + 1], sampling, 12))
+        alone = decode(lm, text.rows([row]), [row + 1], sampling, 12)
+        assert torch.equal(together[row : row + 1], alone)
 
 
 def test_guidance_one_skips_the_unconditional_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_prompt_and_seed_both_matter() -> None:
 def test_frames_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, calls = make_lm(), []
     step = lm.step
-    monkeypatch.setattr(lm, "step", lambda tokens, state: (calls.append(1), step(tokens, state))[1])
+    monkeypatch.setattr(lm, "step", lambda *inputs: (calls.append(1), step(*inputs))[1])
     frames = Decoder(lm, prompts((4,)), [0], Sampling(1.0, 1.0, 0)).frames(100)
     next(frames)
     next(frames)

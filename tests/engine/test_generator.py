@@ -10,8 +10,9 @@ import torch
 
 from ssmttm import audio
 from ssmttm.audio import Audio
+from ssmttm.engine.continuation import CEILING, KNEE, soft_limit
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.limiter import CEILING, KNEE, soft_limit
+from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError
 
 PROMPT = "calm piano in a minor key, slow"
@@ -24,6 +25,19 @@ def test_generate_is_the_concatenation_of_stream(generator: Generator) -> None:
     whole = generator.generate(PROMPT, 6.0, seed=1)
     assert whole.samples.dtype == np.float32
     assert np.array_equal(whole.samples, np.concatenate([piece.samples for piece in pieces], axis=1))
+
+
+def test_a_request_is_taken_as_its_fields_are(generator: Generator) -> None:
+    request = MusicRequest(PROMPT, 1.0, guidance=1.5)
+    stream = generator.stream(request)
+    seed = stream.request.seed
+    assert (stream.request.guidance, stream.request.top_k) == (1.5, generator.config.top_k)
+    whole = np.concatenate([piece.samples for piece in stream], axis=1)
+    assert np.array_equal(whole, generator.generate(PROMPT, 1.0, seed, 1.5).samples)
+    with pytest.raises(TypeError, match="give no others beside it"):
+        generator.generate(request, 1.0)
+    with pytest.raises(TypeError, match="tempo"):
+        generator.generate(PROMPT, tempo=90)
 
 
 def test_seeds_reproduce_and_differ(generator: Generator) -> None:
@@ -143,6 +157,7 @@ def test_extend_refuses_what_it_cannot_continue(generator: Generator) -> None:
         ({"top_p": math.nan}, "top_p is nan"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1000}, "steps is 1000"),
+        ({"controls": {"beat": 1}}, "controls.beat"),
     ],
 )
 def test_mistakes_are_named_at_once(generator: Generator, arguments: dict[str, object], message: str) -> None:

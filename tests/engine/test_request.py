@@ -1,25 +1,69 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from ssmttm.config import GenerationConfig
-from ssmttm.engine.request import check_seed, resolve
-from ssmttm.engine.sampling import Sampling
+from ssmttm.engine.request import BOUNDS, DEFAULTS, MAX_SEED, MusicRequest, Sampling
+from ssmttm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_defaults_come_from_the_bundle() -> None:
     config = GenerationConfig(guidance=3.0, temperature=0.7, top_k=9, top_p=0.8, steps=4)
-    settings = resolve(config, 10.0)
-    assert settings.sampling == Sampling(3.0, 0.7, 9, 0.8)
-    assert settings.steps == 4
+    request = MusicRequest("x").filled(config)
+    assert request.sampling == Sampling(3.0, 0.7, 9, 0.8)
+    assert request.steps == 4
+    assert request.filled(GenerationConfig()) == request
 
 
 def test_given_values_win_even_when_they_are_zero() -> None:
-    settings = resolve(GenerationConfig(), 10.0, guidance=0.0, temperature=0.0, top_k=0, steps=1)
-    assert settings.sampling == Sampling(0.0, 0.0, 0)
-    assert settings.steps == 1
+    request = MusicRequest("x", guidance=0.0, temperature=0.0, top_k=0, steps=1).filled(GenerationConfig())
+    assert request.sampling == Sampling(0.0, 0.0, 0)
+    assert request.steps == 1
 
 
 def test_seeds_are_kept_or_drawn() -> None:
-    assert check_seed(5) == 5
-    drawn = {check_seed(None) for _ in range(8)}
+    config = GenerationConfig()
+    assert MusicRequest("x", seed=5).filled(config).seed == 5
+    drawn = {MusicRequest("x").filled(config).seed for _ in range(8)}
     assert len(drawn) > 1
-    assert all(0 <= seed < 2**32 for seed in drawn)
+    assert all(seed is not None and 0 <= seed < 2**32 for seed in drawn)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_each_bound_holds(name: str) -> None:
+    bounds, config = BOUNDS[name], GenerationConfig(max_seconds=86_400)
+    lowest = bounds.low + 1e-3 if bounds.above else bounds.low
+    for value in (lowest, bounds.high):
+        MusicRequest(**{"prompt": "x", name: value}).filled(config)
+    outside = [bounds.low if bounds.above else bounds.low - 1, bounds.high + 1, float("nan"), float("inf")]
+    for value in outside:
+        with pytest.raises(UserError, match=f"^{name} is .*; give a"):
+            MusicRequest(**{"prompt": "x", name: value}).filled(config)
+
+
+def test_messages_name_the_bounds() -> None:
+    wrong = {
+        "guidance is -0.1; give a number from 0 to 20": {"guidance": -0.1},
+        "seconds is 601; give a length above 0 and up to 600": {"seconds": 601.0},
+        "top_p is 0; give a number above 0 and up to 1": {"top_p": 0},
+        f"seed is {MAX_SEED + 1}; give a whole number from 0 to {MAX_SEED}": {"seed": MAX_SEED + 1},
+    }
+    for said, field in wrong.items():
+        with pytest.raises(UserError) as caught:
+            MusicRequest(**{"prompt": "x", **field}).filled(GenerationConfig())
+        assert str(caught.value) == said
+
+
+def test_names_and_bounds_are_written_down_once() -> None:
+    """Every door derives its own from them."""
+    from serve.schema import ClipForm
+    from ssmttm.cli import generate
+
+    assert set(DEFAULTS) <= set(BOUNDS) <= set(ClipForm.model_fields)
+    assert set(BOUNDS) <= set(generate.__annotations__)
+    for name, bounds in BOUNDS.items():
+        assert ClipForm.model_fields[name].description == bounds.help

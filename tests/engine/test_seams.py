@@ -13,14 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from batches import piece_of
 from torch import Tensor, nn
 
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.text import collate_text
 from ssmttm.config import GenerationConfig
-from ssmttm.engine.fine import Finished, Piece, Window
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.render import Renderer
+from ssmttm.engine.piece import Finished
+from ssmttm.engine.windows import Window, WindowRenderer
 from ssmttm.evaluation import seams
 
 CORRELATION = 0.8  # from a frame to the next; the fine latents of composed music have about .65
@@ -36,7 +37,6 @@ class Wandering(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_parameter("unused", nn.Parameter(torch.zeros(())))  # a renderer asks parameters for the device
 
     def forward(self, x_BDT: Tensor, t_B: Tensor, coarse_BDT: Tensor, text: Conditions, mask_BT: None) -> Tensor:
         frame, t = torch.arange(x_BDT.shape[-1], dtype=torch.float64), float(t_B[0])
@@ -52,7 +52,7 @@ def areas(generator: Generator, windows: GenerationConfig, with_trail: bool = Tr
     codec = generator.bundle.codec
     completer = copy.deepcopy(generator.bundle.completer)
     completer.denoiser = Wandering()
-    renderer = Renderer(completer, codec, windows)
+    renderer = WindowRenderer(completer, codec, windows)
     frames = renderer.hop * WINDOWS
     fine: list[Tensor] = []
     decode = renderer.decode
@@ -70,11 +70,10 @@ def areas(generator: Generator, windows: GenerationConfig, with_trail: bool = Tr
 
         renderer.complete = forgetful  # type: ignore[method-assign]
     codes_BT = torch.zeros(CLIPS, 1, dtype=torch.int64).expand(-1, frames)
-    text = collate_text(generator.bundle.text_encoder.encode(["calm piano"] * CLIPS))
-    pieces = renderer.render(
-        iter(codes_BT[:, None].unbind(2)), frames, Piece(text, range(CLIPS), steps=8, guidance=1.0)
-    )
-    wav_BN = torch.cat(list(pieces), dim=2)[:, 0].numpy()
+    conditions = collate_text(generator.bundle.text_encoder.encode(["calm piano"]))
+    pieces = [piece_of(conditions, frames, seed, steps=8) for seed in range(CLIPS)]
+    rendered = renderer.render(iter(codes_BT[:, None].unbind(2)), pieces)
+    wav_BN = torch.cat(list(rendered), dim=2)[:, 0].numpy()
     heard = [seams.changes(wav_N, codec.sample_rate, codec.hop_length) for wav_N in wav_BN]
     values = {name: np.concatenate([getattr(one, name) for one in heard]) for name in ("level", "flux", "burst")}
     values["latents"] = torch.cat(fine, dim=2).diff(dim=2).square().mean(1).flatten().numpy()

@@ -13,8 +13,8 @@ import ray_nodes
 
 from ssmttm import config, storage
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run
+from ssmttm.training.writer import read_rows
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = ("stage1.dropout=0", "stage1.token_dropout=0", "tracking.enabled=false", "train.steps=120")

@@ -15,8 +15,8 @@ import pytest
 
 from ssmttm import config, storage
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run
+from ssmttm.training.writer import read_rows
 
 ROOT = Path(__file__).parent.parent.parent
 # Dropout is keyed by worker: without it, runs on different numbers of workers can be compared.

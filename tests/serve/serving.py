@@ -12,7 +12,8 @@ import numpy as np
 from fastapi import FastAPI
 
 from serve.schema import MEDIA_TYPES, Model
-from serve.wire import Began, Event, LostError, Order, Refusal
+from serve.wire import Began, Event, LostError, Refusal
+from ssmttm.engine.request import MusicRequest
 
 URL = "/v1/music/generations"
 EXTENSIONS = "/v1/music/extensions"
@@ -33,7 +34,7 @@ class FakeService:
 
     def __init__(self, pause_s: float = 0.0, fails_at: int | None = None, refusal: Refusal | None = None):
         self.pause_s, self.fails_at, self.refusal = pause_s, fails_at, refusal
-        self.orders: list[Order] = []
+        self.requests: list[MusicRequest] = []
         self.active = 0
 
     async def describe(self) -> Model:
@@ -47,20 +48,20 @@ class FakeService:
             defaults={"steps": 2},
         )
 
-    async def check(self, order: Order) -> Refusal | None:
-        if order.seconds > 60:
-            return Refusal(400, f"seconds is {order.seconds:g}; give a length above 0 and up to 60")
+    async def check(self, request: MusicRequest) -> Refusal | None:
+        if request.seconds > 60:
+            return Refusal(400, f"seconds is {request.seconds:g}; give a length above 0 and up to 60")
         return self.refusal
 
-    async def stream(self, order: Order) -> AsyncGenerator[Event]:
-        self.orders.append(order)
+    async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
+        self.requests.append(request)
         self.active += 1
         try:
-            refusal = await self.check(order)
+            refusal = await self.check(request)
             if refusal is not None:
                 yield refusal
                 return
-            samples = tone(order)
+            samples = tone(request)
             yield Began(len(samples), RATE)
             for number, piece in enumerate(np.array_split(samples, 10)):
                 await asyncio.sleep(self.pause_s)
@@ -75,10 +76,10 @@ class FakeService:
         return [dict.fromkeys(names, 1.0), dict.fromkeys(names, 2.0)]
 
 
-def tone(order: Order) -> np.ndarray:
-    """The samples of an order; other seeds sound different."""
-    time = np.arange(round(order.seconds * RATE)) / RATE
-    return (0.3 * np.sin(2 * np.pi * (200 + order.seed % 100) * time)).astype(np.float32)
+def tone(request: MusicRequest) -> np.ndarray:
+    """The samples of a request; other seeds sound different."""
+    time = np.arange(round(request.seconds * RATE)) / RATE
+    return (0.3 * np.sin(2 * np.pi * (200 + request.seed % 100) * time)).astype(np.float32)
 
 
 def free_port() -> int:

@@ -15,9 +15,10 @@ from serving import EXTENSIONS, GOOD, RATE, URL, FakeService, call, client_of, t
 
 from serve.api import make_api
 from serve.limits import Limits
-from serve.wire import Order, Refusal
+from serve.wire import Refusal
 from ssmttm import audio
 from ssmttm.audio import Audio
+from ssmttm.engine.request import MusicRequest
 
 # Each of these changes is refused, by name.
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
@@ -54,6 +55,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stream": "perhaps"}, "stream"),
     ({"answer": "xml"}, "answer"),
     ({"tempo": 100}, "tempo"),
+    ({"controls": [1]}, "controls"),
 ]
 MIXED = [{"stream": True, "format": "flac"}, {"stream": True, "variations": 2}, {"stream": True, "answer": "json"}]
 
@@ -131,8 +133,9 @@ def test_a_stream_begins_before_the_clip_is_made() -> None:
 def test_every_field_reaches_the_generator() -> None:
     service = FakeService()
     settings = {"guidance": 2.0, "temperature": 0.5, "top_k": 10, "top_p": 0.9, "steps": 4}
+    settings["controls"] = {"beat": [1, None], "key": "A minor"}
     call(make_api(service), "POST", URL, json={**GOOD, **settings, "seed": 0, "format": "ogg"})
-    assert service.orders == [Order("calm piano", 1, 0, settings)]
+    assert service.requests == [MusicRequest("calm piano", 1, 0, **settings)]
 
 
 def test_variations_are_consecutive_seeds_beside_what_made_them() -> None:
@@ -144,7 +147,7 @@ def test_variations_are_consecutive_seeds_beside_what_made_them() -> None:
         assert (clip["media_type"], clip["seconds"]) == ("audio/flac", 1.0)
         samples, comment = decoded(base64.b64decode(clip["data"]))
         assert comment == clip["provenance"]
-        assert np.abs(samples - tone(Order("", 1, comment["seed"]))).max() < 1e-4
+        assert np.abs(samples - tone(MusicRequest("", 1, comment["seed"]))).max() < 1e-4
 
 
 def test_one_clip_with_its_provenance_as_json() -> None:
@@ -158,7 +161,7 @@ def test_bad_fields_are_named(change: dict[str, Any], named: str) -> None:
     answer = call(make_api(service), "POST", URL, json={**GOOD, **change})
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(f"{named}: ")
-    assert not service.orders
+    assert not service.requests
 
 
 @pytest.mark.parametrize("change", MIXED)
@@ -230,15 +233,15 @@ def wav(seconds: float, rate: int = 44_100, channels: int = 2) -> bytes:
 def test_audio_is_sent_to_be_continued() -> None:
     service = FakeService()
     files = {"audio": ("../../x.wav", wav(2.0), "audio/wav")}
-    fields = {"prompt": "go on", "seconds": "3", "seed": "4", "format": "flac"}
+    fields = {"prompt": "go on", "seconds": "3", "seed": "4", "format": "flac", "controls": '{"key": "A"}'}
     answer = call(make_api(service), "POST", EXTENSIONS, data=fields, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "audio/flac"
-    (order,) = service.orders
-    assert (order.prompt, order.seconds, order.seed) == ("go on", 3.0, 4)
-    assert order.given is not None
-    assert order.given.samples.shape == (1, 88_200)
-    assert np.abs(order.given.samples - 0.1).max() < 1e-3
+    (request,) = service.requests
+    assert (request.prompt, request.seconds, request.seed) == ("go on", 3.0, 4)
+    assert request.audio is not None
+    assert request.audio.samples.shape == (1, 88_200)
+    assert np.abs(request.audio.samples - 0.1).max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -266,6 +269,9 @@ def test_bad_forms_are_named() -> None:
     assert call(api, "POST", EXTENSIONS, files=files).json()["error"].startswith("prompt: ")
     unknown = call(api, "POST", EXTENSIONS, data={"prompt": "x", "tempo": "1"}, files=files)
     assert (unknown.status_code, unknown.json()["error"].partition(":")[0]) == (422, "tempo")
+    for controls in ("{", "[1]"):
+        answer = call(api, "POST", EXTENSIONS, data={"prompt": "x", "controls": controls}, files=files)
+        assert (answer.status_code, answer.json()["error"].partition(":")[0]) == (422, "controls")
 
 
 def test_models_health_and_metrics() -> None:
@@ -294,7 +300,7 @@ def test_not_ready_without_a_language_model() -> None:
 def test_the_openapi_document_describes_the_surface() -> None:
     document = call(make_api(FakeService()), "GET", "/openapi.json").json()
     assert set(document["paths"]) == {URL, EXTENSIONS, "/v1/models", "/healthz", "/readyz", "/metrics"}
-    request = document["components"]["schemas"]["MusicRequest"]
+    request = document["components"]["schemas"]["MusicForm"]
     assert request["additionalProperties"] is False
     assert request["examples"]
     assert set(document["paths"][URL]["post"]["responses"]["200"]["content"]) >= {"audio/wav", "audio/mpeg"}

@@ -14,7 +14,8 @@ from serve.api import make_api
 from serve.job_runner import JobRunner
 from serve.jobs import JobStore
 from serve.limits import Limits
-from serve.wire import Event, Order
+from serve.wire import Event
+from ssmttm.engine.request import MusicRequest
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +25,8 @@ CASES = 350  # per operation and kind; 5,000 and more in all
 class Brief(FakeService):
     """Whatever length is asked for, it makes little."""
 
-    async def stream(self, order: Order) -> AsyncGenerator[Event]:
-        async for event in super().stream(replace(order, seconds=0.01) if order.seconds <= 60 else order):
+    async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
+        async for event in super().stream(replace(request, seconds=0.01) if request.seconds <= 60 else request):
             yield event
 
 

@@ -20,10 +20,10 @@ from serve.api import make_api
 from serve.job_runner import JobRunner
 from serve.jobs import ATTEMPTS, LEASE_S, JobStore
 from serve.limits import Keys, Limits
-from serve.schema import ClipRequest, Job
+from serve.schema import ClipForm, Job
 from serve.wire import Refusal
 
-REQUEST = ClipRequest(**GOOD)
+REQUEST = ClipForm(**GOOD)
 LIMITS = Limits()
 
 
@@ -163,7 +163,7 @@ def test_failures_are_tried_again_and_then_told(tmp_path: Path) -> None:
         async with serving(tmp_path, service) as client:
             job = (await client.post(JOBS, json=GOOD)).json()["id"]
             failed = await until(client, job, lambda answer: answer["state"] == "failed")
-        assert failed["attempts"] == len(service.orders) == ATTEMPTS
+        assert failed["attempts"] == len(service.requests) == ATTEMPTS
         assert failed["error"] == "the clip was interrupted by a failure; try again"
 
     asyncio.run(go())
@@ -178,14 +178,14 @@ def test_a_job_waits_while_all_slots_are_taken(tmp_path: Path) -> None:
             # From now on there is no room.
             original, refusals = service.check, iter([Refusal(429, "busy", 1)] * 7)
 
-            async def check(order: Any) -> Refusal | None:
-                return next(refusals, None) if service.orders[1:] else await original(order)
+            async def check(request: Any) -> Refusal | None:
+                return next(refusals, None) if service.requests[1:] else await original(request)
 
             service.check = check  # type: ignore[method-assign]
             job = (await client.post(JOBS, json=GOOD)).json()["id"]
             done = await until(client, job, lambda answer: answer["state"] == "done")
             assert done["attempts"] == 1
-            assert len(service.orders) == 1 + 7 + 1
+            assert len(service.requests) == 1 + 7 + 1
 
     asyncio.run(go())
 
@@ -222,7 +222,7 @@ def test_jobs_of_the_dead_are_taken_over_and_given_up_in_the_end(tmp_path: Path,
     assert failed.state == "failed"
     assert "interrupted 3 times" in str(failed.error)
     assert not store.report(job.id, owner, 0.9)
-    store.finish(job.id, owner, b"late", "wav")
+    store.keep(job.id, owner, b"late", "wav")
     assert not (tmp_path / f"{job.id}.wav").exists()
     store.close()
 
@@ -242,7 +242,7 @@ def test_old_jobs_are_forgotten(tmp_path: Path, clock: list[float]) -> None:
     job = store.add("me", REQUEST, 1, 10)
     assert job is not None
     store.claim("a")
-    store.finish(job.id, "a", b"file", "wav")
+    store.keep(job.id, "a", b"file", "wav")
     clock[0] += 99
     store.expire()
     assert store.get(job.id, "me")

@@ -15,7 +15,8 @@ from serving import EXTENSIONS, GOOD, URL, FakeService, call, client_of
 
 from serve.api import make_api
 from serve.limits import Keys, Limits, TokenBuckets, check_exposure, is_loopback
-from serve.wire import Began, Event, Order
+from serve.wire import Began, Event
+from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError
 
 KEY, OTHER = "a-key-of-twenty-letters", "another-key-of-twenty-letters"
@@ -70,7 +71,7 @@ def test_a_key_is_asked_for_before_anything_is_read() -> None:
             answer = call(api, method, url, json=GOOD, headers=headers)
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"] == "Bearer"
-    assert not service.orders
+    assert not service.requests
     assert call(api, "POST", URL, json=GOOD, headers=bearer(KEY)).status_code == 200
     for url in ("/", "/healthz", "/readyz", "/openapi.json"):
         assert call(api, "GET", url).status_code == 200
@@ -135,7 +136,7 @@ def test_large_bodies_are_refused_before_they_are_read() -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="audio"; filename="a"\r\n\r\n'
     assert post_in_pieces(api, EXTENSIONS, 20_000, "multipart/form-data; boundary=x", part) == 413
     assert call(api, "POST", URL, json=GOOD, headers={"content-length": "-1"}).status_code == 413
-    assert not service.orders
+    assert not service.requests
 
 
 def test_every_answer_has_an_id_and_security_headers(caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +157,7 @@ def test_every_answer_has_an_id_and_security_headers(caplog: pytest.LogCaptureFi
 
 def test_what_fails_inside_is_not_told_outside(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(FakeService):
-        async def stream(self, order: Order) -> AsyncGenerator[Event]:
+        async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
             raise ValueError("secret at /home/somebody/model.py")
             yield Began(0, 1)
 

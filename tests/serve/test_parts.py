@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +15,36 @@ import soundfile
 from serving import EXTENSIONS, URL, call
 from tiny_bundle import shared_single_stage
 
-from serve import renderer as renderer_module
+from serve import wire
 from serve.api import make_api
-from serve.renderer import ATTEMPTS, Renderer, lasting_codes
-from serve.service import LocalService
-from serve.wire import Began, CodeOrder, LostError, Order, Refusal
+from serve.language_model import LanguageModel
+from serve.renderer import Renderer, lasting_codes
+from serve.service import Service
+from serve.wire import ATTEMPTS, Began, LostError, Refusal
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import read_model_id
+from ssmttm.bundle.load import read_model_id
+from ssmttm.conditions.text import collate_text
 from ssmttm.engine.generator import Generator
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.request import MusicRequest
 
 PROMPT = "calm piano in a minor key, slow"
 
 
+@contextmanager
+def parts_of(bundle: str, slots: int) -> Iterator[Service]:
+    """Both parts in this process."""
+    language_model = LanguageModel(bundle, slots, waiting=2)
+    renderer = Renderer(bundle, language_model, slots + 2)
+    yield Service(language_model, renderer)
+    language_model.close()
+    renderer.close()
+
+
 @pytest.fixture(scope="module")
-def service(bundle_uri: str) -> Iterator[LocalService]:
-    made = LocalService.load(bundle_uri, slots=3, waiting=2)
-    yield made
-    made.close()
+def service(bundle_uri: str) -> Iterator[Service]:
+    with parts_of(bundle_uri, slots=3) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +52,12 @@ def generator(bundle_uri: str) -> Generator:
     return Generator.load(bundle_uri)
 
 
-def made(service: LocalService, *orders: Order) -> list[np.ndarray]:
+def made(service: Service, *requests: MusicRequest) -> list[np.ndarray]:
     """All samples of each, made together."""
 
-    async def one(order: Order) -> np.ndarray:
+    async def one(request: MusicRequest) -> np.ndarray:
         pieces = []
-        async for event in service.stream(order):
+        async for event in service.stream(request):
             assert not isinstance(event, Refusal), event
             if isinstance(event, Began):
                 expected = event.samples
@@ -53,22 +68,22 @@ def made(service: LocalService, *orders: Order) -> list[np.ndarray]:
         return samples
 
     async def go() -> list[np.ndarray]:
-        return await asyncio.gather(*map(one, orders))
+        return await asyncio.gather(*map(one, requests))
 
     return asyncio.run(go())
 
 
-def test_clips_are_those_of_the_library(service: LocalService, generator: Generator) -> None:
+def test_clips_are_those_of_the_library(service: Service, generator: Generator) -> None:
     settings = {"guidance": 2.0, "temperature": 1.0, "top_k": 20, "top_p": 0.9, "steps": 2}
-    orders = [Order(PROMPT, 5.0, 1), Order("upbeat funk", 1.0, 2, settings)]
-    for samples, order in zip(made(service, *orders), orders, strict=True):
-        expected = generator.generate(order.prompt, order.seconds, order.seed, **order.settings).samples[0]
+    requests = [MusicRequest(PROMPT, 5.0, 1), MusicRequest("upbeat funk", 1.0, 2, **settings)]
+    for samples, request in zip(made(service, *requests), requests, strict=True):
+        expected = generator.generate(request).samples[0]
         assert np.abs(samples - expected).max() < 1e-3  # rounding: they were made in company
 
 
-def test_continued_audio_is_that_of_the_library(service: LocalService, generator: Generator) -> None:
+def test_continued_audio_is_that_of_the_library(service: Service, generator: Generator) -> None:
     given = Audio(generator.generate("a", 2.03, 5).samples, generator.sample_rate)
-    (samples,) = made(service, Order(PROMPT, 3.0, 1, {}, given))
+    (samples,) = made(service, MusicRequest(PROMPT, 3.0, 1, audio=given))
     expected = generator.extend(given, PROMPT, 3.0, seed=1).samples[0]
     assert np.abs(samples - expected).max() < 1e-3
     assert np.array_equal(samples[: 24_000 * 19 // 10], given.samples[0, : 24_000 * 19 // 10])
@@ -76,58 +91,57 @@ def test_continued_audio_is_that_of_the_library(service: LocalService, generator
 
 def test_a_single_stage_is_served_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
     uri = shared_single_stage(tmp_path_factory)
-    service, generator = LocalService.load(uri, slots=2, waiting=2), Generator.load(uri)
-    try:
-        given = Audio(generator.generate("a", 2.03, 5).samples, generator.sample_rate)
-        orders = [Order(PROMPT, 5.0, 1), Order("upbeat funk", 1.0, 2), Order(PROMPT, 2.0, 1, {}, given)]
-        for samples, order in zip(made(service, *orders), orders, strict=True):
-            if order.given is None:
-                expected = generator.generate(order.prompt, order.seconds, order.seed).samples[0]
-            else:
-                expected = generator.extend(given, order.prompt, order.seconds, order.seed).samples[0]
-            assert np.abs(samples - expected).max() < 1e-3
+    generator = Generator.load(uri)
+    given = Audio(generator.generate("a", 2.03, 5).samples, generator.sample_rate)
+    requests = [
+        MusicRequest(PROMPT, 5.0, 1),
+        MusicRequest("upbeat funk", 1.0, 2),
+        MusicRequest(PROMPT, 2.0, 1, audio=given),
+    ]
+    with parts_of(uri, slots=2) as service:
+        for samples, request in zip(made(service, *requests), requests, strict=True):
+            assert np.abs(samples - generator.generate(request).samples[0]).max() < 1e-3
         api = make_api(service)
         asked = {"prompt": PROMPT, "seconds": 1, "seed": 1}
         assert call(api, "POST", URL, json=asked).status_code == 200
-        refused = call(api, "POST", URL, json={**asked, "steps": 4})
-        assert refused.status_code == 400
-        assert "no second stage" in refused.text
+        for wrong, said in (({"steps": 4}, "no second stage"), ({"controls": {"beat": 1}}, "controls.beat")):
+            refused = call(api, "POST", URL, json={**asked, **wrong})
+            assert refused.status_code == 400
+            assert said in refused.text
         (model,) = call(api, "GET", "/v1/models").json()["data"]
         assert model["defaults"]["steps"] is None
         assert model["defaults"]["guidance"] > 0
-    finally:
-        service.close()
 
 
-def test_limits_of_the_model_are_one_line(service: LocalService) -> None:
-    orders = {
-        "seconds is 10000": Order(PROMPT, 10_000, 1),
-        "2000 characters": Order("x" * 2000, 1, 1),
-        "tokens is over the limit": Order("na " * 200, 1, 1),
-        "the prompt is empty": Order(" ", 1, 1),
-        "too short to be continued": Order(PROMPT, 1, 1, {}, Audio(np.zeros((1, 10), np.float32), 24_000)),
+def test_limits_of_the_model_are_one_line(service: Service) -> None:
+    requests = {
+        "seconds is 10000": MusicRequest(PROMPT, 10_000, 1),
+        "2000 characters": MusicRequest("x" * 2000, 1, 1),
+        "tokens is over the limit": MusicRequest("na " * 200, 1, 1),
+        "the prompt is empty": MusicRequest(" ", 1, 1),
+        "too short to be continued": MusicRequest(PROMPT, 1, 1, audio=Audio(np.zeros((1, 10), np.float32), 24_000)),
     }
 
-    async def first(order: Order) -> object:
-        return await anext(service.stream(order))
+    async def first(request: MusicRequest) -> object:
+        return await anext(service.stream(request))
 
-    for said, order in orders.items():
-        event = asyncio.run(first(order))
+    for said, request in requests.items():
+        event = asyncio.run(first(request))
         assert isinstance(event, Refusal)
         assert event.status == 400
         assert said in event.message
-        if order.given is None:
-            assert asyncio.run(service.check(order)) == event
+        if request.audio is None:
+            assert asyncio.run(service.check(request)) == event
 
 
-def test_more_than_may_wait_are_refused_and_those_who_leave_make_room(service: LocalService) -> None:
+def test_more_than_may_wait_are_refused_and_those_who_leave_make_room(service: Service) -> None:
     async def go() -> None:
-        streams = [service.stream(Order(PROMPT, 600.0, seed)) for seed in range(5)]
+        streams = [service.stream(MusicRequest(PROMPT, 600.0, seed)) for seed in range(5)]
         firsts = [asyncio.create_task(anext(stream)) for stream in streams]
         async with asyncio.timeout(60):
             while sum([(await service.counters())[0][name] for name in ("in_use", "waiting")]) < 5:
                 await asyncio.sleep(0.01)
-            refused = await anext(service.stream(Order(PROMPT, 1.0, 9)))
+            refused = await anext(service.stream(MusicRequest(PROMPT, 1.0, 9)))
             assert isinstance(refused, Refusal)
             assert (refused.status, refused.retry_after_s) == (429, 5)
             for first in firsts:
@@ -141,7 +155,7 @@ def test_more_than_may_wait_are_refused_and_those_who_leave_make_room(service: L
     asyncio.run(go())
 
 
-def test_over_the_api(service: LocalService, bundle_uri: str) -> None:
+def test_over_the_api(service: Service, bundle_uri: str) -> None:
     api = make_api(service)
     answer = call(api, "POST", URL, json={"prompt": PROMPT, "seconds": 1, "seed": 1, "stream": True})
     assert answer.status_code == 200
@@ -156,25 +170,27 @@ def test_over_the_api(service: LocalService, bundle_uri: str) -> None:
 
 
 class Mortal:
-    """A language model whose replicas die after so many messages, the text included; the last one lives.
+    """A language model whose replicas die after so many messages; the last one lives.
 
     Codes count up, so that each frame is known.
     """
 
     def __init__(self, *lives: int):
-        self.lives, self.orders = list(lives), []
+        self.lives: list[int] = list(lives)
+        self.primers: list[np.ndarray | None] = []
 
-    async def codes(self, order: CodeOrder) -> AsyncGenerator[np.ndarray | Refusal]:
-        self.orders.append(order)
+    async def codes(
+        self, request: MusicRequest, frames: int, portions: tuple[int, ...], primer_KT: np.ndarray | None
+    ) -> AsyncGenerator[np.ndarray | Refusal]:
+        self.primers.append(primer_KT)
         left = self.lives.pop(0) if self.lives else 1000
-        first = 0 if order.primer_KT is None else order.primer_KT.shape[1]
-        codes_1T, ends = first + np.arange(order.frames)[None], [0]
-        for portion in chain(order.portions, repeat(order.portions[-1])):
-            if ends[-1] >= order.frames:
+        first = 0 if primer_KT is None else primer_KT.shape[1]
+        codes_1T, ends = first + np.arange(frames)[None], [0]
+        for portion in chain(portions, repeat(portions[-1])):
+            if ends[-1] >= frames:
                 break
             ends.append(ends[-1] + portion)
-        messages = [np.full((4, 3), 7.0), *np.split(codes_1T, ends[1:-1], axis=1)]
-        for message in messages:
+        for message in np.split(codes_1T, ends[1:-1], axis=1):
             if not left:
                 raise LostError("gone")
             left -= 1
@@ -187,36 +203,34 @@ def codes_from(
     writer: Mortal, primer_KT: np.ndarray | None = None, frames: int = 5, portions: tuple[int, ...] = (1,)
 ) -> list[np.ndarray]:
     async def go() -> list[np.ndarray]:
-        order = CodeOrder("x", frames, 0, 1, 1, 0, 1, portions, primer_KT)
-        return [item async for item in lasting_codes(writer, order)]
+        piece = Piece(MusicRequest("x"), collate_text([np.zeros((1, 2))]), frames, primer_KT)
+        return [codes_KT async for codes_KT in lasting_codes(writer, piece, portions)]
 
     return asyncio.run(go())
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderer_module, "PAUSE_S", 0.001)
+    monkeypatch.setattr(wire, "PAUSE_S", 0.001)
 
 
-@pytest.mark.parametrize("lives", [(), (0,), (1,), (3,), (6,), (0, 0), (3, 0), (3, 1), (3, 2), (2, 2, 2)])
+@pytest.mark.parametrize("lives", [(), (0,), (1,), (3,), (5,), (0, 0), (3, 0), (3, 1), (3, 2), (1, 1, 1)])
 def test_lost_language_models_are_continued_by_others(lives: tuple[int, ...]) -> None:
-    writer = Mortal(*lives)
-    text, *codes = codes_from(writer)
-    assert text.shape == (4, 3)
+    codes = codes_from(Mortal(*lives))
     assert np.concatenate(codes, axis=1).tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_what_was_given_is_given_to_the_next_one_too() -> None:
-    writer = Mortal(3)
-    _, *codes = codes_from(writer, np.array([[0, 1]]))
+    writer = Mortal(2)
+    codes = codes_from(writer, np.array([[0, 1]]))
     assert np.concatenate(codes, axis=1).tolist() == [[2, 3, 4, 5, 6]]
-    assert writer.orders[1].primer_KT is not None
-    assert writer.orders[1].primer_KT.tolist() == [[0, 1, 2, 3]]
+    assert writer.primers[1] is not None
+    assert writer.primers[1].tolist() == [[0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize("lives", [(), (2,), (3,), (2, 2), (4,), (4, 2)])
+@pytest.mark.parametrize("lives", [(), (1,), (2,), (1, 1), (3,), (3, 1)])
 def test_codes_come_in_the_portions_asked_for_whoever_writes_them(lives: tuple[int, ...]) -> None:
-    _, *codes = codes_from(Mortal(*lives), frames=12, portions=(3, 2, 4))
+    codes = codes_from(Mortal(*lives), frames=12, portions=(3, 2, 4))
     assert [len(part[0]) for part in codes] == [3, 2, 4, 3]
     assert np.concatenate(codes, axis=1).tolist() == [list(range(12))]
 
@@ -227,7 +241,7 @@ def test_in_the_end_it_is_given_up() -> None:
 
 
 def test_a_clip_sounds_the_same_when_its_language_model_dies(
-    service: LocalService, bundle_uri: str, generator: Generator
+    service: Service, bundle_uri: str, generator: Generator
 ) -> None:
     class Dying:
         """Real codes, whose first writer is lost after a message of them."""
@@ -235,10 +249,10 @@ def test_a_clip_sounds_the_same_when_its_language_model_dies(
         def __init__(self) -> None:
             self.count = 0
 
-        async def codes(self, order: CodeOrder) -> AsyncGenerator[np.ndarray | Refusal]:
+        async def codes(self, *asked: Any) -> AsyncGenerator[np.ndarray | Refusal]:
             self.count += 1
-            limit, told = (2 if self.count == 1 else 1000), 0
-            async for item in service._language_model.codes(order):
+            limit, told = (1 if self.count == 1 else 1000), 0
+            async for item in service._language_model.codes(*asked):
                 if told == limit:
                     raise LostError("gone")
                 told += 1
@@ -247,7 +261,7 @@ def test_a_clip_sounds_the_same_when_its_language_model_dies(
     writer = Dying()
     renderer = Renderer(bundle_uri, writer)
     try:
-        (samples,) = made(LocalService(service._language_model, renderer), Order(PROMPT, 2.0, 3))
+        (samples,) = made(Service(service._language_model, renderer), MusicRequest(PROMPT, 2.0, 3))
     finally:
         renderer.close()
     assert writer.count == 2

@@ -20,7 +20,7 @@ from ssmttm.config import TrainConfig, load
 from ssmttm.model.lm import MusicLM
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine
 from ssmttm.training.engine import Engine, LossModule, State, TorchEngine
-from ssmttm.training.schedule import BatchShape
+from ssmttm.training.order import BatchShape
 
 WIDTH, MICRO, ACCUMULATION = 5, 2, 2  # an odd width, so that partitions need padding
 

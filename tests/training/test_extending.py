@@ -12,9 +12,9 @@ from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.training.checkpoint import CheckpointStore
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, prepare
-from ssmttm.training.signals import TrainingStoppedError
+from ssmttm.training.session import TrainingStoppedError
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 # Warm-up of one step; of 8 steps the decay takes the last two, of 12 the last three.

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from ssmttm.config import Config
-from ssmttm.training.launch import EXIT_STOPPED, train
+from ssmttm.training.launch import EXIT_STOPPED, make_task, train
 from ssmttm.training.order import SampleOrder
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import prepare, run_of
-from ssmttm.training.stages import make_task
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 STEPS = 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +14,14 @@ from ssmttm import config, storage
 from ssmttm.codec import MiniCodec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.training import vocoder_data, vocoder_report
+from ssmttm.training import vocoder, vocoder_task
 from ssmttm.training.codec import train_codec
-from ssmttm.training.discriminator import Discriminators
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run
-from ssmttm.training.signals import TrainingStoppedError
-from ssmttm.training.vocoder import train_vocoder
-from ssmttm.training.vocoder_data import CropSource, _stretched, make_crops
-from ssmttm.training.vocoder_report import with_griffin_lim
-from ssmttm.training.vocoder_trainer import VocoderTrainer
+from ssmttm.training.session import TrainingStoppedError
+from ssmttm.training.trainer import Trainer
+from ssmttm.training.vocoder import train_vocoder, with_griffin_lim
+from ssmttm.training.vocoder_task import CropSource, Discriminators, VocoderTask, _stretched, make_crops
+from ssmttm.training.writer import read_rows
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def own_config(tiny_config: Config, tiny_corpus: str, tmp_path: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that wait for each other take minutes on a machine with other work."""
-    monkeypatch.setattr(vocoder_report, "SPEED_THREADS", 1)
+    monkeypatch.setattr(vocoder, "SPEED_THREADS", 1)
 
 
 def changed(base: Config, section: str, **values: object) -> Config:
@@ -49,6 +48,11 @@ def changed(base: Config, section: str, **values: object) -> Config:
 def noise_clips(count: int = 3, seconds: float = 3.0) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.standard_normal(round(seconds * 24_000)).astype(np.float32) * 0.1 for _ in range(count)]
+
+
+def trainer(codec: MiniCodec, folder: Path, settings: Config, **options: Any) -> Trainer:
+    task = VocoderTask(with_griffin_lim(codec), noise_clips(), settings)
+    return Trainer(task, Run(str(folder)), task.make_engine, finish=task.keep, **options)
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_finished_is_left_alone_and_other_settings_are_refused(
 
 def test_a_run_of_other_settings_is_refused(own_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     train_codec(own_config)
-    monkeypatch.setattr(VocoderTrainer, "fit", lambda self: (_ for _ in ()).throw(TrainingStoppedError("stopped")))
+    monkeypatch.setattr(Trainer, "fit", lambda self: (_ for _ in ()).throw(TrainingStoppedError("stopped")))
     with pytest.raises(TrainingStoppedError):
         train_vocoder(own_config)
     with pytest.raises(UserError, match=r"was started with vocoder.batch=2, now 3; choose another train.name"):
@@ -106,19 +110,17 @@ def test_a_stopped_run_goes_on_as_it_would_have(
 ) -> None:
     settings = changed(own_config, "vocoder", adversarial=adversarial, adversarial_from=4)
     settings = changed(settings, "train", checkpoint_every=100)
-    whole = VocoderTrainer(with_griffin_lim(codec), noise_clips(), Run(str(tmp_path / "whole")), settings)
+    whole = trainer(codec, tmp_path / "whole", settings)
     whole.fit()
     seen = iter([False, False, False, False, True])
-    stopped = VocoderTrainer(
-        with_griffin_lim(codec), noise_clips(), Run(str(tmp_path / "cut")), settings, stop_requested=lambda: next(seen)
-    )
+    stopped = trainer(codec, tmp_path / "cut", settings, stop_requested=lambda: next(seen))
     with pytest.raises(TrainingStoppedError, match="stopped at step 5, checkpoint saved"):
         stopped.fit()
-    resumed = VocoderTrainer(with_griffin_lim(codec), noise_clips(), Run(str(tmp_path / "cut")), settings)
+    resumed = trainer(codec, tmp_path / "cut", settings)
     assert resumed.progress.step == 5
     resumed.fit()
     for (name, one), other in zip(
-        whole.vocoder.state_dict().items(), resumed.vocoder.state_dict().values(), strict=True
+        whole.task.vocoder.state_dict().items(), resumed.task.vocoder.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), name
     losses = [[row["loss"] for row in read_rows(Run(str(tmp_path / folder)).metrics)] for folder in ("whole", "cut")]
@@ -140,10 +142,10 @@ def test_what_is_learned_is_the_clips(codec: MiniCodec, own_config: Config, tmp_
     """Loss on one repeated batch falls, in both phases."""
     for first in (0, 100):
         settings = changed(own_config, "vocoder", steps=25, waveform_from=first, batch=1, lr=5e-3)
-        trainer = VocoderTrainer(with_griffin_lim(codec), noise_clips(), Run(str(tmp_path / str(first))), settings)
-        batch = trainer._source.batch(0)
-        trainer._source.batch = lambda step, batch=batch: batch  # type: ignore[method-assign]
-        trainer.fit()
+        learning = trainer(codec, tmp_path / str(first), settings)
+        batch = learning.task.crops.batch(0)
+        learning.task.crops.batch = lambda step, batch=batch: batch
+        learning.fit()
         losses = [row["loss"] for row in read_rows(Run(str(tmp_path / str(first))).metrics)]
         assert losses[-1] < 0.9 * losses[0]
 
@@ -185,7 +187,7 @@ def test_a_stretched_tone_changes_its_pitch_alone() -> None:
 def test_short_clips_are_followed_by_silence(
     codec: MiniCodec, own_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocoder_data, "IN_A_ROOM", 0.0)  # a room goes on sounding
+    monkeypatch.setattr(vocoder_task, "IN_A_ROOM", 0.0)  # a room goes on sounding
     source = CropSource(codec, noise_clips(2, seconds=0.2), own_config)
     crop_BN = source.batch(0).wav_BN
     assert crop_BN.shape == (2, source.frames * codec.hop_length)

@@ -22,9 +22,8 @@ from ssmttm.training import trainer as trainer_module
 from ssmttm.training import writer as writer_module
 from ssmttm.training.checkpoint import CheckpointStore, folder_of, load_checkpoint
 from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
 from ssmttm.training.run import Run, prepare
-from ssmttm.training.writer import RunWriter, persistently
+from ssmttm.training.writer import RunWriter, persistently, read_rows
 
 MakeConfig = Callable[..., Config]
 

@@ -19,11 +19,10 @@ import torch
 
 from ssmttm.config import from_dict
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine
-from ssmttm.training.launch import EXIT_STOPPED
+from ssmttm.training.launch import EXIT_STOPPED, make_task
+from ssmttm.training.order import batch_shape
 from ssmttm.training.run import run_of
-from ssmttm.training.schedule import batch_shape
-from ssmttm.training.signals import TrainingStoppedError
-from ssmttm.training.stages import make_task
+from ssmttm.training.session import TrainingStoppedError
 from ssmttm.training.trainer import Trainer
 
 

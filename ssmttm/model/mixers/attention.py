@@ -42,12 +42,7 @@ class AttentionState(NamedTuple):
         keys, values, mask, length = self
         total = length + key_BHLP.shape[2]
         if total > keys.shape[2]:  # twice the room, so that growing costs a constant time per step
-            keys, values = (
-                torch.cat(
-                    [old[:, :, :length], torch.zeros_like(old[:, :, :1]).expand(-1, -1, 2 * total - length, -1)], dim=2
-                )
-                for old in (keys, values)
-            )
+            keys, values = (F.pad(old[:, :, :length], (0, 0, 0, 2 * total - length)) for old in (keys, values))
             mask = F.pad(mask[:, :length], (0, 2 * total - length))
         keys[:, :, length:total] = key_BHLP
         values[:, :, length:total] = value_BHLP
@@ -84,6 +79,18 @@ class Attention(Mixer):
 
     def kept(self, state: AttentionState | None) -> Sequence[Tensor]:
         return () if state is None else state.used()
+
+    def gather(self, rows: Sequence[tuple[AttentionState, int]]) -> AttentionState:
+        """Shorter rows are padded on the left, and masked there."""
+        longest = max(state.length for state, _ in rows)
+        keys, values, masks = [], [], []
+        for state, row in rows:
+            key, value, mask = (part[row : row + 1] for part in state.used())
+            extra = longest - state.length
+            keys.append(F.pad(key, (0, 0, extra, 0)))
+            values.append(F.pad(value, (0, 0, extra, 0)))
+            masks.append(F.pad(mask, (extra, 0)))
+        return AttentionState(torch.cat(keys), torch.cat(values), torch.cat(masks), longest)
 
     def forward(
         self, x_BLD: Tensor, state: AttentionState | None = None, mask_BL: Tensor | None = None, bidirectional: int = 0

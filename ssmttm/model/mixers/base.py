@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from ssmttm.config import Stage1Config
 
 
+def gather(rows: Sequence[tuple[Any, int]]) -> Any:
+    """A new named tuple of tensors, one row each of others of its kind."""
+    parts = zip(*(tuple(tensor[row : row + 1] for tensor in state) for state, row in rows), strict=True)
+    return type(rows[0][0])(*map(torch.cat, parts))
+
+
 class Mixer(nn.Module, ABC):
     """`mixer(x_BLD, state, ...) -> (y_BLD, state)`; one call over L steps gives what L calls over one step give.
 
@@ -55,3 +61,7 @@ class Mixer(nn.Module, ABC):
     def kept(self, state: Any) -> Sequence[Tensor]:
         """What a stream must keep of a state."""
         return () if state is None else tuple(state)
+
+    def gather(self, rows: Sequence[tuple[Any, int]]) -> Any:
+        """A new state of one row each of other states."""
+        return gather(rows)

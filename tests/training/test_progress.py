@@ -13,10 +13,10 @@ from ssmttm.config import Config
 from ssmttm.model import costs
 from ssmttm.model.denoisers.registry import DENOISERS
 from ssmttm.model.mixers.registry import BACKBONES
-from ssmttm.training import flops, progress
-from ssmttm.training.flops import peak_flops
+from ssmttm.training import progress
+from ssmttm.training.launch import make_task
 from ssmttm.training.order import Draw
-from ssmttm.training.stages import make_task
+from ssmttm.training.progress import peak_flops
 
 MakeConfig = Callable[..., Config]
 
@@ -63,7 +63,7 @@ def test_a_token_costs_what_one_sample_is_counted_at(
         task.loss(module, batch).backward()
     frames = batch.count / (task.config.stage1.num_codebooks if stage == "stage1" else 1)
     monkeypatch.setattr(costs, "TEXT_TOKENS", batch.conditions["text"].states_BSD.shape[1])
-    estimate = flops.flops_per_token(task.config, stage, task.data.info, frames)
+    estimate = progress.flops_per_token(task.config, stage, task.data.info, frames)
     assert estimate == pytest.approx(counter.get_total_flops() / batch.count, rel=0.03)
 
 
@@ -73,14 +73,14 @@ def test_a_tasks_tokens_cost_as_rows_of_mean_length(
 ) -> None:
     task = make_task(stage, make_config(stage))
     mean = sum(task.count(Draw(row, 0)) for row in range(len(task.data))) / len(task.data)
-    assert task.flops() == flops.flops_per_token(task.config, stage, task.data.info, mean)
+    assert task.flops() == progress.flops_per_token(task.config, stage, task.data.info, mean)
 
 
 def test_attention_is_counted(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "TEXT_TOKENS", 1)
     config = make_config("stage1", "stage1.backbone=cross_transformer")
     dataset = make_task("stage1", config).data.info
-    short, long = (flops.flops_per_token(config, "stage1", dataset, frames) for frames in (64, 1064))
+    short, long = (progress.flops_per_token(config, "stage1", dataset, frames) for frames in (64, 1064))
     # Queries with keys, and weights with values: forward, and twice that backward.
     expected = 1000 * 4 * config.stage1.width * config.stage1.layers * 3
     assert long - short == pytest.approx(expected, rel=0.05)
@@ -90,16 +90,24 @@ def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Engine:
-        device, world_size = torch.device("cpu"), 2
+        device, world_size, figures = torch.device("cpu"), 2, ("loss_judges",)
 
     task = make_task("stage1", make_config("stage1"))
-    row = {"step": 10, "loss": 1.0, "lr": 1e-3, "grad_norm": 0.5, "loader_wait": 0.0, "save_wait": 0.0}
+    row = {
+        "step": 10,
+        "loss": 1.0,
+        "lr": 1e-3,
+        "grad_norm": 0.5,
+        "loss_judges": 0.25,
+        "loader_wait": 0.0,
+        "save_wait": 0.0,
+    }
 
     def shown() -> tuple[dict[str, float], str]:
         done = progress.Progress()
         line = progress.ProgressLine(task, Engine(), done)
         done.step, done.tokens = 10, 5000
-        return line.show(row), capsys.readouterr().out
+        return line.show(row, 50), capsys.readouterr().out
 
     figures, printed = shown()
     assert "mfu" not in figures
@@ -107,6 +115,7 @@ def test_the_progress_line_shows_utilisation_where_the_peak_is_known(
     assert figures["peak_memory_gb"] > 0.01
     assert "tokens/s" in printed
     assert "eta " in printed
+    assert "loss 1.0000  judges 0.250  lr" in printed
     monkeypatch.setattr(progress, "peak_flops", lambda _: 1e12)
     figures, printed = shown()
     assert figures["mfu"] == pytest.approx(task.flops() * figures["tokens_per_s"] / 2e12)

@@ -15,44 +15,63 @@ import torch
 from torch import Tensor
 
 from ssmttm.conditions.base import Conditions
-from ssmttm.conditions.text import collate_text
-from ssmttm.engine.rereading import NEVER, Rereading
-from ssmttm.engine.sampling import Sampling, SamplingRows, guide, sample_each, uniform_table
+from ssmttm.config import GenerationConfig
+from ssmttm.engine.piece import Piece
+from ssmttm.engine.sampling import SamplingRows, guide, sample_each, uniform_table
 from ssmttm.errors import UserError
 from ssmttm.model.delay import as_beginning, shift_right
 from ssmttm.model.lm import MusicLM
-from ssmttm.model.slots import StateRows
+from ssmttm.model.slots import TILE, FixedRows, GrowingRows
 
 Read = TypeVar("Read")
 AHEAD = 64  # frames whose random numbers are drawn in one go
 
 
-@dataclass(frozen=True, eq=False)
-class CodeRequest:
-    """Codes to be written.
+@dataclass(frozen=True)
+class Rereading:
+    """How stage 1 writes more than it was trained on: every so many steps it begins again, from the prompt and the last
+    few steps. So what it has read always begins with the prompt and is no longer than in training; otherwise what the
+    text said fades in the state, and music drifts.
 
-    text: token states [tokens, D] of the prompt, as `TextEncoder.encode` gives them.
-    frames: how many to write.
-    primer_KT: codes that the new ones continue; new frames are numbered from its length on.
+    It begins again at step `frames + every`, and each `every` steps from there, with the last `frames` steps; never
+    where `every` is 0.
     """
 
-    text: np.ndarray
-    frames: int
-    seed: int
-    sampling: Sampling
-    primer_KT: np.ndarray | None = None
+    every: int = 0
+    frames: int = 0
 
-    @property
-    def known(self) -> int:
-        return 0 if self.primer_KT is None else self.primer_KT.shape[1]
+    @classmethod
+    def of(cls, config: GenerationConfig) -> Rereading:
+        return cls(config.reread_every, config.reread_frames)
+
+    def check(self, num_codebooks: int) -> None:
+        """Raises UserError if codes that are delayed would be read in part: they go as far back as there are
+        codebooks."""
+        if self.every and self.frames < num_codebooks:
+            raise UserError(
+                f"generation.reread_frames={self.frames} are too few for {num_codebooks} codebooks; give as many"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether the steps before this one are read again."""
+        return self.every > 0 and step > self.frames and (step - self.frames) % self.every == 0
+
+    def longest_read(self, frames: int) -> int:
+        """The most frames that are read in one go, in a piece of `frames`."""
+        return min(frames, self.frames + self.every) if self.every else frames
+
+
+NEVER = Rereading()
 
 
 @dataclass(eq=False)
 class Member:
-    """A request in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one."""
+    """A piece in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one.
+    `controls_SP`: of the frames that codebook 0 writes step by step, packed; None for a model without controls."""
 
-    request: CodeRequest
+    piece: Piece
     slot: int
+    controls_SP: Tensor | None
     rows: list[int] = field(default_factory=list)
 
 
@@ -65,28 +84,42 @@ class Written(NamedTuple):
 
 
 class SlotBatch:
-    """Requests in slots. Results of a seed differ with the batch mates by rounding alone: the number of rows and the
-    padding of the text choose between kernels that sum in different orders.
+    """Pieces in slots. What it remembers does not grow with their length where the model's state does not. Results of
+    a seed differ with the batch mates by rounding alone: the number of rows and the padding of the text choose between
+    kernels that sum in different orders.
 
     Args:
         lm: in evaluation mode.
-        slots: requests at a time.
+        slots: pieces at a time.
         text_tokens: the longest prompt.
         deterministic: give every seed the same bits in any company. A step always runs over all rows, and a prompt is
-            read alone and padded to `text_tokens`; so one request takes as long as a full batch.
+            read alone and padded to `text_tokens`; so one piece takes as long as a full batch.
         rereading: of pieces that are longer than what the model was trained on.
+        rows: of state that all members together take, where they are known and nobody else comes.
 
     Raises:
-        UserError: if the model's state grows with the stream, or too few frames are read anew.
+        UserError: if too few frames are read again.
     """
 
     def __init__(
-        self, lm: MusicLM, slots: int, text_tokens: int, deterministic: bool = False, rereading: Rereading = NEVER
+        self,
+        lm: MusicLM,
+        slots: int,
+        text_tokens: int,
+        deterministic: bool = False,
+        rereading: Rereading = NEVER,
+        rows: int | None = None,
     ):
         self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
         self._rereading = rereading
         rereading.check(lm.config.num_codebooks)
-        self._rows = StateRows(lm, 2 * slots, text_tokens, fixed=deterministic)
+        most = 2 * slots if rows is None else rows
+        if deterministic:
+            most = -(-most // TILE) * TILE
+        counts = [most] if deterministic or rows is not None else None
+        self._rows: FixedRows | GrowingRows = (
+            FixedRows(lm, most, text_tokens, counts) if lm.fixed_state else GrowingRows(lm, text_tokens)
+        )
         self._free = list(range(slots))[::-1]
         self.members: list[Member] = []
         self._owners: list[Member] = []  # of the rows in use, which come first
@@ -97,36 +130,59 @@ class SlotBatch:
         self._uniform_SJK = np.zeros((slots, AHEAD + K - 1, K))
         self._first_uniform_S = np.zeros(slots, np.int64)  # the frame that `uniform` begins with
 
+    @classmethod
+    def of(cls, lm: MusicLM, pieces: Sequence[Piece], rereading: Rereading = NEVER) -> SlotBatch:
+        """A batch of these pieces alone, whose rows are as many as they take."""
+        rows = sum(_rows_of(piece) for piece in pieces)
+        batch = cls(lm, len(pieces), max(map(tokens_of, pieces)), False, rereading, rows)
+        batch.warm_up(compiled=False)
+        batch.join(pieces)
+        return batch
+
+    def read(self, frames: int) -> Tensor:
+        """The next `frames` frames of a batch that `of` gave and whose pieces are equally long: int64 [B, K, T]."""
+        codes_BKT = np.empty((len(self.members), self._lm.config.num_codebooks, frames), np.int64)
+        written = 0
+        while written < frames:
+            codes_nK, is_frame_n, _ = self.step()
+            if is_frame_n[0]:
+                codes_BKT[:, :, written] = codes_nK
+                written += 1
+        return torch.from_numpy(codes_BKT)
+
     @property
     def free(self) -> int:
         return len(self._free)
 
     def warm_up(self, compiled: bool) -> bool:
-        """See `StateRows.warm_up`.
+        """See `FixedRows.warm_up`.
 
         Raises:
             ArithmeticError: if it cannot be deterministic on this machine.
         """
         is_fast = self._rows.warm_up(compiled)
-        if self._deterministic:
+        if self._deterministic and isinstance(self._rows, FixedRows):
             self._rows.check_rows_agree()
         return is_fast
 
-    def check(self, request: CodeRequest) -> None:
-        """Raises UserError if a request has more text or frames than a slot can take."""
-        if len(request.text) > self._text_tokens:
-            raise UserError(f"text of {len(request.text)} tokens is over the limit of {self._text_tokens}; shorten it")
-        self._lm.check_length(self._rereading.longest_read(request.known + request.frames))
+    def check(self, piece: Piece) -> None:
+        """Raises UserError if a piece has more text or frames than a slot can take."""
+        tokens = tokens_of(piece)
+        if tokens > self._text_tokens:
+            raise UserError(f"text of {tokens} tokens is over the limit of {self._text_tokens}; shorten it")
+        self._lm.check_length(self._rereading.longest_read(piece.known + piece.frames))
 
-    def join(self, requests: Sequence[CodeRequest]) -> list[Member]:
+    def join(self, pieces: Sequence[Piece]) -> list[Member]:
         """Read the prompts of new members. There must be as many free slots."""
         members = []
-        for group in self._groups(requests):
-            state = self._rows.read(self._collate(group))
-            for index, request in enumerate(group):
-                member = Member(request, self._free.pop())
+        for group in self._groups(pieces):
+            state = self._rows.read(self._conditions([piece.conditions.frames(0, 0) for piece in group]))
+            for index, piece in enumerate(group):
+                steps = piece.known + piece.frames + self._lm.config.num_codebooks - 1
+                controls_1SP = self._lm.controls(piece.conditions, steps)
+                member = Member(piece, self._free.pop(), None if controls_1SP is None else controls_1SP[0])
                 self._rows.put(self._give_row(member), state, index)
-                if request.sampling.guidance != 1:
+                if _rows_of(piece) == 2:
                     self._rows.put_null(self._give_row(member))
                 self._begin(member)
                 members.append(member)
@@ -138,9 +194,9 @@ class SlotBatch:
         """What is read in one go: all, or each alone where company must not matter."""
         return [[one] for one in together] if self._deterministic else [together]
 
-    def _collate(self, requests: Sequence[CodeRequest]) -> Conditions:
-        text = collate_text([request.text for request in requests])
-        return text.padded(self._text_tokens) if self._deterministic else text
+    def _conditions(self, rows: Sequence[Conditions]) -> Conditions:
+        conditions = Conditions.cat(*rows)
+        return conditions.padded(self._text_tokens) if self._deterministic else conditions
 
     def _give_row(self, member: Member) -> int:
         member.rows.append(len(self._owners))
@@ -148,9 +204,9 @@ class SlotBatch:
         return member.rows[-1]
 
     def _begin(self, member: Member) -> None:
-        slot, request = member.slot, member.request
-        self._step_S[slot], self._known_S[slot] = 0, request.known
-        self._total_S[slot] = request.known + request.frames
+        slot, piece = member.slot, member.piece
+        self._step_S[slot], self._known_S[slot] = 0, piece.known
+        self._total_S[slot] = piece.known + piece.frames
         self._token_SK[slot] = self._lm.special
         self._draw_ahead(member)
 
@@ -178,14 +234,14 @@ class SlotBatch:
         device = self._rows.device
         self._conditional_n = torch.tensor([member.rows[0] for member in self.members], device=device)
         self._unconditional_n = torch.tensor([member.rows[-1] for member in self.members], device=device)
-        self._sampling = SamplingRows.of([member.request.sampling for member in self.members], device)
+        self._sampling = SamplingRows.of([member.piece.request.sampling for member in self.members], device)
 
     @torch.inference_mode()
     def step(self) -> Written:
         """Write one step of every member."""
         due = [one for one in self.members if self._rereading.is_due(int(self._step_S[one.slot]))]
         for group in self._groups(due) if due else []:
-            self._read_anew(group)
+            self._read_again(group)
         logits_nKV = self._step_rows()
         slot_n, K = self._slot_n, self._lm.config.num_codebooks
         frame_nK = self._step_S[slot_n][:, None] - np.arange(K)
@@ -202,7 +258,7 @@ class SlotBatch:
         self._step_S[slot_n] += 1
         return Written(codes_nK, written_n >= self._known_S[slot_n], written_n + 1 == total_n)
 
-    def _read_anew(self, members: Sequence[Member]) -> None:
+    def _read_again(self, members: Sequence[Member]) -> None:
         """Put members' rows where they are after the prompt and the last steps, but for the very last, which the next
         step reads."""
         slot_n = np.array([member.slot for member in members])
@@ -210,8 +266,10 @@ class SlotBatch:
         last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
         last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
         self._token_SK[slot_n] = last_nKS[:, :, -1]
-        text, tokens_nKS = self._collate([one.request for one in members]), shift_right(last_nKS, self._lm.special)
-        for which, read in enumerate((text, text.as_null())):  # the conditional rows, the unconditional ones
+        pairs = zip(members, step_nS.tolist(), strict=True)
+        asked = self._conditions([one.piece.conditions.frames(step_S[0], step_S[-1] + 1) for one, step_S in pairs])
+        tokens_nKS = shift_right(last_nKS, self._lm.special)
+        for which, read in enumerate((asked, asked.as_null())):  # the conditional rows, the unconditional ones
             if any(len(member.rows) > which for member in members):
                 state = self._rows.read(read, tokens_nKS)
                 for index, member in enumerate(members):
@@ -220,11 +278,22 @@ class SlotBatch:
 
     def _step_rows(self) -> Tensor:
         """Guided logits [n, K, V] of the members' next codes."""
-        logits_RKV = self._rows.step(torch.from_numpy(self._token_SK[self._slot_R]).to(self._rows.device)).float()
+        token_RK = torch.from_numpy(self._token_SK[self._slot_R]).to(self._rows.device)
+        logits_RKV = self._rows.step(token_RK, self._controls()).float()
         conditional_nKV = logits_RKV[self._conditional_n]
         if len(self._owners) == len(self.members):  # no guidance
             return conditional_nKV
         return guide(conditional_nKV, logits_RKV[self._unconditional_n], self._sampling.guidance)
+
+    def _controls(self) -> Tensor | None:
+        """Packed controls [R, P] of the next step; nothing is asked of unconditional rows."""
+        if not self._lm.inputs.channels:
+            return None
+        controls_RP = torch.zeros(len(self._slot_R), self._lm.inputs.channels, device=self._rows.device)
+        for member in self.members:
+            assert member.controls_SP is not None
+            controls_RP[member.rows[0]] = member.controls_SP[self._step_S[member.slot]]
+        return controls_RP
 
     def _uniforms(self, frame_nK: np.ndarray) -> np.ndarray:
         """The random numbers of the members' next codes, [n, K]."""
@@ -238,14 +307,22 @@ class SlotBatch:
         length, K = self._uniform_SJK.shape[1:]
         first = max(int(self._step_S[member.slot]) - K + 1, 0)
         self._first_uniform_S[member.slot] = first
-        self._uniform_SJK[member.slot] = uniform_table(member.request.seed, first, length, K)
+        self._uniform_SJK[member.slot] = uniform_table(member.piece.seed, first, length, K)
 
     def _read_primers(self, codes_nK: np.ndarray, frame_nK: np.ndarray) -> None:
         """Put the codes of the primers, where they have them, in the place of drawn ones."""
         known_n = self._known_S[self._slot_n]
         for index in ((known_n > 0) & (frame_nK[:, -1] < known_n)).nonzero()[0]:
-            primer_KT = self.members[index].request.primer_KT
+            primer_KT = self.members[index].piece.primer_KT
             assert primer_KT is not None
             for k, frame in enumerate(frame_nK[index]):
                 if 0 <= frame < primer_KT.shape[1]:
                     codes_nK[index, k] = primer_KT[k, frame]
+
+
+def tokens_of(piece: Piece) -> int:
+    return piece.conditions["text"].mask_BS.shape[1]
+
+
+def _rows_of(piece: Piece) -> int:
+    return 1 if piece.request.guidance == 1 else 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssmttm.engine.render_pool import BATCH, RenderPool
+from ssmttm.engine.windows import BATCH, WindowPool
 
 
 class Kitchen:
@@ -44,7 +44,7 @@ class Guest:
 def order_of(device: str, frames: list[int], **settings: Any) -> list[list[int]]:
     """What is made together, in order, if all wait while a first window (of no frames) is made."""
     kitchen = Kitchen(device)
-    pool: Any = RenderPool(kitchen, **settings)  # type: ignore[arg-type]
+    pool: Any = WindowPool(kitchen, **settings)  # type: ignore[arg-type]
     with ThreadPoolExecutor(len(frames) + 1) as threads:
         heard = [threads.submit(pool.render, Guest(0), torch.empty(0))]
         assert kitchen.began.wait(10)

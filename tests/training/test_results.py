@@ -15,10 +15,10 @@ from ssmttm import audio, storage
 from ssmttm.config import Config
 from ssmttm.model.weights import build_completer, build_lm
 from ssmttm.training.checkpoint import load_checkpoint
-from ssmttm.training.launch import train
-from ssmttm.training.rows import read_rows
+from ssmttm.training.launch import make_task, train
 from ssmttm.training.run import Run, run_of
-from ssmttm.training.stages import StageName, make_task
+from ssmttm.training.stage_task import StageName
+from ssmttm.training.writer import read_rows
 
 MakeConfig = Callable[..., Config]
 SETTINGS = ("train.steps=6", "train.ema=0.5", "train.samples=2", "train.checkpoint_every=2", "train.keep_checkpoints=9")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training.deepspeed_config import FREE_KEYS, OWNERS, base_config, deepspeed_config, zero_config
+from ssmttm.training.deepspeed_engine import FREE_KEYS, OWNERS, base_config, deepspeed_config, zero_config
 from ssmttm.training.launch import train
-from ssmttm.training.schedule import BatchShape
+from ssmttm.training.order import BatchShape
 
 MakeConfig = Callable[..., Config]
 FOLDER = Path(__file__).parent.parent.parent / "cluster" / "deepspeed"

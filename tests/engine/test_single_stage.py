@@ -8,18 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from reference_decoder import Decoder
 from tiny_bundle import shared_single_stage
 
 from ssmttm import storage
 from ssmttm.audio import Audio
-from ssmttm.bundle.store import load_bundle, read_model_id
+from ssmttm.bundle.load import load_bundle, read_model_id
 from ssmttm.conditions.text import collate_text
-from ssmttm.engine.decoder import Decoder
-from ssmttm.engine.fine import Finished, Piece, Window
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.live import LiveGenerator
-from ssmttm.engine.render import Renderer
-from ssmttm.engine.request import resolve
+from ssmttm.engine.piece import Finished, Piece, conditions_of
+from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.windows import Window, WindowRenderer
 from ssmttm.errors import UserError
 
 PROMPT = "calm piano"
@@ -38,8 +37,13 @@ def single(single_uri: str) -> Generator:
 def codes_of(generator: Generator, prompts: list[str], seeds: list[int], frames: int) -> torch.Tensor:
     """What stage 1 writes [B, K, T] at the bundle's defaults."""
     text = collate_text(generator.bundle.text_encoder.encode(prompts))
-    decoder = Decoder(generator.bundle.lm, text, seeds, resolve(generator.config, 1.0).sampling)
+    decoder = Decoder(generator.bundle.lm, text, seeds, MusicRequest("x").filled(generator.config).sampling)
     return torch.stack(list(decoder.frames(frames)), dim=2)
+
+
+def piece_for(generator: Generator, frames: int) -> Piece:
+    request = MusicRequest(PROMPT, seed=3).filled(generator.config)
+    return Piece(request, conditions_of(generator.bundle, request, frames), frames)
 
 
 def test_the_bundle_is_one_of_a_single_stage(single_uri: str, single: Generator) -> None:
@@ -58,10 +62,9 @@ def test_the_bundle_is_one_of_a_single_stage(single_uri: str, single: Generator)
 
 def test_audio_is_the_codec_applied_to_all_codes_at_once(single: Generator) -> None:
     codec, hop = single.bundle.codec, single.bundle.codec.hop_length
-    settings, text = resolve(single.config, 5.0), collate_text(single.read([PROMPT]))
     codes_BKT = codes_of(single, [PROMPT], [3], 125)
     assert codes_BKT.shape == (1, 3, 125)
-    pieces = single.renderer.render(iter(codes_BKT.unbind(2)), 125, Piece(text, [3], settings.steps, 1.0))
+    pieces = single.renderer.render(iter(codes_BKT.unbind(2)), [piece_for(single, 125)])
     with torch.inference_mode():
         assert torch.equal(torch.cat(list(pieces), dim=2), codec.decode_codes(codes_BKT))
     assert len(single.generate(PROMPT, 5.0, seed=3).samples[0]) == 125 * hop
@@ -85,11 +88,10 @@ def test_streamed_as_whole_bit_for_bit(single: Generator) -> None:
 def test_windows_change_nothing(single: Generator) -> None:
     """No frame asks for others, so portions of any size give the same bits."""
     bundle, codes_BKT = single.bundle, codes_of(single, [PROMPT], [3], 70)
-    piece = Piece(collate_text(single.read([PROMPT])), [3], None, 1.0)
 
     def made(**sizes: int) -> torch.Tensor:
-        renderer = Renderer(None, bundle.codec, single.config.model_copy(update=sizes))
-        return torch.cat(list(renderer.render(iter(codes_BKT.unbind(2)), 70, piece)), dim=2)
+        renderer = WindowRenderer(None, bundle.codec, single.config.model_copy(update=sizes))
+        return torch.cat(list(renderer.render(iter(codes_BKT.unbind(2)), [piece_for(single, 70)])), dim=2)
 
     assert torch.equal(made(), made(window_frames=13, context_frames=0, first_frames=1))
 
@@ -107,7 +109,7 @@ def test_codes_are_taken_as_they_are_heard_and_forgotten(single: Generator) -> N
     renderer = copy.copy(single.renderer)
     complete = renderer.complete
     renderer.complete = lambda these: (windows.extend(these), complete(these))[1]  # type: ignore[method-assign]
-    pieces = renderer.render(codes(), 1000, Piece(collate_text(single.read([PROMPT])), [3], None, 1.0))
+    pieces = renderer.render(codes(), [piece_for(single, 1000)])
     next(pieces)
     assert len(taken) == renderer.first_hop
     list(pieces)
@@ -123,10 +125,10 @@ def test_together_as_alone(single: Generator) -> None:
         assert np.abs(clip.samples - alone).mean() < 0.1 * np.abs(alone).mean()  # rounding, which phases amplify
 
 
-def test_live_clips_are_those_of_the_generator(single: Generator) -> None:
+def test_clips_in_slots_are_those_made_alone(single: Generator) -> None:
     expected = single.generate(PROMPT, 3.0, seed=3).samples
-    with LiveGenerator(single, slots=2) as live:
-        found = np.concatenate([piece.samples for piece in live.stream(PROMPT, 3.0, seed=3)], axis=1)
+    with Generator(single.bundle, slots=2) as live:
+        found = live.generate(PROMPT, 3.0, seed=3).samples
         with pytest.raises(UserError, match="no second stage"):
             live.stream(PROMPT, 1.0, steps=4)
     assert np.abs(found - expected).mean() < 0.1 * np.abs(expected).mean()
@@ -151,8 +153,8 @@ def test_steps_are_refused_rather_than_ignored(single: Generator) -> None:
 def test_finished_frames_stay_as_they_are(single: Generator) -> None:
     codes_BKT = codes_of(single, [PROMPT], [3], 20)
     context = Finished(codes_BKT[:, 0, :8], torch.randn(1, single.bundle.codec.fine_dim, 8))
-    piece = Piece(collate_text(single.read([PROMPT])), [3], None, 1.0)
-    (done,) = single.renderer.complete([Window(context, codes_BKT[:, :, 8:], piece, first_frame=8, owned=9)])
+    window = Window(context, codes_BKT[:, :, 8:], [piece_for(single, 20)], first_frame=8, owned=9)
+    (done,) = single.renderer.complete([window])
     assert torch.equal(done.codes_BT, codes_BKT[:, 0, :17])
     assert torch.equal(done.fine_BDT[..., :8], context.fine_BDT)
     assert torch.equal(done.fine_BDT[..., 8:], single.bundle.codec.fine_from_codes(codes_BKT[:, :, 8:17]))

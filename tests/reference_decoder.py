@@ -1,4 +1,5 @@
-"""Stage 1 at inference: recurrent decoding of codes, conditional and unconditional rows in one batch.
+"""Stage 1 at inference without slots: what the engine is compared with. Conditional and unconditional rows are in one
+batch that begins and ends together.
 
 Shapes: B clips, R rows of recurrent state (B, or 2B with guidance), K codebooks, V codes, T frames. Step s of the
 delayed sequence holds frame s - k of codebook k.
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ssmttm.conditions.base import Conditions
-from ssmttm.engine.rereading import NEVER, Rereading
-from ssmttm.engine.sampling import Sampling, SamplingRows, frame_uniforms, guide, sample_each
+from ssmttm.engine.request import Sampling
+from ssmttm.engine.sampling import SamplingRows, frame_uniforms, guide, sample_each
+from ssmttm.engine.slots import NEVER, Rereading
 from ssmttm.model.delay import as_beginning, holds_frame
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture

@@ -1,4 +1,4 @@
-"""Many clips at once, from prompt to sound."""
+"""A generator with slots: many clips at once, from prompt to sound."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ssmttm.engine.fine import Finished, Window
+from ssmttm.audio import Audio
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.live import LiveGenerator
-from ssmttm.engine.render import Track
-from ssmttm.engine.render_pool import BATCH
+from ssmttm.engine.piece import Finished
 from ssmttm.engine.slot_engine import CancelledError, EngineClosedError, QueueFullError
+from ssmttm.engine.windows import BATCH, Track, Window, WindowRenderer
 from ssmttm.errors import UserError
 
 PROMPTS = ("calm piano", "techno", "a slow waltz for strings and harp, in D major", "jazz")
@@ -41,11 +41,11 @@ def test_together_as_alone_bit_for_bit(generator: Generator) -> None:
         for i in range(8)
     ]
 
-    def make(live: LiveGenerator, number: int, delay: float) -> np.ndarray:
+    def make(live: Generator, number: int, delay: float) -> np.ndarray:
         time.sleep(delay)
         return join(list(live.stream(**settings[number])))
 
-    with LiveGenerator(generator, slots=4, deterministic=True) as live, ThreadPoolExecutor(8) as pool:
+    with Generator(generator.bundle, slots=4, deterministic=True) as live, ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda i: make(live, i, random.uniform(0, 0.2)), range(8)))
         alone = [make(live, number, 0) for number in range(8)]
     for number in range(8):
@@ -53,18 +53,24 @@ def test_together_as_alone_bit_for_bit(generator: Generator) -> None:
         assert np.array_equal(together[number], alone[number])
 
 
-def test_what_is_read_anew_is_so_in_company_too(bundle_uri: str) -> None:
+def test_what_is_read_again_is_so_in_company_too(bundle_uri: str) -> None:
     generator = Generator.load(bundle_uri)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in generator.bundle.lm.parameters():  # or what went before would hardly matter
             parameter.add_(0.1 * torch.randn_like(parameter))
     without = generator.generate(PROMPTS[0], 3.0, seed=3).samples
-    generator.config = generator.config.model_copy(update={"reread_every": 20, "reread_frames": 10})
+    config, rereading = (
+        generator.bundle.config,
+        {"reread_every": 30, "reread_frames": 10},
+    )  # first at 40: later than the first window sees
+    config = config.model_copy(update={"generation": config.generation.model_copy(update=rereading)})
+    generator = Generator(replace(generator.bundle, config=config))
     expected = [generator.generate(prompt, 3.0, seed=3).samples for prompt in PROMPTS[:2]]
+    # Codes differ from frame 40 on, which the first window does not see.
     assert np.array_equal(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2])
     assert not np.allclose(expected[0], without, atol=1e-2)
-    with LiveGenerator(generator, slots=2) as live:
+    with Generator(generator.bundle, slots=2) as live:
         clips = [live.stream(prompt, 3.0, seed=3) for prompt in PROMPTS[:2]]
         for clip, whole in zip(clips, expected, strict=True):
             assert np.abs(join(list(clip)) - whole).max() < 1e-3
@@ -72,15 +78,27 @@ def test_what_is_read_anew_is_so_in_company_too(bundle_uri: str) -> None:
 
 def test_a_clip_is_what_the_generator_makes(generator: Generator) -> None:
     expected = generator.generate(PROMPTS[0], 2.0, seed=3).samples
-    with LiveGenerator(generator, slots=2) as live:
+    with Generator(generator.bundle, slots=2) as live:
         clip = live.stream(PROMPTS[0], 2.0, seed=3)
         found = join(list(clip))
-    assert clip.seed == 3
+    assert clip.request.seed == 3
     assert np.abs(found - expected).mean() < 0.1 * np.abs(expected).mean()  # rounding, which phases amplify
 
 
+def test_all_ways_go_through_the_slots(generator: Generator) -> None:
+    given = Audio(generator.generate("a", 2.03, seed=5).samples, generator.sample_rate)
+    with Generator(generator.bundle, slots=2) as live:
+        batch = live.generate_batch(PROMPTS[:2], 1.0, seeds=[1, 2])
+        extended = live.extend(given, PROMPTS[0], 1.0, seed=3).samples
+        assert live.metrics().requests == 3
+    for prompt, seed, clip in zip(PROMPTS[:2], (1, 2), batch, strict=True):
+        expected = generator.generate(prompt, 1.0, seed=seed).samples
+        assert np.abs(clip.samples - expected).mean() < 0.1 * np.abs(expected).mean()
+    assert np.abs(extended - generator.extend(given, PROMPTS[0], 1.0, seed=3).samples).max() < 1e-3
+
+
 def test_sound_comes_before_the_last_code(generator: Generator) -> None:
-    with LiveGenerator(generator, slots=1) as live:
+    with Generator(generator.bundle, slots=1) as live:
         clip = live.stream(PROMPTS[0], 600.0, seed=1)
         assert 0 < next(clip).seconds < 2
         assert live.metrics().in_use == 1
@@ -88,7 +106,7 @@ def test_sound_comes_before_the_last_code(generator: Generator) -> None:
 
 
 def test_what_nobody_hears_is_cancelled(generator: Generator) -> None:
-    with LiveGenerator(generator, slots=1) as live:
+    with Generator(generator.bundle, slots=1) as live:
         clip = live.stream(PROMPTS[0], 600.0)
         next(clip)
         del clip
@@ -98,7 +116,7 @@ def test_what_nobody_hears_is_cancelled(generator: Generator) -> None:
 
 
 def test_ends_and_limits(generator: Generator) -> None:
-    live = LiveGenerator(generator, slots=1, waiting=1)
+    live = Generator(generator.bundle, slots=1, waiting=1)
     clips = [live.stream(prompt, 600.0) for prompt in PROMPTS[:2]]
     with pytest.raises(QueueFullError):
         live.stream(PROMPTS[2], 1.0)
@@ -114,7 +132,7 @@ def test_ends_and_limits(generator: Generator) -> None:
         list(clips[1])
     with pytest.raises(EngineClosedError):
         live.stream(PROMPTS[0], 1.0)
-    assert not {"slot-engine", "render-pool"} & {thread.name for thread in threading.enumerate()}
+    assert not {"slot-engine", "window-pool"} & {thread.name for thread in threading.enumerate()}
 
 
 def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,15 +146,15 @@ def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkey
         sizes.append(len(windows))
         return complete(windows)
 
-    monkeypatch.setattr(generator.renderer, "complete", record)
+    monkeypatch.setattr(WindowRenderer, "complete", lambda _, windows: record(windows))
     ready = threading.Barrier(4)
 
-    def make(live: LiveGenerator, seed: int) -> np.ndarray:
+    def make(live: Generator, seed: int) -> np.ndarray:
         clip = live.stream(PROMPTS[0], 2.0, seed=seed)
         ready.wait()
         return join(list(clip))
 
-    with LiveGenerator(generator, slots=4) as live, ThreadPoolExecutor(4) as pool:
+    with Generator(generator.bundle, slots=4) as live, ThreadPoolExecutor(4) as pool:
         live._pool._batch = BATCH  # as on a GPU
         found = list(pool.map(lambda seed: make(live, seed), range(4)))
     assert max(sizes) > 1
@@ -155,9 +173,9 @@ def test_a_failing_window_fails_its_own_clip_alone(generator: Generator, monkeyp
         monkeypatch.setattr(Track, "hear", hear)
         raise ArithmeticError("no sound")
 
-    with LiveGenerator(generator, slots=2) as live:
+    with Generator(generator.bundle, slots=2) as live:
         monkeypatch.setattr(Track, "hear", fail_once)
         with pytest.raises(ArithmeticError, match="no sound"):
             list(live.stream(PROMPTS[0], 1.0))
-        assert live.stream(PROMPTS[1], 1.0).seed >= 0
+        assert live.stream(PROMPTS[1], 1.0).request.seed is not None
         assert join(list(live.stream(PROMPTS[1], 1.0))).shape == (1, 24_000)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from batches import piece_of
 
 from ssmttm.conditions.text import collate_text
 from ssmttm.config import GenerationConfig
-from ssmttm.engine.fine import Finished, Piece, Window
 from ssmttm.engine.generator import Generator
-from ssmttm.engine.render import Renderer, Track
+from ssmttm.engine.piece import Finished, Piece
+from ssmttm.engine.windows import Track, Window, WindowRenderer
 from ssmttm.errors import UserError
 from ssmttm.evaluation import seams
 
@@ -18,13 +20,13 @@ WINDOWS = GenerationConfig(window_frames=24, context_frames=8, lookahead_frames=
 
 
 @pytest.fixture(scope="module")
-def renderer(generator: Generator) -> Renderer:
-    return Renderer(generator.bundle.completer, generator.bundle.codec, WINDOWS)
+def renderer(generator: Generator) -> WindowRenderer:
+    return WindowRenderer(generator.bundle.completer, generator.bundle.codec, WINDOWS)
 
 
-def make_piece(generator: Generator, seeds: tuple[int, ...], guidance: float = 1.0) -> Piece:
-    text = collate_text(generator.bundle.text_encoder.encode(["calm piano"] * len(seeds)))
-    return Piece(text, seeds, steps=3, guidance=guidance)
+def make_pieces(generator: Generator, seeds: tuple[int, ...], frames: int, prompt: str = "calm piano") -> list[Piece]:
+    conditions = collate_text(generator.bundle.text_encoder.encode([prompt]))
+    return [piece_of(conditions, frames, seed, steps=3) for seed in seeds]
 
 
 def make_codes(generator: Generator, clips: int, frames: int) -> torch.Tensor:
@@ -36,34 +38,38 @@ def frame_by_frame(codes_BT: torch.Tensor) -> Iterator[torch.Tensor]:
     return iter(codes_BT[:, None].unbind(dim=2))
 
 
-def fine_of(renderer: Renderer, piece: Piece, codes_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+def fine_of(
+    renderer: WindowRenderer, pieces: list[Piece], codes_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> torch.Tensor:
     """The fine latents that `render` decodes."""
     decoded: list[torch.Tensor] = []
     with monkeypatch.context() as patch:
         patch.setattr(renderer, "decode", lambda done, *_, **__: (decoded.append(done.fine_BDT), None))
-        list(renderer.render(frame_by_frame(codes_BT), codes_BT.shape[1], piece))
+        list(renderer.render(frame_by_frame(codes_BT), pieces))
     return torch.cat(decoded, dim=2)
 
 
 @pytest.mark.parametrize("frames", [1, 11, 12, 13, 24, 29, 36])
-def test_every_frame_is_heard_once(generator: Generator, renderer: Renderer, frames: int) -> None:
+def test_every_frame_is_heard_once(generator: Generator, renderer: WindowRenderer, frames: int) -> None:
     codes = make_codes(generator, 2, frames)
-    pieces = list(renderer.render(frame_by_frame(codes), frames, make_piece(generator, (1, 2))))
+    pieces = list(renderer.render(frame_by_frame(codes), make_pieces(generator, (1, 2), frames)))
     assert torch.cat(pieces, dim=2).shape == (2, 1, frames * generator.bundle.codec.hop_length)
     assert len(pieces) == -(-frames // renderer.hop)
 
 
 def test_audio_is_the_codec_applied_to_all_latents_at_once(
-    generator: Generator, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, renderer: WindowRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes, piece, codec = make_codes(generator, 1, 40), make_piece(generator, (1,)), generator.bundle.codec
-    streamed = torch.cat(list(renderer.render(frame_by_frame(codes), 40, piece)), dim=2)
-    fine = fine_of(renderer, piece, codes, monkeypatch)
+    codes, pieces, codec = make_codes(generator, 1, 40), make_pieces(generator, (1,), 40), generator.bundle.codec
+    streamed = torch.cat(list(renderer.render(frame_by_frame(codes), pieces)), dim=2)
+    fine = fine_of(renderer, pieces, codes, monkeypatch)
     with torch.inference_mode():
         assert torch.equal(streamed, codec.decode(codec.coarse(codes), fine))
 
 
-def test_windows_have_a_bounded_size(generator: Generator, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_have_a_bounded_size(
+    generator: Generator, renderer: WindowRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = []
     sample = generator.bundle.completer.sample
 
@@ -73,13 +79,13 @@ def test_windows_have_a_bounded_size(generator: Generator, renderer: Renderer, m
 
     monkeypatch.setattr(generator.bundle.completer, "sample", record)
     codes = make_codes(generator, 1, 100)
-    list(renderer.render(frame_by_frame(codes), 100, make_piece(generator, (1,))))
+    list(renderer.render(frame_by_frame(codes), make_pieces(generator, (1,), 100)))
     assert sizes[0] == (16, 0)  # no past
     assert sizes[1:-2] == [(24, 8)] * (len(sizes) - 3)
     assert sizes[-1] == (8 + 4, 8)  # no future
 
 
-def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: Renderer) -> None:
+def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: WindowRenderer) -> None:
     taken = []
 
     def codes() -> Iterator[torch.Tensor]:
@@ -87,7 +93,7 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
             taken.append(1)
             yield code
 
-    pieces = renderer.render(codes(), 100, make_piece(generator, (1,)))
+    pieces = renderer.render(codes(), make_pieces(generator, (1,), 100))
     next(pieces)
     assert len(taken) == renderer.hop + renderer.lookahead
     next(pieces)
@@ -96,34 +102,37 @@ def test_codes_are_taken_no_earlier_than_needed(generator: Generator, renderer: 
 
 def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     config = WINDOWS.model_copy(update={"first_frames": 3})
-    renderer = Renderer(generator.bundle.completer, generator.bundle.codec, config)
+    renderer = WindowRenderer(generator.bundle.completer, generator.bundle.codec, config)
     codes, owned = make_codes(generator, 1, 40), []
     complete, taken = renderer.complete, frame_by_frame(codes)
     monkeypatch.setattr(renderer, "complete", lambda windows: (owned.append(windows[0].owned), complete(windows))[1])
-    pieces = renderer.render(taken, 40, make_piece(generator, (1,)))
+    pieces = renderer.render(taken, make_pieces(generator, (1,), 40))
     next(pieces)
     assert len(list(taken)) == 40 - 3 - renderer.lookahead
-    list(renderer.render(frame_by_frame(codes), 40, make_piece(generator, (1,))))
+    list(renderer.render(frame_by_frame(codes), make_pieces(generator, (1,), 40)))
     assert owned[1:] == [3, 6, 12, 12, 7]
     assert renderer.portions == (3 + renderer.lookahead, 6, 12, 12)
-    track, wanted = Track(renderer, 200, make_piece(generator, (1,))), []
+    track, wanted = Track(renderer, make_pieces(generator, (1,), 200)), []
     for _ in range(6):
         wanted.append(track.wanted)
-        track.hear(renderer.complete([track.window(make_codes(generator, 1, track.wanted)[:, None])])[0])
+        track.render([make_codes(generator, 1, track.wanted)[:, None]])
     assert wanted == [*renderer.portions, 12, 12]
     borders = seams.borders(39, renderer.hop, renderer.first_hop)
     assert np.flatnonzero(borders).tolist() == [2, 8, 20, 32]  # junction 0 is the first frame's end
 
 
-def test_windows_of_several_pieces_are_completed_together(generator: Generator, renderer: Renderer) -> None:
-    """At other places, with other texts and seeds; up to rounding."""
+def test_windows_of_several_pieces_are_completed_together(generator: Generator) -> None:
+    """At other places, with other texts and seeds; guided; up to rounding."""
+    config = WINDOWS.model_copy(update={"stage2_guidance": 1.5})
+    renderer = WindowRenderer(generator.bundle.completer, generator.bundle.codec, config)
     codes, fine = make_codes(generator, 3, 24), torch.randn(3, generator.bundle.codec.fine_dim, 8)
     windows = []
     for row, prompt in enumerate(("calm piano", "techno", "a slow waltz for strings and harp, in D major")):
-        text = collate_text(generator.bundle.text_encoder.encode([prompt]))
-        context = Finished(codes[row : row + 1, :8], fine[row : row + 1])
-        piece = Piece(text, [row], steps=3, guidance=1.5)
-        windows.append(Window(context, codes[row : row + 1, None, 8:], piece, first_frame=100 * row, owned=12))
+        context, pieces = (
+            Finished(codes[row : row + 1, :8], fine[row : row + 1]),
+            make_pieces(generator, (row,), 0, prompt),
+        )
+        windows.append(Window(context, codes[row : row + 1, None, 8:], pieces, first_frame=100 * row, owned=12))
     assert len({window.shape for window in windows}) == 1
     for window, together in zip(windows, renderer.complete(windows), strict=True):
         (alone,) = renderer.complete([window])
@@ -131,21 +140,21 @@ def test_windows_of_several_pieces_are_completed_together(generator: Generator, 
         torch.testing.assert_close(together.fine_BDT, alone.fine_BDT, rtol=1e-4, atol=1e-4)
 
 
-def test_finished_frames_stay_as_they_are(generator: Generator, renderer: Renderer) -> None:
-    codes, piece = make_codes(generator, 1, 20), make_piece(generator, (1,))
+def test_finished_frames_stay_as_they_are(generator: Generator, renderer: WindowRenderer) -> None:
+    codes, pieces = make_codes(generator, 1, 20), make_pieces(generator, (1,), 20)
     context = Finished(codes[:, :8], torch.randn(1, generator.bundle.codec.fine_dim, 8))
-    (done,) = renderer.complete([Window(context, codes[:, None, 8:], piece, first_frame=8, owned=9)])
+    (done,) = renderer.complete([Window(context, codes[:, None, 8:], pieces, first_frame=8, owned=9)])
     assert torch.equal(done.codes_BT, codes[:, :17])
     assert torch.equal(done.fine_BDT[..., :8], context.fine_BDT)
     other = Finished(context.codes_BT, context.fine_BDT + 1)
-    (changed,) = renderer.complete([Window(other, codes[:, None, 8:], piece, first_frame=8, owned=9)])
+    (changed,) = renderer.complete([Window(other, codes[:, None, 8:], pieces, first_frame=8, owned=9)])
     assert not torch.equal(done.fine_BDT[..., 8], changed.fine_BDT[..., 8])  # and the new ones listen to them
 
 
 def test_fresh_noise_belongs_to_its_absolute_frame(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ancestral solver's noise for a frame is the same in every window that the frame is in."""
     config = WINDOWS.model_copy(update={"solver": "ancestral"})
-    renderer, drawn = Renderer(generator.bundle.completer, generator.bundle.codec, config), []
+    renderer, drawn = WindowRenderer(generator.bundle.completer, generator.bundle.codec, config), []
     sample = generator.bundle.completer.sample
 
     def record(*args: object, fresh: Callable[[int], torch.Tensor], **rest: object) -> torch.Tensor:
@@ -153,43 +162,45 @@ def test_fresh_noise_belongs_to_its_absolute_frame(generator: Generator, monkeyp
         return sample(*args, fresh=fresh, **rest)
 
     monkeypatch.setattr(generator.bundle.completer, "sample", record)
-    codes, piece = make_codes(generator, 1, 36), make_piece(generator, (1,))
-    pieces = list(renderer.render(frame_by_frame(codes), 36, piece))
-    assert all(torch.isfinite(piece_B1N).all() for piece_B1N in pieces)
+    codes, pieces = make_codes(generator, 1, 36), make_pieces(generator, (1,), 36)
+    assert all(torch.isfinite(audio_B1N).all() for audio_B1N in renderer.render(frame_by_frame(codes), pieces))
     first, second = drawn[:2]  # absolute frames 0-15 and, with 8 of context, 4-27
     assert torch.equal(first[0][..., 4:], second[0][..., :12])
     assert not torch.equal(first[0], first[1])
 
 
 def test_seams_are_like_any_other_place(
-    generator: Generator, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, renderer: WindowRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The change from frame to frame has the same energy across window borders as within windows."""
-    codes, piece = make_codes(generator, 8, 12 * 40), make_piece(generator, tuple(range(8)))
-    fine = fine_of(renderer, piece, codes, monkeypatch)
+    codes, pieces = make_codes(generator, 8, 12 * 40), make_pieces(generator, tuple(range(8)), 12 * 40)
+    fine = fine_of(renderer, pieces, codes, monkeypatch)
     change = fine.diff(dim=2).square().mean(dim=(0, 1))
     at_border = torch.arange(1, len(change) + 1) % renderer.hop == 0
     assert 0.8 < float(change[at_border].mean() / change[~at_border].mean()) < 1.25
 
 
 def test_windows_come_near_one_large_window(
-    generator: Generator, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, renderer: WindowRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes, piece = make_codes(generator, 2, 48), make_piece(generator, (1, 2))
-    one = Renderer(generator.bundle.completer, generator.bundle.codec, GenerationConfig(window_frames=200))
-    whole, windowed = (fine_of(r, piece, codes, monkeypatch) for r in (one, renderer))
+    codes, pieces = make_codes(generator, 2, 48), make_pieces(generator, (1, 2), 48)
+    one = WindowRenderer(generator.bundle.completer, generator.bundle.codec, GenerationConfig(window_frames=200))
+    whole, windowed = (fine_of(r, pieces, codes, monkeypatch) for r in (one, renderer))
     assert float((whole - windowed).square().mean() / whole.square().mean()) < 0.1
 
 
-def test_history_is_heard_first(generator: Generator, renderer: Renderer) -> None:
-    codes, piece = make_codes(generator, 1, 30), make_piece(generator, (1,))
+def test_history_is_heard_first(generator: Generator, renderer: WindowRenderer) -> None:
+    codes, (piece,) = make_codes(generator, 1, 30), make_pieces(generator, (1,), 20)
     history = Finished(codes[:, :10], torch.zeros(1, generator.bundle.codec.fine_dim, 10))
-    pieces = renderer.render(frame_by_frame(codes[:, 10:]), 20, piece, history, first_frame=10)
+    piece = replace(piece, primer_KT=codes[:, :10].numpy(), history=history)
     heard = renderer.context + 20
-    assert torch.cat(list(pieces), dim=2).shape[2] == heard * generator.bundle.codec.hop_length
+    assert (
+        torch.cat(list(renderer.render(frame_by_frame(codes[:, 10:]), [piece])), dim=2).shape[2]
+        == heard * generator.bundle.codec.hop_length
+    )
 
 
 def test_a_window_without_room_is_refused(generator: Generator) -> None:
     config = GenerationConfig(window_frames=36, context_frames=24, lookahead_frames=12)
     with pytest.raises(UserError, match=r"generation\.window_frames=36 must exceed"):
-        Renderer(generator.bundle.completer, generator.bundle.codec, config)
+        WindowRenderer(generator.bundle.completer, generator.bundle.codec, config)
