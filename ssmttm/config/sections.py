@@ -92,7 +92,9 @@ class CorpusConfig(Section):
         jobs=READERS_OF_AUDIO,
     )
     format: str = key(
-        "auto", "layout of the source, by its name in SOURCES; auto recognises each", jobs=READERS_OF_AUDIO
+        "auto",
+        "layout of the source: manifest, folder, mtg-jamendo or fma; auto recognises each",
+        jobs=READERS_OF_AUDIO,
     )
     out: str = key("runs/demo/tokens", "folder or URI for the token shards", is_path=True)
     default_licence: str | None = key(None, "licence of tracks that state none, e.g. own-work")
@@ -124,7 +126,7 @@ class CorpusConfig(Section):
     actors: int | None = key(None, "encoder processes; default: one per CPU, or per GPU if any", gt=0)
     gpus_per_actor: float = key(0.0, "share of a GPU that each encoder process takes", ge=0)
     rows_per_shard: int = key(128, "segments in a file", gt=0)
-    controls: tuple[str, ...] = key((), "controls by frame that are measured, by their names in CONDITIONERS")
+    controls: tuple[str, ...] = key((), "controls by frame that are measured and learned, by their names")
     captions_per_track: int = key(6, "captions composed for each piece (demo corpus)", gt=0, jobs=("demo",))
     seed: int = key(0, "of the composed corpus", jobs=("demo",))
 
@@ -208,7 +210,11 @@ class Stage1Config(Section):
     jobs = ("stage1",)
     decides = "model"
 
-    backbone: str = key("prefix_simba", "how text comes in, and which layers mix frames; by its name in BACKBONES")
+    backbone: str = key(
+        "prefix_simba",
+        "how text comes in and which layers mix frames: prefix_simba, prefix_mamba, "
+        "prefix_transformer, cross_simba or cross_transformer",
+    )
     width: int = key(256, "channels between layers")
     layers: int = key(6, "blocks")
     state_size: int = key(64, "of each channel of a state-space layer")
@@ -305,8 +311,10 @@ class TrainConfig(Section):
         0.02, "where the rate ends, relative to its peak", ge=0, le=1, decides="schedule", jobs=TRAININGS
     )
     warmup_steps: int = key(100, "steps until the peak", decides="schedule")
-    schedule: Literal["cosine", "wsd", "constant"] = key(
-        "cosine", "after the warm-up; wsd: constant, then down over the last steps", decides="schedule"
+    schedule: str = key(
+        "cosine",
+        "after the warm-up: cosine, constant, or wsd (constant, then down over the last steps)",
+        decides="schedule",
     )
     decay_share: float = key(0.1, "share of all steps over which wsd goes down", gt=0, le=1, decides="schedule")
     betas: tuple[float, float] = key((0.9, 0.95), "of AdamW", jobs=TRAININGS)

@@ -195,7 +195,7 @@ def _write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str
     sizes = {key: known[key] for key in ARCHITECTURE[stage] if key in known}
     try:
         module = BUILDERS[stage](sizes, state)
-    except RuntimeError:  # a checkpoint that does not say whose it is, or not the whole of a model
+    except (RuntimeError, ValueError):  # a checkpoint that does not say whose it is, or not the whole of a model
         raise UserError(f"{uri} does not hold the {stage} model of {run.uri}") from None
     frames = dataset["frames_by_split"]["train"] / dataset["rows_by_split"]["train"]
     if section.crop_frames:

@@ -16,9 +16,11 @@ from ssmttm.bundle import initial
 from ssmttm.codec.store import load_codec
 from ssmttm.config import SECTIONS, CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
+from ssmttm.model.denoisers.registry import DENOISERS
+from ssmttm.model.mixers.registry import BACKBONES
 from ssmttm.tokens.read import read_dataset_info
 from ssmttm.training.checkpoint import CheckpointStore, folder_of
-from ssmttm.training.schedule import learning_rate
+from ssmttm.training.schedule import SCHEDULES, learning_rate
 
 STEPS = "steps.json"  # how many steps `train.minutes` led to
 
@@ -141,8 +143,13 @@ def prepare(config: Config, stage: str) -> Run | None:
 
     Raises:
         UserError: if the name is taken (`resume=never`), belongs to a run of other settings or data, or the
-            checkpoint to resume from does not exist, or the weights to start from do not fit.
+            checkpoint to resume from does not exist, the weights to start from do not fit, or there is no such model.
     """
+    if stage == "stage1":
+        BACKBONES.find(config.stage1.backbone)
+    else:
+        DENOISERS.find(config.stage2.denoiser).check(config.stage2)
+    SCHEDULES.find(config.train.schedule)
     run = run_of(config, stage)
     dataset = read_dataset_info(config.train.data)
     check_dataset(config, dataset)

@@ -7,45 +7,66 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 from ssmttm.config import TrainConfig
 from ssmttm.errors import UserError
+from ssmttm.registry import Registry
 from ssmttm.training.engine import Engine
 
 FIRST, LAST = 10, 25  # the steps between these are timed; those before load and warm up
 
 
-def decay_start(config: TrainConfig) -> int | None:
-    """With `train.schedule=wsd`, the first step (from 0) whose rate lies below the peak; None with other schedules.
+def _half_cosine(step: int, config: TrainConfig) -> float:
+    """SGDR's shape (arXiv 1608.03983), from the end of the warm-up to the last step."""
+    return 0.5 * (1 + math.cos(math.pi * _progress(step, config.warmup_steps, config)))
 
-    A run that has not come further can be given more steps: they change none of the rates it has had.
-    """
-    if config.schedule != "wsd":
-        return None
-    last_steps = max(1, round(config.decay_share * config.steps))
-    return max(config.warmup_steps, config.steps - last_steps)
+
+def _cool_down(step: int, config: TrainConfig) -> float:
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): a straight line (arXiv 2405.18392) over the last steps."""
+    start = _cool_down_start(config)
+    return 1.0 if step < start else 1 - _progress(step, start, config)
+
+
+def _cool_down_start(config: TrainConfig) -> int:
+    return max(config.warmup_steps, config.steps - max(1, round(config.decay_share * config.steps)))
+
+
+def _progress(step: int, start: int, config: TrainConfig) -> float:
+    return min(1.0, (step + 1 - start) / max(1, config.steps - start))
+
+
+class Schedule(NamedTuple):
+    """What follows the warm-up. share: of the way from the last rate to the peak, by step (from 0). stable_until: the
+    first step whose rate lies below the peak, where those before it do not depend on the number of steps; else None."""
+
+    share: Callable[[int, TrainConfig], float]
+    stable_until: Callable[[TrainConfig], int | None] = lambda _: None
+
+
+SCHEDULES: Registry[Schedule] = Registry(
+    "train.schedule",
+    {
+        "cosine": Schedule(_half_cosine),
+        "wsd": Schedule(_cool_down, _cool_down_start),
+        "constant": Schedule(lambda step, config: 1.0),
+    },
+)
+
+
+def decay_start(config: TrainConfig) -> int | None:
+    """The first step (from 0) whose rate lies below the peak, where the schedule is stable before it; else None. A run
+    that has not come further can be given more steps: they change none of the rates it has had."""
+    return SCHEDULES.find(config.schedule).stable_until(config)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Rate of optimizer step `step` (from 0): a linear warm-up to the peak, then one of
-
-    - cosine: half a cosine down to `min_lr_ratio` of the peak at the last step (SGDR's shape, arXiv 1608.03983),
-    - wsd: warm-up, stable, decay (MiniCPM, arXiv 2404.06395): the peak, then over the last `decay_share` of the steps
-      in a straight line (the cool-down of arXiv 2405.18392) down to the same end,
-    - constant: the peak.
-    """
+    """Rate of optimizer step `step` (from 0): a linear warm-up to the peak, then what the schedule leaves of the way
+    from `min_lr_ratio` of the peak to it."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    start = decay_start(config)
-    if start is None:
-        start = config.warmup_steps
-    elif step < start:
-        return config.lr
-    progress = min(1.0, (step + 1 - start) / max(1, config.steps - start))
-    left = 1 - progress if config.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
-    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+    share = SCHEDULES.find(config.schedule).share(step, config)
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
 def check_budget(config: TrainConfig) -> None:

@@ -50,6 +50,7 @@ OTHER_TEXTS = {
 }
 REGISTERED = {  # names of classes
     *("corpus.format", "corpus.controls", "codec.name", "text.encoder", "stage1.backbone", "stage2.denoiser"),
+    "train.schedule",
 }
 
 

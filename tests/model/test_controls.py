@@ -18,7 +18,7 @@ from ssmttm.model.delay import apply_delay
 from ssmttm.model.denoisers.registry import DENOISERS, build_denoiser
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.mixers.registry import BACKBONES
-from ssmttm.model.slots import StateRows
+from ssmttm.model.slots import FixedRows
 
 V, TEXT, FRAMES = 11, 6, 9
 WIDTHS = {"text": TEXT, "height": 2}
@@ -118,7 +118,7 @@ def test_a_model_begins_deaf_to_it_and_older_requests_leave_it_unknown() -> None
 @torch.inference_mode()
 def test_rows_of_slots_hear_their_own(backbone: str) -> None:
     lm, conditions, delayed = make_lm(backbone), asked(), codes()
-    rows = StateRows(lm, 2, text_tokens=6)
+    rows = FixedRows(lm, 2, tokens=6)
     state = rows.read(conditions)
     for row in (0, 1):
         rows.put(row, state, row)

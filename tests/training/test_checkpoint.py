@@ -131,6 +131,45 @@ def test_what_was_never_finished_is_cleared_away(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
 
 
+def test_a_checkpoint_that_is_rewritten_does_not_count_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two files, or while the old ones are removed: new weights beside an old optimizer, or half of the
+    files, must not be listed by the commit file of before."""
+    store = CheckpointStore(str(tmp_path), 2)
+    write, remove = storage.write_bytes, storage.remove_tree
+
+    def killed_writing(uri: str, data: bytes) -> None:
+        if "optimizer" in uri:
+            raise KeyboardInterrupt
+        write(uri, data)
+
+    def killed_removing(uri: str) -> None:
+        if uri.endswith("step-000002"):
+            raise KeyboardInterrupt
+        remove(uri)
+
+    for name, killed in (("write_bytes", killed_writing), ("remove_tree", killed_removing)):
+        store.save(make(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                store.save(make(2))
+        assert store.committed() == [], name
+        assert store.load_newest() is None
+
+
+def test_a_checkpoint_says_what_was_trained(tmp_path: Path) -> None:
+    checkpoint = make(2)
+    checkpoint.task = "stage2"
+    folder = CheckpointStore(str(tmp_path), 2).save(checkpoint)
+    assert load_checkpoint(folder).task == "stage2"
+    commit = storage.read_json(storage.join(folder, "checkpoint.json"))
+    del commit["task"]  # as checkpoints were before
+    storage.write_json(storage.join(folder, "checkpoint.json"), commit)
+    assert load_checkpoint(folder).task is None
+
+
 def test_other_readers_can_check_it_too(tmp_path: Path) -> None:
     folder = CheckpointStore(str(tmp_path), 2).save(make(4, average=True))
     assert len(storage.read_commit(folder, "checkpoint.json")["files"]) == 4

@@ -229,7 +229,23 @@ def test_checkpoints_that_cannot_be_exported(runs: Runs, tmp_path: Path) -> None
         export_bundle(*runs, out, stage1_checkpoint="step-000007")
     with pytest.raises(UserError, match="step-000001 holds a stage2 model; stage1 is needed here"):
         export_bundle(runs[1], runs[0], out, stage1_checkpoint="step-000001")
+    forget_the_task(runs[1])
+    with pytest.raises(UserError, match=r"step-000001 does not hold the stage1 model of \S+"):
+        export_bundle(runs[1], runs[0], out, stage1_checkpoint="step-000001")
     assert not Path(out).exists()
+
+
+def forget_the_task(run: str) -> None:
+    """Leave a run's first checkpoint as checkpoints were before they said what was trained."""
+    commit = storage.join(run, "checkpoints", "step-000001", "checkpoint.json")
+    storage.write_json(commit, {"files": storage.read_json(commit)["files"]})
+
+
+def test_a_checkpoint_that_does_not_say_its_stage_is_exported(runs: Runs, tmp_path: Path) -> None:
+    named = load_bundle(export_bundle(*runs, str(tmp_path / "named"), stage2_checkpoint="step-000001"))
+    forget_the_task(runs[1])
+    unnamed = load_bundle(export_bundle(*runs, str(tmp_path / "unnamed"), stage2_checkpoint="step-000001"))
+    assert unnamed.model_id == named.model_id
 
 
 def test_a_bundle_becomes_a_version_in_the_registry(

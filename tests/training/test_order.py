@@ -1,10 +1,12 @@
-"""The order of samples, and their draws."""
+"""Which rows are learned from when, and by which worker."""
 
 from __future__ import annotations
 
 import pytest
 
-from ssmttm.training.order import BatchShape, Prefetcher, SampleOrder, keyed_generator, share
+from ssmttm.config import TrainConfig
+from ssmttm.errors import UserError
+from ssmttm.training.order import BatchShape, Prefetcher, SampleOrder, batch_shape, keyed_generator, share
 
 
 def test_keyed_generators_repeat_and_differ() -> None:
@@ -19,7 +21,8 @@ def test_every_epoch_sees_every_row_once_in_its_own_order() -> None:
     for number, draws in enumerate(epochs):
         assert sorted(draw.row for draw in draws) == list(range(10))
         assert {draw.epoch for draw in draws} == {number}
-    assert epochs[0] != epochs[1]
+    rows = [[draw.row for draw in draws] for draws in epochs]
+    assert rows[0] != rows[1] != rows[2] != rows[0]
     assert SampleOrder(10, seed=3)[25] == epochs[2][5]
     assert SampleOrder(10, seed=4).global_batch(0, 10) != epochs[0]
 
@@ -44,3 +47,16 @@ def test_prefetcher_keeps_order_and_passes_errors_on() -> None:
     with pytest.raises(ValueError, match="broken row"):
         next(loader)
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "micro", "world", "expected"),
+    [(16, 8, 1, (8, 2)), (16, 8, 2, (8, 1)), (12, 8, 1, (6, 2)), (6, 4, 2, (3, 1)), (7, 4, 1, (1, 7))],
+)
+def test_batch_shape(global_batch: int, micro: int, world: int, expected: tuple[int, int]) -> None:
+    assert batch_shape(TrainConfig(global_batch=global_batch, micro_batch=micro), world) == expected
+
+
+def test_indivisible_batch_names_both_keys() -> None:
+    with pytest.raises(UserError, match=r"train\.global_batch=5 .* train\.workers=2"):
+        batch_shape(TrainConfig(global_batch=5), 2)

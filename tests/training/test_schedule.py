@@ -1,15 +1,30 @@
+"""Learning rates by step, and how many steps a run has that is given minutes and stays with."""
+
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ssmttm.config import TrainConfig
+from ssmttm import storage
+from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError
-from ssmttm.training.order import batch_shape
-from ssmttm.training.schedule import decay_start, learning_rate
+from ssmttm.training.launch import train
+from ssmttm.training.run import Run, decided
+from ssmttm.training.schedule import FIRST, LAST, TimeBudget, decay_start, learning_rate
+from ssmttm.training.writer import read_rows
+
+MakeConfig = Callable[..., Config]
+SHORT = ("train.steps=60", f"train.warmup_steps={LAST}", "train.checkpoint_every=30", "train.validate_every=60")
+HURRIED = (*SHORT, "train.minutes=1e-6")
 
 
 def test_warm_up_then_cosine_to_the_floor() -> None:
@@ -41,7 +56,7 @@ def wsd_configs(draw: st.DrawFn) -> TrainConfig:
     )
 
 
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 @given(wsd_configs())
 def test_wsd_warms_up_stays_and_decays(config: TrainConfig) -> None:
     start = decay_start(config)
@@ -59,7 +74,7 @@ def test_wsd_warms_up_stays_and_decays(config: TrainConfig) -> None:
         assert all(before - after <= stride * (1 + 1e-6) + 1e-12 for before, after in pairwise([config.lr, *decaying]))
 
 
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 @given(wsd_configs(), st.integers(0, 1000))
 def test_more_steps_change_no_rate_before_the_decay(config: TrainConfig, more: int) -> None:
     longer = config.model_copy(update={"steps": config.steps + more})
@@ -80,7 +95,7 @@ def test_wsd_by_default_decays_over_the_last_tenth() -> None:
     assert decay_start(config.model_copy(update={"schedule": "cosine"})) is None
 
 
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 @given(st.sampled_from(["cosine", "wsd", "constant"]), wsd_configs(), st.integers(0, 500))
 def test_the_rate_follows_from_step_and_configuration_alone(schedule: str, config: TrainConfig, step: int) -> None:
     config = config.model_copy(update={"schedule": schedule})
@@ -90,14 +105,66 @@ def test_the_rate_follows_from_step_and_configuration_alone(schedule: str, confi
     assert 0 <= rate <= config.lr * (1 + 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("global_batch", "micro", "world", "expected"),
-    [(16, 8, 1, (8, 2)), (16, 8, 2, (8, 1)), (12, 8, 1, (6, 2)), (6, 4, 2, (3, 1)), (7, 4, 1, (1, 7))],
-)
-def test_batch_shape(global_batch: int, micro: int, world: int, expected: tuple[int, int]) -> None:
-    assert batch_shape(TrainConfig(global_batch=global_batch, micro_batch=micro), world) == expected
+def settled(seconds_per_step: float, minutes: float | None, done: int = 0, rank: int = 0, first: float = 0.0) -> int:
+    """Steps of a run with a clock that goes so fast; what the first worker found comes by `first`."""
+    now = {"step": 0}
+    config = TrainConfig(steps=1000, warmup_steps=LAST, minutes=minutes)
+    engine: Any = SimpleNamespace(rank=rank, sum=lambda value: [value + first])
+    budget = TimeBudget(config, done, clock=lambda: 100.0 + seconds_per_step * now["step"])
+    for step in range(done + 1, 40):
+        now["step"] = step
+        steps = budget.steps(step, engine)
+        assert steps == 1000 or step >= LAST
+    return steps
 
 
-def test_indivisible_batch_names_both_keys() -> None:
-    with pytest.raises(UserError, match=r"train\.global_batch=5 .* train\.workers=2"):
-        batch_shape(TrainConfig(global_batch=5), 2)
+def test_as_many_steps_as_fit() -> None:
+    assert settled(0.5, 2.0) == 240
+    assert settled(0.5, None) == 1000
+    assert settled(0.01, 2.0) == 1000  # never more than were asked for
+    assert settled(100.0, 2.0) == 2 * LAST  # nor fewer than twice the warm-up
+
+
+def test_the_first_workers_clock_counts_for_all() -> None:
+    assert settled(7.0, 2.0, rank=1, first=240.0) == 240
+
+
+def test_a_run_past_its_first_steps_is_left_alone() -> None:
+    assert settled(0.5, 2.0, done=FIRST) == 1000
+    assert settled(0.5, 2.0, done=FIRST - 1) == 240
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])
+def test_a_hurried_run_ends_with_a_whole_schedule(make_config: MakeConfig, schedule: str) -> None:
+    config = make_config("stage1", *HURRIED, f"train.schedule={schedule}")
+    run = train(config, "stage1")
+    rows, summary = read_rows(run.metrics), storage.read_json(run.summary)
+    assert summary["steps"] == len(rows) == 2 * LAST
+    as_planned = config.train.model_copy(update={"steps": 2 * LAST})
+    assert [row["lr"] for row in rows] == [learning_rate(step, as_planned) for step in range(2 * LAST)]
+    assert storage.read_json(run.path("config.json"))["train"]["steps"] == 2 * LAST
+    assert storage.read_json(storage.join(run.weights, "model.json"))["resolved_config"]["train"]["steps"] == 2 * LAST
+    before = storage.read_json(run.summary)
+    train(config, "stage1")  # finished, and not to be gone on with
+    assert storage.read_json(run.summary) == before
+
+
+def test_a_run_that_was_interrupted_keeps_its_number(make_config: MakeConfig, tmp_path: Path) -> None:
+    whole = train(make_config("stage1", *HURRIED, "train.name=whole"), "stage1")
+    cut = Run(str(tmp_path / "cut"))
+    shutil.copytree(whole.uri, cut.uri)
+    for name in ("checkpoints/step-000050", "weights", "samples"):
+        shutil.rmtree(tmp_path / "cut" / name)
+    storage.remove_tree(cut.summary)
+    patient = make_config("stage1", *SHORT, "train.minutes=1000", "train.name=cut")
+    assert decided(patient, "stage1").train.steps == 2 * LAST
+    train(patient, "stage1")
+    assert [(row["step"], row["loss"]) for row in read_rows(cut.metrics)] == [
+        (row["step"], row["loss"]) for row in read_rows(whole.metrics)
+    ]
+
+
+def test_a_warm_up_that_would_be_over_too_soon_is_refused(make_config: MakeConfig) -> None:
+    config = make_config("stage1", *HURRIED, f"train.warmup_steps={LAST - 1}")
+    with pytest.raises(UserError, match=rf"set train\.warmup_steps={LAST} or more, not {LAST - 1}"):
+        train(config, "stage1")

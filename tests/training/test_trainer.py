@@ -103,13 +103,25 @@ def test_a_taken_name_is_an_error(make_config: MakeConfig, tokens: str, tmp_path
         train(make_config("stage1", "train.lr=0.1"), "stage1")
     with pytest.raises(UserError, match=r"stage1\.layers=2, now 3"):
         train(make_config("stage1", "stage1.layers=3"), "stage1")
+
+
+@pytest.mark.parametrize("part", ["codec", "text"])
+def test_a_run_keeps_to_the_codec_and_the_text_encoder_of_its_shards(
+    make_config: MakeConfig, tokens: str, tmp_path: Path, part: str
+) -> None:
+    """Shards that are whole in themselves, and belong to their codec, but not to those the run was started on."""
+    config = make_config("stage1")
+    assert prepare(config, "stage1") is not None
     other = tmp_path / "other-tokens"
     shutil.copytree(tokens, other)
     info = storage.read_json(str(other / "dataset.json"))
-    info["codec"]["fingerprint"] = "another"
+    info[part]["fingerprint"] = "another"
+    if part == "codec":
+        codec = make_codec(tmp_path / "other", config.codec.model_copy(update={"griffin_lim_iterations": 3}))
+        info["codec"] |= {"fingerprint": codec.fingerprint(), "uri": str(tmp_path / "other")}
     storage.write_json(str(other / "dataset.json"), info)
-    with pytest.raises(UserError, match="another codec"):
-        train(make_config("stage1", f"train.data={other}"), "stage1")
+    with pytest.raises(UserError, match=rf"was started on token shards of another {part}; choose another train.name"):
+        prepare(make_config("stage1", f"train.data={other}"), "stage1")
 
 
 def test_shards_of_another_codec_or_text_encoder_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -165,6 +177,41 @@ def test_broken_batches_are_skipped_and_counted(make_config: MakeConfig, monkeyp
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 2, 2, 2, 2]
     assert broken.progress.position == 10
     assert storage.read_json(run.summary)["skipped_steps"] == 2
+
+
+def test_broken_batches_are_counted_in_a_row(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of them, as long as no two follow one another."""
+    config = make_config("stage1", *STEPS, "train.max_skipped=2")
+    run = prepare(config, "stage1")
+    assert run is not None
+    broken = trainer(config, run)
+    forward, calls = broken.engine.forward, iter(range(100))
+    monkeypatch.setattr(broken.engine, "forward", lambda b: forward(b) * (torch.nan if next(calls) % 2 else 1.0))
+    broken.fit()
+    assert broken.progress.skipped == 7
+
+
+def test_dropout_is_keyed_by_position_and_worker(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers must not drop the same places of their rows, nor one worker the same in two steps."""
+    config = make_config("stage1", *STEPS)
+    run = prepare(config, "stage1")
+    assert run is not None
+    seeds = []
+    for rank in (0, 1, 0):
+        worker = trainer(config, run)
+        forward = worker.engine.forward
+
+        def noted(batch: Any, forward: Any = forward) -> torch.Tensor:
+            seeds.append(torch.initial_seed())
+            return forward(batch)
+
+        loaded = [worker._load(position) for position in range(2)]
+        worker.engine.rank = rank
+        monkeypatch.setattr(worker.engine, "forward", noted)
+        for batches, count in loaded:
+            worker.train_step(batches, count)
+    assert len(set(seeds[:4])) == 4
+    assert seeds[4:] == seeds[:2]
 
 
 def test_too_many_broken_batches_end_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
