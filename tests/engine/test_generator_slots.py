@@ -68,8 +68,8 @@ def test_what_is_read_again_is_so_in_company_too(bundle_uri: str) -> None:
     without = with_settings().generate(PROMPTS[0], 3.0, seed=3).samples
     generator = with_settings(reread_every=20, reread_frames=10)
     expected = [generator.generate(prompt, 3.0, seed=3).samples for prompt in PROMPTS[:2]]
-    # Codes differ from frame 30 on; the first window sees 20.
-    assert np.array_equal(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2])
+    # Codes differ from frame 30 on, and the first window sees 20; phases are recovered over a longer stretch.
+    assert np.allclose(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2], atol=1e-5)
     assert not np.allclose(expected[0], without, atol=1e-2)
     with Generator(generator.bundle, slots=2) as live:
         clips = [live.stream(prompt, 3.0, seed=3) for prompt in PROMPTS[:2]]
