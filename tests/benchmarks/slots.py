@@ -5,8 +5,8 @@
 Both compiled (on CPU; one CUDA graph per number of rows on a GPU). One at a time: a batch of its own, as
 `Generator.stream` has it. Together: the batch that `SlotEngine` steps, sampling and book-keeping included, and the
 whole engine with a thread per request that reads its frames. Rounds go through all in turn. Weights are random, which
-changes no cost.
-The result goes to results/slots.json, with the machine's description; cases that are not measured stay as they were.
+changes no cost. The result goes to results/slots.json, with the machine's description; cases that are not measured stay
+as they were.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ssmttm.audio import Audio
+from ssmttm.bundle.load import load_bundle
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Finished
 from ssmttm.engine.slot_engine import CancelledError, EngineClosedError, QueueFullError
@@ -54,21 +55,21 @@ def test_together_as_alone_bit_for_bit(generator: Generator) -> None:
 
 
 def test_what_is_read_again_is_so_in_company_too(bundle_uri: str) -> None:
-    generator = Generator.load(bundle_uri)
+    bundle = load_bundle(bundle_uri)
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in generator.bundle.lm.parameters():  # or what went before would hardly matter
+        for parameter in bundle.lm.parameters():  # or what went before would hardly matter
             parameter.add_(0.1 * torch.randn_like(parameter))
-    without = generator.generate(PROMPTS[0], 3.0, seed=3).samples
-    config, rereading = (
-        generator.bundle.config,
-        {"reread_every": 30, "reread_frames": 10},
-    )  # first at 40: later than the first window sees
-    config = config.model_copy(update={"generation": config.generation.model_copy(update=rereading)})
-    generator = Generator(replace(generator.bundle, config=config))
+
+    def with_settings(**settings: int) -> Generator:
+        generation = bundle.config.generation.model_copy(update={"first_frames": 16, "lookahead_frames": 4, **settings})
+        return Generator(replace(bundle, config=bundle.config.model_copy(update={"generation": generation})))
+
+    without = with_settings().generate(PROMPTS[0], 3.0, seed=3).samples
+    generator = with_settings(reread_every=20, reread_frames=10)
     expected = [generator.generate(prompt, 3.0, seed=3).samples for prompt in PROMPTS[:2]]
-    # Codes differ from frame 40 on, which the first window does not see.
-    assert np.array_equal(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2])
+    # Codes differ from frame 30 on, and the first window sees 20; phases are recovered over a longer stretch.
+    assert np.allclose(expected[0][:, : 24_000 // 2], without[:, : 24_000 // 2], atol=1e-5)
     assert not np.allclose(expected[0], without, atol=1e-2)
     with Generator(generator.bundle, slots=2) as live:
         clips = [live.stream(prompt, 3.0, seed=3) for prompt in PROMPTS[:2]]
