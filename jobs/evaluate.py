@@ -33,6 +33,7 @@ from ssmttm.evaluation.worker import HeldOut, RealClip, Request, Worker
 from ssmttm.generation.fine import Piece
 from ssmttm.generation.generator import Generator
 from ssmttm.model.text import collate_text
+from ssmttm.threads import torch_threads
 from ssmttm.training.data import TokenDataset
 
 Task = tuple[str, tuple[Any, ...]]  # a Worker's method and its arguments
@@ -97,10 +98,11 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
     progress = tqdm(total=len(tasks), desc="evaluate", unit="task", mininterval=2)
     results: list[Any] = [None] * len(tasks)
     if settings.train.launch == "local":
-        worker = build_worker(settings)
-        for i, (method, arguments) in enumerate(tasks):
-            results[i] = getattr(worker, method)(*arguments)
-            progress.update()
+        with torch_threads():  # as in the actors
+            worker = build_worker(settings)
+            for i, (method, arguments) in enumerate(tasks):
+                results[i] = getattr(worker, method)(*arguments)
+                progress.update()
         return results
 
     import ray

@@ -241,6 +241,9 @@ class GenerationConfig(Section):
         "with reread_frames no more than it was trained on; 0: never",
     )
     reread_frames: int = Field(64, gt=0, description="last frames that it then reads")
+    threads: int = Field(
+        1, gt=0, description="of torch on a CPU, on any machine: the last bits of a clip depend on their number"
+    )
     max_seconds: float = 600.0
     max_prompt_chars: int = 1000
 

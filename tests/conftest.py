@@ -16,6 +16,7 @@ import torch
 from hypothesis import settings
 
 from ssmttm import audio, config
+from ssmttm.threads import torch_threads
 
 if TYPE_CHECKING:
     from ssmttm.codec.base import Codec
@@ -133,7 +134,5 @@ def ray_cluster() -> Iterator[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and results must not depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads():
+        yield

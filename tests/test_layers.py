@@ -19,6 +19,7 @@ LAYERS = {
     "ssmttm.sections": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
+    "ssmttm.threads": 0,
     "ssmttm.model": 1,
     "ssmttm.codec": 1,
     "ssmttm.corpus": 2,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -42,6 +41,7 @@ from ssmttm.corpus.segments import Segment, read_segments
 from ssmttm.corpus.text_table import TEXT_FOLDER, TextPlan, caption_key, write_text_table
 from ssmttm.errors import UserError
 from ssmttm.model.text import TextEncoder, load_text_encoder
+from ssmttm.threads import torch_threads
 
 if TYPE_CHECKING:
     from ssmttm.corpus.vocals import VocalRemover
@@ -90,17 +90,6 @@ class PreprocessResult:
     dataset: dict[str, Any]
     reports: list[PartReport]
     wall_s: float
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: sums over threads depend on their number, and the tasks themselves fill the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 RemoveVocals = Callable[[Audio], Audio] | None
@@ -197,7 +186,7 @@ class Worker:
 
     def __call__(self, plan: Plan) -> PartReport:
         out = self.config.corpus.out
-        with _one_thread():
+        with torch_threads():  # the tasks themselves fill the cores
             if isinstance(plan, TextPlan):
                 return write_text_table(plan, self.encoder, out)
             return encode_shard(plan, self.codec, out, self.remove_vocals)

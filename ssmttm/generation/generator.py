@@ -27,12 +27,14 @@ from ssmttm.generation.request import Settings, check_prompt, check_seed, resolv
 from ssmttm.generation.rereading import Rereading
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.text import TextBatch, collate_text
+from ssmttm.threads import iterate_with_threads, torch_threads
 
 logger = logging.getLogger(__name__)
 
 
 class Generator:
-    """A bundle at work. Safe to share between threads: it keeps no state of a request."""
+    """A bundle at work. Safe to share between threads: it keeps no state of a request. On a CPU it takes the
+    bundle's number of threads (`generation.threads`), so that a seed gives the same bytes on any number of cores."""
 
     def __init__(self, bundle: Bundle):
         self.bundle, self.config = bundle, bundle.config.generation
@@ -71,11 +73,12 @@ class Generator:
         lm, null = self.bundle.lm, self._read(["-"]).as_null()
         lm.compile_steps()
         try:
-            for text in (null, TextBatch.cat(null, null)):
-                _, state = lm.prefill(text)
-                for _ in range(3):  # what changes from step to step is noticed at the second
-                    step_BK = torch.zeros(len(text.null_B), lm.config.num_codebooks, dtype=torch.long)
-                    _, state = lm.step(step_BK, state)
+            with torch_threads(self.config.threads):
+                for text in (null, TextBatch.cat(null, null)):
+                    _, state = lm.prefill(text)
+                    for _ in range(3):  # what changes from step to step is noticed at the second
+                        step_BK = torch.zeros(len(text.null_B), lm.config.num_codebooks, dtype=torch.long)
+                        _, state = lm.step(step_BK, state)
         except Exception as error:  # whatever a compiler may raise
             lm.compile_steps(False)
             logger.warning("decoding stays uncompiled: %s", " ".join(str(error).split())[:200])
@@ -179,7 +182,8 @@ class Generator:
         settings = resolve(self.config, seconds, guidance, temperature, top_k, steps, top_p)
         text = self._read([prompt])
         codebooks, limit = self.bundle.lm.config.num_codebooks, self.config.max_seconds
-        given = Continuation(self.bundle.codec, codebooks, self.renderer, audio, seconds, limit)
+        with torch_threads(self.config.threads):
+            given = Continuation(self.bundle.codec, codebooks, self.renderer, audio, seconds, limit)
         rendered = self._render(text, [check_seed(seed)], settings, given.fresh, given.primer_BKT, given.history)
         return Audio(np.concatenate(list(given.join(rendered)), axis=1), self.sample_rate)
 
@@ -234,4 +238,5 @@ class Generator:
         codes = decoder.frames(frames, primer_BKT)
         piece = Piece(text, seeds, settings.steps, self.config.stage2_guidance)
         audio = self.renderer.render(codes, frames, piece, history, known)
-        return finish(audio, samples + (0 if history is None else history.frames * self.bundle.codec.hop_length))
+        kept = samples + (0 if history is None else history.frames * self.bundle.codec.hop_length)
+        return iterate_with_threads(finish(audio, kept), self.config.threads)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssmttm.generation.fine import Window
 from ssmttm.generation.render import Renderer, Track
+from ssmttm.threads import torch_threads
 
 BATCH = 8
 
@@ -32,7 +33,8 @@ class RenderPool:
     Args:
         batch: windows in a call at most; default: `BATCH` on a GPU, one on a CPU, which renders them no faster together
             and keeps everyone waiting for all.
-        deterministic: one window at a time, so that no kernel is chosen by how many wait.
+        deterministic: one window at a time on one thread of torch, so that neither how many wait nor the machine
+            chooses between kernels.
     """
 
     def __init__(self, renderer: Renderer, batch: int | None = None, deterministic: bool = False):
@@ -41,7 +43,8 @@ class RenderPool:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="render-pool", daemon=True)
+        run = torch_threads()(self._run) if deterministic else self._run
+        self._thread = threading.Thread(target=run, name="render-pool", daemon=True)
         self._thread.start()
 
     def render(self, track: Track, codes_BKT: Tensor) -> Tensor:

