@@ -19,7 +19,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import tune_allocator
+from ssmttm.hardware import tune_allocator
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine, base_config, deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, TorchEngine
 from ssmttm.training.order import batch_shape

@@ -16,7 +16,7 @@ import torch
 
 from ssmttm.bundle import initial
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import denormals_as_zero
+from ssmttm.hardware import denormals_as_zero
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State
 from ssmttm.training.order import Prefetcher, SampleOrder, batch_shape, keyed_generator, share

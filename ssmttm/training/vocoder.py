@@ -22,7 +22,7 @@ from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import tune_allocator
+from ssmttm.hardware import torch_threads, tune_allocator
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
 from ssmttm.training.run import Run
@@ -177,12 +177,10 @@ def _distances(decoded_BN: Tensor, original_BN: Tensor, sample_rate: int) -> tup
 
 def _speed(codec: MiniCodec, codes_BKT: Tensor) -> float:
     """Seconds of audio that one second of `SPEED_THREADS` threads decodes: the best of three."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(SPEED_THREADS)
     taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        codec.decode_codes(codes_BKT)
-        taken.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
+    with torch_threads(SPEED_THREADS):
+        for _ in range(3):
+            start = time.perf_counter()
+            codec.decode_codes(codes_BKT)
+            taken.append(time.perf_counter() - start)
     return round(codes_BKT.shape[-1] / codec.frame_rate / min(taken), 1)
