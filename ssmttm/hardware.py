@@ -10,11 +10,8 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Iterator
-from typing import TypeVar
 
 import torch
-
-Item = TypeVar("Item")
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -67,14 +64,3 @@ def torch_threads(number: int = 1) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def iterate_with_threads(items: Iterator[Item], number: int) -> Iterator[Item]:
-    """The same items, each made with `number` threads of torch; whoever takes them keeps their own between two."""
-    while True:
-        with torch_threads(number):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item

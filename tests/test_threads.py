@@ -15,7 +15,7 @@ from ssmttm import config
 from ssmttm.bundle.load import read_model_id
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.engine.generator import Generator
-from ssmttm.hardware import iterate_with_threads, torch_threads
+from ssmttm.hardware import torch_threads
 
 NUMBERS = (1, 2, 4)
 Result = TypeVar("Result")
@@ -40,14 +40,6 @@ def test_the_number_is_put_back() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert torch.get_num_threads() == before
-
-
-def test_whoever_takes_items_keeps_their_own_number() -> None:
-    seen = (torch.get_num_threads() for _ in range(3))
-    with torch_threads(2):
-        for number in iterate_with_threads(seen, 3):
-            assert number == 3
-            assert torch.get_num_threads() == 2
 
 
 def test_a_codec_is_the_same() -> None:
@@ -78,6 +70,12 @@ def test_a_bundle_is_the_same_and_so_are_its_clips(overrides: tuple[str, ...], t
     assert all(np.array_equal(other.samples, longer[0].samples) for other in longer)
 
 
+def test_whoever_takes_pieces_keeps_their_own_number(generator: Generator) -> None:
+    with torch_threads(2):
+        for _ in generator.stream("techno", 2.0, seed=3):
+            assert torch.get_num_threads() == 2
+
+
 def test_clips_of_the_packaged_model_are_the_same() -> None:
     def made() -> list[np.ndarray]:
         generator = Generator.load(device="cpu")
@@ -91,9 +89,11 @@ def test_clips_of_the_packaged_model_are_the_same() -> None:
 
 
 def test_a_deterministic_engine_gives_the_same_clip() -> None:
+    bundle = Generator.load(device="cpu").bundle
+
     def made() -> np.ndarray:
-        with Generator.load(device="cpu", slots=2, deterministic=True) as generator:
-            return generator.generate("techno", 1.0, seed=3).samples
+        with Generator(bundle, slots=2, deterministic=True) as engine:
+            return engine.generate("techno", 1.0, seed=3).samples
 
     one, *others = under_each(made)
     assert all(np.array_equal(other, one) for other in others)

@@ -22,7 +22,7 @@ from ssmttm.engine.slot_engine import CodeStream, EngineMetrics, SlotEngine
 from ssmttm.engine.slots import Rereading, SlotBatch
 from ssmttm.engine.windows import Track, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
-from ssmttm.hardware import iterate_with_threads, torch_threads
+from ssmttm.hardware import torch_threads
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.slots import FixedRows, GrowingRows
 
@@ -55,8 +55,8 @@ class ClipStream:
 
 
 class Generator:
-    """A bundle at work. All methods may be called from any thread. On a CPU it takes the bundle's number of torch
-    threads (`generation.threads`), so that a seed gives the same bytes on any number of cores.
+    """A bundle at work. All methods may be called from any thread. On a CPU a call that works by itself takes the
+    bundle's number of torch threads (`generation.threads`), so that a seed gives the same bytes on any number of cores.
 
     Args:
         slots: how many clips to make together at a time: calls from several threads then share a batch, and windows of
@@ -227,14 +227,14 @@ class Generator:
 
     def _make_alone(self, takes: Sequence[Take]) -> Iterator[np.ndarray]:
         """Audio [B, N] of takes that are equally long, made together as it is taken."""
-
-        def made() -> Iterator[np.ndarray]:
-            pieces = [take.piece for take in takes]
-            track, batch = Track(self.renderer, pieces), SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
-            while track.left:
-                yield from takes[0].add(track.render([batch.read(track.wanted)]))
-
-        return iterate_with_threads(made(), self.config.threads)
+        pieces = [take.piece for take in takes]
+        track = Track(self.renderer, pieces)
+        with torch_threads(self.config.threads):
+            batch = SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
+        while track.left:
+            with torch_threads(self.config.threads):
+                added = takes[0].add(track.render([batch.read(track.wanted)]))
+            yield from added
 
     def _make_in_slots(self, take: Take, codes: CodeStream) -> Iterator[np.ndarray]:
         track = Track(self.renderer, [take.piece])
