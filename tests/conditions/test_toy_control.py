@@ -3,16 +3,22 @@ both trainings and the export to Python and HTTP, and the music is made from it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
 
+from serve.api import make_api
+from serve.language_model import LanguageModel
+from serve.renderer import Renderer
+from serve.service import Service
 from ssmttm import config
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import save_codec
@@ -193,3 +199,24 @@ def test_weights_of_before_learn_it(settings: Config, tiny_config: Config, tmp_p
     new = train(with_training(settings, init=old.uri, out=str(tmp_path), name="tuned", steps=2), "stage1")
     stored = weights.load_tensors(f"{new.weights}/model.safetensors")
     assert set(stored) - set(weights.load_tensors(f"{old.weights}/model.safetensors")) == {"inputs.height.proj.weight"}
+
+
+def test_it_is_asked_for_over_http(bundle: str) -> None:
+    language_model = LanguageModel(bundle, slots=2)
+    renderer = Renderer(bundle, language_model)
+    api = make_api(Service(language_model, renderer))
+
+    async def call(controls: dict[str, int]) -> httpx.Response:
+        body = {"prompt": "a tone", "seconds": 1, "seed": 1, "guidance": 1, "controls": controls}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
+            return await client.post("/v1/music/generations", json=body, timeout=120)
+
+    try:
+        low, high, unknown = (asyncio.run(call(one)) for one in ({"height": 0}, {"height": 3}, {"depth": 1}))
+    finally:
+        language_model.close()
+        renderer.close()
+    assert (low.status_code, high.status_code) == (200, 200)
+    assert low.content != high.content
+    assert unknown.status_code == 400
+    assert "cannot be asked by depth; it takes height" in unknown.text
