@@ -82,7 +82,9 @@ class Arguments(BaseModel):
     slots: int = Field(8, ge=1, description="clips that a language model writes at a time")
     waiting: int = Field(32, ge=0, description="clips that may wait for it; more are refused with 429")
     compiled: bool = Field(False, description="compile the language model's step; needs a C++ compiler")
-    deterministic: bool = Field(False, description="give a seed the same bits in any company; slower for few clips")
+    deterministic: bool = Field(
+        False, description="give a seed the same bits in any company, on one core; slower for few clips"
+    )
     keys: str | None = Field(None, description="file of API keys, one per line; else SSMTTM_API_KEYS")
     jobs: str = Field("runs/serve", description="local folder of jobs and their files")
     limits: Limits = Field(Limits(), description="on the command line: as JSON")

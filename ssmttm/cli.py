@@ -11,10 +11,6 @@ from ssmttm.cli_corpus import corpus_app
 from ssmttm.engine.request import BOUNDS, MusicRequest
 from ssmttm.errors import UserError, exit_on_user_error
 
-# Steps of a smaller model are too short to share: measured with 5 M parameters, a second thread gains nothing on an
-# idle machine and makes it ten times slower on a busy one. It also makes the bytes the same on any number of cores.
-ONE_THREAD_PARAMETERS = 50_000_000
-
 app = typer.Typer(
     help="Music from text, with state-space models: compose a corpus, train, generate.",
     no_args_is_help=True,
@@ -86,7 +82,6 @@ def generate(
     import time
 
     import numpy as np
-    import torch
     from tqdm import tqdm
 
     from ssmttm.audio import Audio
@@ -96,8 +91,6 @@ def generate(
         prompt, seconds, seed, guidance, temperature, top_k, steps, top_p, controls=_controls(control or [])
     )
     generator = Generator.load(bundle, precision=precision)
-    if sum(tensor.numel() for tensor in generator.bundle.lm.state_dict().values()) < ONE_THREAD_PARAMETERS:
-        torch.set_num_threads(1)
     if compiled:
         generator.compile()
     start = time.perf_counter()

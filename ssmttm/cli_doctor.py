@@ -12,7 +12,7 @@ import torch
 import ssmttm
 from ssmttm import config as configuration
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import multiplies_bf16
+from ssmttm.hardware import multiplies_bf16
 from ssmttm.model.kernels import backend
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "mlflow", "numpy", "soundfile", "mamba-ssm")

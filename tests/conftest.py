@@ -18,6 +18,7 @@ from synthetic_tokens import make_codec, write_tokens
 from tiny_bundle import shared_bundle
 
 from ssmttm import audio, config
+from ssmttm.hardware import torch_threads
 
 if TYPE_CHECKING:
     from ssmttm.codec.base import Codec
@@ -137,10 +138,8 @@ def ray_cluster() -> Iterator[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and results must not depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads():
+        yield
 
 
 @pytest.fixture(scope="session")

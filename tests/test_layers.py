@@ -18,6 +18,7 @@ LAYERS = {
     "ssmttm.registry": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
+    "ssmttm.hardware": 0,
     "ssmttm.conditions": 1,
     "ssmttm.codec": 1,
     "ssmttm.model": 1,

@@ -95,13 +95,13 @@ def check_verb(words: list[str]) -> None:
 
 def check_request(words: list[str]) -> None:
     """A curl command: its route exists, and its body is a request that the service takes."""
-    from serve.schema import MusicRequest
+    from serve.schema import MusicForm
 
     (url,) = [word for word in words if word.startswith("http://")]
     route = "/" + url.split("/", 3)[3]
     assert f'"{route}"' in (ROOT / "serve" / "api.py").read_text(), f"no route {route}"
     if "-d" in words:
-        MusicRequest.model_validate(json.loads(words[words.index("-d") + 1]))
+        MusicForm.model_validate(json.loads(words[words.index("-d") + 1]))
 
 
 def check(words: list[str]) -> None:

@@ -19,7 +19,8 @@ from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
 
 
-def _tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
+def tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
+    """Chords that are struck again and again, float32 [N] each."""
     random = np.random.default_rng(0)
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     sounds = []
@@ -34,7 +35,7 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     `folder`, stage 2 only where stage 1 models codebook 0 alone; returns their URIs."""
     torch.manual_seed(0)
     codec = MiniCodec(config.codec)
-    codec.fit(_tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
+    codec.fit(tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
     if config.codec.vocoder == "neural":
         codec.add_vocoder(config.vocoder.model_dump())
     parts = {name: storage.join(folder, name) for name in ("codec", "stage1", "stage2")}

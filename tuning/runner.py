@@ -21,7 +21,7 @@ from tuning.table import Row
 from tuning.trial import run_trial, sized
 
 
-class Progress:
+class TrialBar:
     """A bar over trials, with a line for each that ends."""
 
     def __init__(self, name: str, total: int):

@@ -28,7 +28,7 @@ from ssmttm import storage
 from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.model.mixers.registry import BACKBONES
-from tuning.runner import Progress, run_trials
+from tuning.runner import TrialBar, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
 
@@ -83,7 +83,7 @@ def plan(
 class RowKeeper(tune.Callback):
     """Writes the table, in the driver, whenever a trial ends: a killed study loses only what was under way."""
 
-    def __init__(self, uri: str, rows: list[Row], progress: Progress):
+    def __init__(self, uri: str, rows: list[Row], progress: TrialBar):
         self._uri, self._rows, self._progress = uri, {row.name: row for row in rows}, progress
 
     def _keep(self, row: Row) -> None:
@@ -124,7 +124,7 @@ def study(config: Config, trials: list[Row], out: str) -> list[Row]:
     missing = [row for row in trials if row.name not in finished]
     print(f"{len(trials)} trials, {len(missing)} to train", flush=True)
     if missing:
-        progress = Progress("study", len(missing))
+        progress = TrialBar("study", len(missing))
         run_trials(missing, config, out, RowKeeper(table, rows, progress))
         progress.close()
     return read_rows(table)

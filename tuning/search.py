@@ -22,7 +22,7 @@ from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.model.mixers.registry import BACKBONES
-from tuning.runner import Progress, run_trials
+from tuning.runner import TrialBar, run_trials
 from tuning.scaling_study import RowKeeper, check_same_study, plan
 from tuning.table import DONE, Row, read_rows
 from tuning.trial import WIDTH_PER_LAYER, scaled_rate, sized
@@ -102,7 +102,7 @@ def search(config: Config, trials: list[Row], out: str, asha: bool) -> list[Row]
     ended = {row.name for row in rows if row.status in (DONE, STOPPED)}
     missing = [row for row in trials if row.name not in ended]
     if missing:
-        progress = Progress("search", len(missing))
+        progress = TrialBar("search", len(missing))
         steps = max(row.steps for row in missing)
         # Beyond the last step: a trial that comes to its end is not stopped but done.
         scheduler = ASHAScheduler(

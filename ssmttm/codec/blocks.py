@@ -18,7 +18,7 @@ BLOCK_FRAMES = 64  # owned by a block; 0.74 s at DAC's 44.1 kHz, 0.85 s at EnCod
 
 
 @dataclass(frozen=True)
-class BlockState:
+class ChunkState:
     """A stream between two chunks: frames [B, D, T] still needed, the first `context` of which are done and only
     surround what follows."""
 
@@ -26,7 +26,7 @@ class BlockState:
     context: int
 
 
-class Window(NamedTuple):
+class CodecBlock(NamedTuple):
     """Frames [B, D, T] of which those after the first `context` are the block's own `owned`; the rest follow it."""
 
     frames_BDT: Tensor
@@ -35,9 +35,9 @@ class Window(NamedTuple):
 
 
 def cut_blocks(
-    fresh_BDT: Tensor, state: BlockState | None, before: int, after: int, final: bool, block: int = BLOCK_FRAMES
-) -> tuple[list[Window], BlockState]:
-    """Windows of the blocks that are complete with the next frames of a stream.
+    fresh_BDT: Tensor, state: ChunkState | None, before: int, after: int, final: bool, block: int = BLOCK_FRAMES
+) -> tuple[list[CodecBlock], ChunkState]:
+    """The blocks that are complete with the next frames of a stream.
 
     Args:
         fresh_BDT: any number of frames, none included.
@@ -49,10 +49,10 @@ def cut_blocks(
     waiting_BDT, context = fresh_BDT, 0
     if state is not None:
         waiting_BDT, context = torch.cat([state.waiting_BDT, fresh_BDT], dim=-1), state.context
-    windows = []
+    blocks = []
     while (ready := waiting_BDT.shape[-1] - context) > 0 and (final or ready >= block + after):
         done = context + min(block, ready)
-        windows.append(Window(waiting_BDT[..., : done + after].contiguous(), context, done - context))
+        blocks.append(CodecBlock(waiting_BDT[..., : done + after].contiguous(), context, done - context))
         context = min(before, done)
         waiting_BDT = waiting_BDT[..., done - context :]
-    return windows, BlockState(waiting_BDT, context)
+    return blocks, ChunkState(waiting_BDT, context)

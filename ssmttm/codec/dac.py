@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.codec.base import Codec
-from ssmttm.codec.blocks import BlockState, Window, cut_blocks
+from ssmttm.codec.blocks import ChunkState, CodecBlock, cut_blocks
 from ssmttm.config import CodecConfig
 from ssmttm.errors import UserError
 
@@ -107,22 +107,22 @@ class DacCodec(Codec):
 
     @torch.no_grad()
     def decode_chunk(
-        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: BlockState | None = None, final: bool = False
-    ) -> tuple[Tensor, BlockState]:
+        self, coarse_BDT: Tensor, fine_BDT: Tensor, state: ChunkState | None = None, final: bool = False
+    ) -> tuple[Tensor, ChunkState]:
         latents_BDT = torch.cat([coarse_BDT, fine_BDT], dim=1)
-        windows, state = cut_blocks(latents_BDT, state, self.context, self.context, final)
+        blocks, state = cut_blocks(latents_BDT, state, self.context, self.context, final)
         silence_B10 = latents_BDT.new_zeros(len(latents_BDT), 1, 0)
-        return torch.cat([silence_B10, *map(self._block, windows)], dim=-1), state
+        return torch.cat([silence_B10, *map(self._block, blocks)], dim=-1), state
 
     def _entries(self, book: int, codes_BT: Tensor) -> Tensor:
         """Entries [B, D, T] of one codebook."""
         quantizer: Any = self.model.quantizer.quantizers[book]
         return quantizer.codebook(codes_BT).transpose(1, 2)
 
-    def _block(self, window: Window) -> Tensor:
-        """Audio [B, 1, owned * hop] of a window's own frames."""
-        wav_B1N = self.model.decoder(self._quantised(window.frames_BDT))
-        return wav_B1N[..., window.context * self.hop_length : (window.context + window.owned) * self.hop_length]
+    def _block(self, block: CodecBlock) -> Tensor:
+        """Audio [B, 1, owned * hop] of a block's own frames."""
+        wav_B1N = self.model.decoder(self._quantised(block.frames_BDT))
+        return wav_B1N[..., block.context * self.hop_length : (block.context + block.owned) * self.hop_length]
 
     def _quantised(self, latents_BDT: Tensor) -> Tensor:
         """The decoder's input [B, H, T]: the nearest entry in each codebook, projected back, and their sum."""

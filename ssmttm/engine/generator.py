@@ -22,6 +22,7 @@ from ssmttm.engine.slot_engine import CodeStream, EngineMetrics, SlotEngine
 from ssmttm.engine.slots import Rereading, SlotBatch
 from ssmttm.engine.windows import Track, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 from ssmttm.model.linear import PRECISIONS
 from ssmttm.model.slots import FixedRows, GrowingRows
 
@@ -54,7 +55,8 @@ class ClipStream:
 
 
 class Generator:
-    """A bundle at work. All methods may be called from any thread.
+    """A bundle at work. All methods may be called from any thread. On a CPU a call that works by itself takes the
+    bundle's number of torch threads (`generation.threads`), so that a seed gives the same bytes on any number of cores.
 
     Args:
         slots: how many clips to make together at a time: calls from several threads then share a batch, and windows of
@@ -112,7 +114,8 @@ class Generator:
         if self.bundle.device.type == "cuda":  # there, each clip's step is a CUDA graph anyway
             return True
         rows = FixedRows(lm, 2, tokens=1) if lm.fixed_state else GrowingRows(lm, tokens=1)
-        return rows.warm_up(compiled=True)
+        with torch_threads(self.config.threads):
+            return rows.warm_up(compiled=True)
 
     @property
     def model_id(self) -> str:
@@ -216,7 +219,8 @@ class Generator:
         self.close()
 
     def _take(self, request: MusicRequest) -> Take:
-        take = Take(self.bundle, self.renderer, request)
+        with torch_threads(self.config.threads):
+            take = Take(self.bundle, self.renderer, request)
         longest = Rereading.of(self.config).longest_read(take.piece.known + take.piece.frames)
         self.bundle.lm.check_length(longest)
         return take
@@ -224,9 +228,13 @@ class Generator:
     def _make_alone(self, takes: Sequence[Take]) -> Iterator[np.ndarray]:
         """Audio [B, N] of takes that are equally long, made together as it is taken."""
         pieces = [take.piece for take in takes]
-        track, batch = Track(self.renderer, pieces), SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
+        track = Track(self.renderer, pieces)
+        with torch_threads(self.config.threads):
+            batch = SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
         while track.left:
-            yield from takes[0].add(track.render([batch.read(track.wanted)]))
+            with torch_threads(self.config.threads):
+                added = takes[0].add(track.render([batch.read(track.wanted)]))
+            yield from added
 
     def _make_in_slots(self, take: Take, codes: CodeStream) -> Iterator[np.ndarray]:
         track = Track(self.renderer, [take.piece])

@@ -16,6 +16,7 @@ import numpy as np
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.slots import NEVER, Member, Rereading, SlotBatch
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 from ssmttm.model.lm import MusicLM
 
 JOINING = 8  # requests whose prompts are read together, at most: the others' frames wait meanwhile
@@ -125,7 +126,7 @@ class SlotEngine:
         slots: requests in the batch at most.
         text_tokens: the longest prompt.
         waiting: requests that may wait for a slot.
-        deterministic, rereading: see `SlotBatch`.
+        deterministic, rereading: see `SlotBatch`; where deterministic, torch takes one thread.
         compiled: let torch.compile fuse the step on a CPU; where that fails a warning says so.
 
     Raises:
@@ -158,7 +159,8 @@ class SlotEngine:
         self._closed = False
         self._failure: BaseException | None = None
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slot-engine", daemon=True)
+        run = torch_threads()(self._run) if deterministic else self._run
+        self._thread = threading.Thread(target=run, name="slot-engine", daemon=True)
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:

@@ -93,7 +93,8 @@ class SlotBatch:
         slots: pieces at a time.
         text_tokens: the longest prompt.
         deterministic: give every seed the same bits in any company. A step always runs over all rows, and a prompt is
-            read alone and padded to `text_tokens`; so one piece takes as long as a full batch.
+            read alone and padded to `text_tokens`; so one piece takes as long as a full batch. How many threads torch
+            takes is for the caller to fix.
         rereading: of pieces that are longer than what the model was trained on.
         rows: of state that all members together take, where they are known and nobody else comes.
 

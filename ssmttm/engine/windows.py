@@ -29,6 +29,7 @@ from ssmttm.config import GenerationConfig
 from ssmttm.engine.piece import Finished, Piece
 from ssmttm.engine.sampling import frame_noise
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 from ssmttm.model.diffusion import LatentCompleter, Sampler
 
 BATCH = 8  # windows that a GPU renders in a call
@@ -261,7 +262,8 @@ class WindowPool:
     Args:
         batch: windows in a call at most; default: `BATCH` on a GPU, one on a CPU, which renders them no faster together
             and keeps everyone waiting for all.
-        deterministic: one window at a time, so that no kernel is chosen by how many wait.
+        deterministic: one window at a time on one thread of torch, so that neither how many wait nor the machine
+            chooses between kernels.
     """
 
     def __init__(self, renderer: WindowRenderer, batch: int | None = None, deterministic: bool = False):
@@ -270,7 +272,8 @@ class WindowPool:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="window-pool", daemon=True)
+        run = torch_threads()(self._run) if deterministic else self._run
+        self._thread = threading.Thread(target=run, name="window-pool", daemon=True)
         self._thread.start()
 
     def render(self, track: Track, codes_BKT: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from ssmttm.evaluation.prompts import Prompt, choose, free_form, held_out_tracks
 from ssmttm.evaluation.published import Clap, Tagger
 from ssmttm.evaluation.results import Held, evaluation_content
 from ssmttm.evaluation.systems import REFERENCE, Studio, clips_of, device_of, last_part, systems_of
+from ssmttm.hardware import torch_threads
 from ssmttm.sources.readers import read_source
 from ssmttm.tokens.schema import COMMIT_NAME, read_columns, shard_names
 
@@ -52,10 +53,11 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
     progress = tqdm(total=len(tasks), desc="evaluate", unit="task", mininterval=2)
     results: list[Any] = [None] * len(tasks)
     if settings.train.launch == "local":
-        studio = Studio(settings)
-        for i, (method, arguments) in enumerate(tasks):
-            results[i] = getattr(studio, method)(*arguments)
-            progress.update()
+        with torch_threads():  # as in the actors
+            studio = Studio(settings)
+            for i, (method, arguments) in enumerate(tasks):
+                results[i] = getattr(studio, method)(*arguments)
+                progress.update()
         return results
 
     import ray

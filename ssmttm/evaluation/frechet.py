@@ -7,12 +7,11 @@ distance between two sets of real clips beside them. N samples, D dimensions, M 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ssmttm.evaluation.embeddings import DISTANCE_FRAMES, NUM_MELS, averaged, log_mel, with_changes
+from ssmttm.evaluation.embeddings import DISTANCE_FRAMES, averaged, with_changes
 
 PCA_DIMENSIONS = 48
 
@@ -130,24 +129,3 @@ class LogMelSpace:
     def distance(self, a: Moments, b: Moments) -> float:
         """Log-mel-statistics Fréchet distance between two sets of clips."""
         return gaussian_distance(self.project(a).gaussian(), self.project(b).gaussian())
-
-
-def clip_moments(clips: Iterable[np.ndarray], sample_rate: int) -> Moments:
-    """Summed moments of clips [N] or [C, N]."""
-    total = Moments(0, np.zeros(2 * NUM_MELS), np.zeros((2 * NUM_MELS, 2 * NUM_MELS)))
-    for clip in clips:
-        total += Moments.of_clip(log_mel(clip, sample_rate))
-    return total
-
-
-def logmel_frechet(
-    clips: Iterable[np.ndarray], reference: Iterable[np.ndarray], sample_rate: int, space: LogMelSpace | None = None
-) -> float:
-    """Log-mel-statistics Fréchet distance from `clips` to `reference`, both lists of [N] or [C, N] samples.
-
-    Args:
-        sample_rate: of all clips, in Hz.
-        space: where to measure; default: fitted to `reference`.
-    """
-    moments = clip_moments(reference, sample_rate)
-    return (space or LogMelSpace.fit(moments)).distance(clip_moments(clips, sample_rate), moments)

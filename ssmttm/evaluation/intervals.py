@@ -82,11 +82,6 @@ def of_clips(
     return value, *interval(value, np.array([statistic(chosen) for chosen in resampled(count, draws, seed)]))
 
 
-def of_values(values: np.ndarray, draws: int, seed: int) -> tuple[float, float | None, float | None]:
-    """Mean of per-clip values [N] and its interval."""
-    return of_clips(lambda chosen: float(values[chosen].mean()), len(values), draws, seed)
-
-
 def of_two_sets(
     distance: Callable[[np.ndarray, np.ndarray], float], count: int, count_reference: int, draws: int, seed: int
 ) -> tuple[float, float | None, float | None]:

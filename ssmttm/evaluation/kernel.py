@@ -68,8 +68,3 @@ class KernelDistance:
 
         across = float(mine @ self._across_NM @ theirs / (mine.sum() * theirs.sum()))
         return SCALE * (mean_pair(self._within_NN, mine) + mean_pair(self._reference_MM, theirs) - 2 * across)
-
-
-def kernel_distance(clips_ND: np.ndarray, reference_MD: np.ndarray, bandwidth: float | None = None) -> float:
-    """See `KernelDistance`."""
-    return KernelDistance(clips_ND, reference_MD, bandwidth).value()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_ROWS = 4
-INT8_ROWS = 16  # the int8 kernel reads the weights anew for each row; from here on, expanding them once is faster
+INT8_ROWS = 16  # the int8 kernel reads the weights again for each row; from here on, expanding them once is faster
 PRECISIONS = ("fp32", "bf16", "int8")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -30,7 +29,7 @@ from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
 from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import multiplies_bf16
+from ssmttm.hardware import multiplies_bf16, torch_threads
 from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
 from ssmttm.tokens.card import DatasetStatistics, attribution_csv, dataset_card
 from ssmttm.tokens.decode import RemoveVocals, Segment, read_segments
@@ -67,17 +66,6 @@ class PreprocessResult:
     dataset: dict[str, Any]
     reports: list[PartReport]
     wall_s: float
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: sums over threads depend on their number, and the tasks themselves fill the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _batches(
@@ -217,7 +205,7 @@ class PartWriter:
 
     def __call__(self, plan: Plan) -> PartReport:
         out = self.config.corpus.out
-        with _one_thread():
+        with torch_threads():  # the tasks themselves fill the cores
             if isinstance(plan, TextPlan):
                 return write_text_table(plan, self.encoder, out)
             return encode_shard(plan, self.codec, out, self.remove_vocals, self.controls)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmttm import audio, storage
 from ssmttm.errors import UserError
-from ssmttm.tracking.courier import Point, RefusedError, UnusableError
+from ssmttm.tracking.courier import Point, UndeliverableError, UnusableError
 
 FOLDER = "tensorboard"
 
@@ -73,7 +73,7 @@ class Board:
         try:
             clip = audio.read(uri)
         except UserError as error:
-            raise RefusedError(str(error)) from error
+            raise UndeliverableError(str(error)) from error
         name = uri.rsplit("/", 1)[-1].removesuffix(".wav")
         self._open().add_audio(f"samples/{name}", clip.samples[0], step, clip.sample_rate)
 

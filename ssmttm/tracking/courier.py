@@ -25,7 +25,7 @@ Item = tuple[str, Any]
 FILES = ("artifact", "sample")  # kinds of items that are files
 
 
-class RefusedError(Exception):
+class UndeliverableError(Exception):
     """Raised by a receiver for what it will never take; the rest may go on."""
 
 
@@ -107,7 +107,7 @@ class Courier:
                     self._receiver.points(points)
                 for kind, content in items:
                     self._receiver.item(kind, content)
-            except RefusedError as error:
+            except UndeliverableError as error:
                 self._warn(f"refuses some of what it is given: {_reason(error)}")
                 with self._changed:
                     self._lost_points += len(points)

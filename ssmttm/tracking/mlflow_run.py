@@ -12,7 +12,7 @@ from typing import Any
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.tracking.courier import Point, RefusedError, UnusableError
+from ssmttm.tracking.courier import Point, UndeliverableError, UnusableError
 
 NOTE_NAME = "mlflow.json"
 PARAM_CHARACTERS = 500
@@ -64,14 +64,14 @@ def read_note(run_dir: str) -> dict[str, str] | None:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what the server will never take into RefusedError."""
+    """Turn what the server will never take into UndeliverableError."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
         if error.error_code in _FINAL:
-            raise RefusedError(str(error)) from error
+            raise UndeliverableError(str(error)) from error
         raise
 
 
@@ -112,7 +112,7 @@ class MlflowRun:
         try:
             with _refusals():
                 self._client.update_run(run_id, status="RUNNING")
-        except RefusedError:
+        except UndeliverableError:
             return None
         return run_id
 
@@ -174,7 +174,7 @@ class MlflowRun:
 
     def _artifact(self, uri: str, folder: str | None) -> None:
         if not storage.exists(uri):
-            raise RefusedError(f"{uri} does not exist")
+            raise UndeliverableError(f"{uri} does not exist")
         if not storage.is_remote(uri):
             self._client.log_artifact(self._run_id, storage.local_path(uri), folder)
             return

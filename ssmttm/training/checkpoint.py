@@ -187,8 +187,8 @@ class CheckpointStore:
     def _prune(self, newest: int, best: int | None) -> None:
         """Remove all but the newest `keep`, the best and the landmark: also what was never finished, and what lies
         ahead of the newest, which was damaged, or it would have been resumed from."""
-        kept = {step for step in self.committed() if step <= newest}
-        kept = {*sorted(kept)[-self._keep :], *({best, self.landmark} & kept)}
+        there = [step for step in self.committed() if step <= newest]
+        kept = {*there[-self._keep :], *(step for step in there if step in (best, self.landmark))}
         for step in self._steps():
             if step not in kept:
                 self._remove(step)
@@ -214,13 +214,18 @@ def under_current_names(checkpoint: Checkpoint, stage: str) -> Checkpoint:
     )
 
 
-def restore(config: Config, stage: str, checkpoints: str) -> Checkpoint | None:
-    """The newest intact one of the run's own checkpoints, else the one that `train.resume` names, else None."""
+def restore(config: Config, task: str, checkpoints: str) -> Checkpoint | None:
+    """The newest intact one of the run's own checkpoints, else the one that `train.resume` names, else None.
+
+    Raises:
+        UserError: if that is a checkpoint of another task, or none is whole.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     first = not distributed or torch.distributed.get_rank() == 0
     own = CheckpointStore(checkpoints, config.train.keep_checkpoints).load_newest(warn=first)
     if own is None and config.train.resume not in ("auto", "never"):
-        other = load_checkpoint(config.train.resume)
-        other.progress = replace(other.progress, best_loss=None, best_step=None)
-        own = other
-    return None if own is None else under_current_names(own, stage)
+        own = load_checkpoint(config.train.resume)
+        if own.task not in (None, task):
+            raise UserError(f"train.resume={config.train.resume} is a checkpoint of {own.task}; {task} is needed here")
+        own.progress = replace(own.progress, best_loss=None, best_step=None)
+    return None if own is None else under_current_names(own, task)

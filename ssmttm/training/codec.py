@@ -22,6 +22,7 @@ from ssmttm.codec.registry import CODECS
 from ssmttm.codec.store import save_codec
 from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
+from ssmttm.hardware import torch_threads
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
 from ssmttm.tracking import Tracker
@@ -62,7 +63,6 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
     if done is not None:
         print(f"codec is already finished: {storage.join(config.codec.path, REPORT_NAME)}", flush=True)
         return done
-    torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
     own = tracker or Tracker.start(config, RUN_NAME, storage.join(config.train.out, RUN_NAME), {"stage": "codec"})
     try:
         report = _fit_and_measure(config, settings, own)
@@ -163,7 +163,6 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
             f"none of the {len(held_out)} held-out clips of {config.corpus.source} can be used: {refused[0]}"
         )
     save_codec(codec, config.codec.path)
-    torch.set_num_threads(1)  # speeds are stated for one thread, and one clip's small steps gain nothing from more
     figures, samples = measure(codec, originals)
     for name, clip in samples.items():
         storage.make_dirs(storage.join(config.codec.path, "samples"))
@@ -193,6 +192,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
     return storage.read_json(storage.join(config.codec.path, REPORT_NAME))
 
 
+@torch_threads()  # speeds are stated for one thread, and one clip's small steps gain nothing from more
 @torch.inference_mode()
 def measure(codec: Codec, originals: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, Audio]]:
     """Figures of a codec on held-out clips (float32 [N] each), and the first `SAMPLE_CLIPS` of them as they are, from

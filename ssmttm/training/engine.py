@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmttm.config import TrainConfig
-from ssmttm.model.hardware import multiplies_bf16
+from ssmttm.hardware import multiplies_bf16
 from ssmttm.training.task import Batch
 
 State = dict[str, Tensor]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from ssmttm import storage
@@ -28,7 +29,7 @@ from ssmttm.training.stage_task import StageName
 NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
 
 
-def _resolved(descriptions: dict[str, dict[str, Any]]) -> Config:
+def _resolved(descriptions: Mapping[StageName, dict[str, Any]]) -> Config:
     """Stage 1's configuration with stage 2's own section."""
     values = dict(descriptions["stage1"]["resolved_config"])
     if "stage2" in descriptions:
@@ -43,10 +44,10 @@ def _attribution(datasets: list[str], runs: list[Run]) -> str:
     return initial.merged_attribution([storage.read_text(uri) for uri in uris])
 
 
-def _training_data(runs: dict[str, Run]) -> list[TrainingData]:
+def _training_data(runs: Mapping[StageName, Run]) -> list[TrainingData]:
     """What the runs, by stage, learned from. A data set that both read, even from two places, counts once."""
     known = {stage: storage.read_json(run.path("dataset.json")) for stage, run in runs.items()}
-    stages: dict[str, list[str]] = {}
+    stages: dict[str, list[StageName]] = {}
     for stage, dataset in known.items():
         stages.setdefault(dataset["fingerprint"], []).append(stage)
     sets = []
@@ -65,7 +66,7 @@ def _training_data(runs: dict[str, Run]) -> list[TrainingData]:
 
 
 def _costs(
-    codec_uri: str, runs: dict[str, Run], descriptions: dict[str, dict[str, Any]]
+    codec_uri: str, runs: Mapping[StageName, Run], descriptions: Mapping[StageName, dict[str, Any]]
 ) -> tuple[dict[str, TrainingCost], frozenset[str]]:
     """By part, and the stages whose cost leaves out that of the weights they started from."""
     costs = {}
@@ -120,7 +121,7 @@ def export_bundle(
     registry = _registry(Run(stage1_run), tracking_uri) if register else None
     with tempfile.TemporaryDirectory() as folder:
         trained = {stage: _trained(run, stage, checkpoint, folder) for stage, (run, checkpoint) in asked.items()}
-        descriptions: dict[str, dict[str, Any]] = {stage: description for stage, (_, description, _) in trained.items()}
+        descriptions = {stage: description for stage, (_, description, _) in trained.items()}
         _check_fit(stage1_run, stage2_run, descriptions)
         config, first = _resolved(descriptions), descriptions["stage1"]
         codec_uri, runs = first["codec"]["uri"], {stage: run for stage, (run, _, _) in trained.items()}
@@ -219,7 +220,7 @@ def _write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str
     return description
 
 
-def _check_fit(stage1_run: str, stage2_run: str | None, descriptions: dict[str, dict[str, Any]]) -> None:
+def _check_fit(stage1_run: str, stage2_run: str | None, descriptions: Mapping[StageName, dict[str, Any]]) -> None:
     """Refuse stages that do not belong together, and a stage 1 that leaves the fine latents to nobody."""
     first, codebooks = descriptions["stage1"], descriptions["stage1"]["config"]["num_codebooks"]
     if stage2_run is None:
@@ -254,7 +255,7 @@ def _registry(run: Run, tracking_uri: str | None) -> str:
 
 
 def _version_tags(
-    bundle: str, config: Config, card: CardFields, descriptions: dict[str, dict[str, Any]]
+    bundle: str, config: Config, card: CardFields, descriptions: Mapping[StageName, dict[str, Any]]
 ) -> dict[str, str]:
     """What the registry says of a bundle's version."""
     licences = sorted({name for data in card.data for name in data.seconds_by_licence})

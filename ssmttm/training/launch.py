@@ -19,7 +19,7 @@ import torch
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import tune_allocator
+from ssmttm.hardware import tune_allocator
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine, base_config, deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, TorchEngine
 from ssmttm.training.order import batch_shape
@@ -336,6 +336,8 @@ def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    run_config: Any = RunConfig  # its annotations are those of an older version
+
     lacking = check_cluster(config, ray.nodes())
     if lacking:
         print(f"waiting for machines: {lacking} so far", flush=True)
@@ -346,8 +348,8 @@ def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -
     storage.remove_tree(run.path("ray"))
     startup.ended("cluster")
     resources = {"CPU": train.cpus_per_worker, **({"GPU": 1.0} if train.use_gpu else {})}
-    trainer = TorchTrainer(
-        _worker,
+    trainer: Any = TorchTrainer(
+        _worker,  # type: ignore[arg-type]  # what it returns is handed on
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "stage": stage,
@@ -356,7 +358,7 @@ def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -
         },
         torch_config=_noticing_config(),
         scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
+        run_config=run_config(
             name="ray",
             failure_config=FailureConfig(max_failures=train.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),

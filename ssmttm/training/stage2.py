@@ -179,6 +179,7 @@ class Stage2Task(StageTask):
             codes0_1T = torch.from_numpy(self.validation.codes(i)[:1].astype(np.int64))
             shape, settings = (1, module.fine_dim, codes0_1T.shape[1]), self.config.generation
             noise = partial(_noise, shape, "sample", self.validation.id(i))
+            assert settings.steps is not None
             fine_BDT = module.sample(
                 self.codec.coarse(codes0_1T),
                 self.validation.conditions([i]),

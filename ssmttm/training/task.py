@@ -16,7 +16,8 @@ from ssmttm.training.order import Draw
 class Batch(Protocol):
     """A collated micro-batch. `count` is how many terms its loss sums, known without the model."""
 
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def to(self, device: torch.device) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""The training loop, the same for every stage and engine.
+"""The training loop, the same for every task and engine.
 
 A step is a function of seed and position alone: which rows, which draws, which dropout. Killed anywhere, a run goes
 on from its newest checkpoint with the numbers it would have had.
@@ -16,7 +16,7 @@ import torch
 
 from ssmttm.bundle import initial
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import denormals_as_zero
+from ssmttm.hardware import denormals_as_zero
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
 from ssmttm.training.engine import Engine, LossModule, State
 from ssmttm.training.order import Prefetcher, SampleOrder, batch_shape, keyed_generator, share
@@ -25,6 +25,7 @@ from ssmttm.training.results import sample, write_results
 from ssmttm.training.run import Run, keep_steps
 from ssmttm.training.schedule import TimeBudget, decay_start, learning_rate
 from ssmttm.training.session import DivergedError, Listener, PreemptedError, Signals, StartUp, TrainingStoppedError
+from ssmttm.training.stage_task import StageTask
 from ssmttm.training.task import Batch, Task
 from ssmttm.training.validation import validate
 from ssmttm.training.writer import RunWriter
@@ -131,6 +132,7 @@ class Trainer:
                     figures = self._validate(last)
                     best = self._note_best(figures)
                 if config.samples_every and progress.step % config.samples_every == 0 and not last:
+                    assert isinstance(self.task, StageTask)  # no other is asked for samples
                     sample(self.task, self.engine, progress.step, self._writer, self.run, self._listener)
                 leaving = agreed.stop or agreed.preempted
                 due = progress.step % config.checkpoint_every == 0 or progress.step == decay_start(config)
@@ -172,12 +174,14 @@ class Trainer:
             summed, *signals = self.engine.sum(float(loss.detach()), *map(float, self._signals()))
             if not math.isfinite(summed):
                 self.engine.abandon(loss)
-                return self._skip()
+                self._skip()
+                return None
             self.engine.backward(loss / count, is_last=number == len(batches) - 1)
             total += summed
         norm = self.engine.step(lr)
         if norm is None:
-            return self._skip()
+            self._skip()
+            return None
         if self.config.ema:
             self.engine.update_average(self.config.ema)
         self._agreed, self._refused_in_a_row = Signals(*(signal > 0 for signal in signals)), 0

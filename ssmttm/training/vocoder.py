@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from ssmttm.model.hardware import tune_allocator
+from ssmttm.hardware import torch_threads, tune_allocator
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
 from ssmttm.training.run import Run
@@ -60,9 +60,10 @@ def train_vocoder(config: Config) -> dict[str, Any]:
         check_same(f"codec.path={path} holds a vocoder trained", report["vocoder"]["settings"], settings, "codec.path")
         print(f"vocoder is already finished: {storage.join(path, REPORT_NAME)}", flush=True)
         return report
-    codec = load_codec(path)
-    if not codec.takes_vocoder:
+    loaded = load_codec(path)
+    if not loaded.takes_vocoder:
         raise UserError(f"codec.path={path} holds a codec that takes no vocoder; leave out codec.vocoder=neural")
+    codec = cast(MiniCodec, loaded)  # whose vocoder this is
     run = _prepare(config, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
     tracks = read_source(config.corpus.source, config.corpus)
     chosen = choose_clips(tracks, config.vocoder.clips, config.train.seed)
@@ -176,12 +177,10 @@ def _distances(decoded_BN: Tensor, original_BN: Tensor, sample_rate: int) -> tup
 
 def _speed(codec: MiniCodec, codes_BKT: Tensor) -> float:
     """Seconds of audio that one second of `SPEED_THREADS` threads decodes: the best of three."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(SPEED_THREADS)
     taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        codec.decode_codes(codes_BKT)
-        taken.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
+    with torch_threads(SPEED_THREADS):
+        for _ in range(3):
+            start = time.perf_counter()
+            codec.decode_codes(codes_BKT)
+            taken.append(time.perf_counter() - start)
     return round(codes_BKT.shape[-1] / codec.frame_rate / min(taken), 1)

@@ -91,7 +91,7 @@ class CropSource:
         return make_crops(self._codec, np.stack(crops), quantised, waveform, adversarial)
 
     def _crop(self, generator: np.random.Generator) -> np.ndarray:
-        crop_N = self._cut(generator) * np.float32(10 ** (generator.uniform(*GAIN_DB) / 20))
+        crop_N: np.ndarray = self._cut(generator) * np.float32(10 ** (generator.uniform(*GAIN_DB) / 20))
         if generator.random() < MIXED:
             crop_N = crop_N + self._cut(generator) * np.float32(10 ** (generator.uniform(*MIXED_DB) / 20))
         return crop_N
@@ -120,7 +120,7 @@ def _in_a_room(wav_N: np.ndarray, sample_rate: int, generator: np.random.Generat
     noise_N = generator.standard_normal(len(wav_N)) * np.exp(-math.log(1000) * t / decay_s)
     spectrum_K = np.fft.rfft(wav_N, n) * np.fft.rfft(noise_N / np.linalg.norm(noise_N), n)
     mixed_N = (1 - wet) * wav_N + wet * np.fft.irfft(spectrum_K, n)[: len(wav_N)]
-    return (mixed_N * (np.linalg.norm(wav_N) / max(1e-9, np.linalg.norm(mixed_N)))).astype(np.float32)
+    return (mixed_N * (np.linalg.norm(wav_N) / max(1e-9, float(np.linalg.norm(mixed_N))))).astype(np.float32)
 
 
 @torch.no_grad()

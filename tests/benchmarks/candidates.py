@@ -16,8 +16,8 @@ from torch import nn
 
 from ssmttm.conditions.base import Conditions, TokenStates
 from ssmttm.config import Stage1Config
+from ssmttm.hardware import multiplies_bf16
 from ssmttm.model import costs
-from ssmttm.model.hardware import multiplies_bf16
 from ssmttm.model.lm import LMState, MusicLM
 from ssmttm.model.mixers.attention import AttentionState
 from ssmttm.model.step_graph import capture

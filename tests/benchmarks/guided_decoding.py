@@ -26,8 +26,8 @@ from measuring import machine, timed
 
 from ssmttm import config as configuration
 from ssmttm.conditions.base import Conditions
+from ssmttm.hardware import tune_allocator
 from ssmttm.model import costs
-from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.step_graph import capture
 

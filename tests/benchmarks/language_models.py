@@ -22,7 +22,7 @@ import torch
 from candidates import SIZES, Candidate, Setting, candidates
 from measuring import machine, timed
 
-from ssmttm.model.hardware import denormals_as_zero, tune_allocator
+from ssmttm.hardware import denormals_as_zero, tune_allocator
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ssmttm
-from ssmttm.model.hardware import multiplies_bf16
+from ssmttm.hardware import multiplies_bf16
 
 
 def timed(

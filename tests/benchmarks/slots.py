@@ -30,8 +30,8 @@ from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest, Sampling
 from ssmttm.engine.slot_engine import SlotEngine
 from ssmttm.engine.slots import SlotBatch
+from ssmttm.hardware import tune_allocator
 from ssmttm.model import costs
-from ssmttm.model.hardware import tune_allocator
 from ssmttm.model.lm import MusicLM
 
 RESULTS = Path(__file__).parent / "results"

@@ -30,7 +30,7 @@ import synthetic_tokens
 
 from ssmttm import config
 from ssmttm.config import Config
-from ssmttm.model.hardware import tune_allocator
+from ssmttm.hardware import tune_allocator
 from ssmttm.training.engine import LossModule, TorchEngine, make_optimizer, set_learning_rate, use_bf16
 from ssmttm.training.launch import make_task
 from ssmttm.training.run import prepare

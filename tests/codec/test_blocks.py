@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmttm.codec.blocks import Window, cut_blocks
+from ssmttm.codec.blocks import CodecBlock, cut_blocks
 
 
-def run(frames: int, cuts: list[int], before: int, after: int, block: int) -> list[Window]:
+def run(frames: int, cuts: list[int], before: int, after: int, block: int) -> list[CodecBlock]:
     stream = torch.arange(frames, dtype=torch.float32)[None, None]
     bounds = [0, *sorted(min(cut, frames) for cut in cuts), frames]
     state, windows = None, []

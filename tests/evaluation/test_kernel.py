@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from ssmttm.errors import UserError
-from ssmttm.evaluation.kernel import SCALE, KernelDistance, kernel_distance, median_distance
+from ssmttm.evaluation.kernel import SCALE, KernelDistance, median_distance
+
+
+def distance(clips_ND: np.ndarray, reference_MD: np.ndarray, bandwidth: float | None = None) -> float:
+    return KernelDistance(clips_ND, reference_MD, bandwidth).value()
 
 
 def slow(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
@@ -22,7 +26,7 @@ def slow(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
 def test_it_is_its_definition() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(7, 3)), random.normal(1, 2, size=(9, 3))
-    assert kernel_distance(x, y, 1.5) == pytest.approx(slow(x, y, 1.5), rel=1e-9)
+    assert distance(x, y, 1.5) == pytest.approx(slow(x, y, 1.5), rel=1e-9)
     assert KernelDistance(x, y).bandwidth == median_distance(y)
 
 
@@ -30,7 +34,7 @@ def test_it_is_unbiased_whatever_the_number_of_clips() -> None:
     """On equal distributions the mean over many draws is zero within three of its own standard errors."""
     random = np.random.default_rng(1)
     for count in (5, 40):
-        values = [kernel_distance(*random.normal(size=(2, count, 8)), bandwidth=4.0) for _ in range(400)]
+        values = [distance(*random.normal(size=(2, count, 8)), bandwidth=4.0) for _ in range(400)]
         error = np.std(values) / len(values) ** 0.5
         assert abs(np.mean(values)) < 3 * error
         assert error < 0.3  # of a scale on which unlike Gaussians are tens apart
@@ -45,7 +49,7 @@ def test_its_expectation_on_gaussians_has_a_closed_form() -> None:
     values = []
     for _ in range(60):
         x, y = random.normal(size=(100, dimensions)), random.normal(shift, 1, size=(100, dimensions))
-        values.append(kernel_distance(x, y, sigma))
+        values.append(distance(x, y, sigma))
     assert abs(np.mean(values) - expected) < 3 * np.std(values) / len(values) ** 0.5
     assert np.mean(values) == pytest.approx(expected, rel=0.05)
 
@@ -55,12 +59,12 @@ def test_repeating_a_clip_is_not_pairing_it_with_itself() -> None:
     x, y = random.normal(size=(6, 2)), random.normal(size=(6, 2))
     kernel = KernelDistance(x, y)
     assert kernel.value(np.full(6, 3), np.full(6, 2)) == pytest.approx(kernel.value())
-    assert kernel.value(np.array([1, 1, 1, 1, 0, 0])) == pytest.approx(kernel_distance(x[:4], y, kernel.bandwidth))
+    assert kernel.value(np.array([1, 1, 1, 1, 0, 0])) == pytest.approx(distance(x[:4], y, kernel.bandwidth))
 
 
 def test_sets_that_have_no_distance_are_refused() -> None:
     one = np.zeros((1, 2))
     with pytest.raises(UserError, match="at least two"):
-        kernel_distance(one, np.eye(2))
+        distance(one, np.eye(2))
     with pytest.raises(UserError, match="same embedding"):
-        kernel_distance(np.eye(2), np.zeros((5, 2)))
+        distance(np.eye(2), np.zeros((5, 2)))

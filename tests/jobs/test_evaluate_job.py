@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tiny_bundle import shared_bundle, shared_single_stage
 
 from jobs import evaluate as job
@@ -39,12 +38,7 @@ def settings(tiny_config: config.Config, tiny_tokens: str, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def content(settings: config.Config) -> dict[str, Any]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return evaluate(settings)
-    finally:
-        torch.set_num_threads(threads)
+    return evaluate(settings)
 
 
 def test_every_figure_is_there(settings: config.Config, content: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import doubled
+from batches import doubled, with_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +176,20 @@ def test_text_statistics_standardise_and_clamp():
     statistics = TextStatistics.measure(states)
     assert statistics.mean[0] == pytest.approx(0.25)
     assert statistics.std.min() >= 0.1 * statistics.std.median() * 0.99
+
+
+def test_token_states_and_pooled_vectors_are_standardised():
+    """A shift and a stretch of either is undone by statistics that know of them."""
+    lm, delayed, text = make_lm(), codes(1, 7), batch(texts(5))
+    before, zeros, ones = lm(delayed, text), torch.zeros(TEXT_DIM), torch.ones(TEXT_DIM)
+    moved = with_text(text, states_BSD=text["text"].states_BSD * 3 + 2)
+    assert not torch.allclose(before, lm(delayed, moved))
+    lm.set_text_statistics(TextStatistics(zeros + 2, ones * 3, zeros, ones))
+    torch.testing.assert_close(before, lm(delayed, moved))
+    moved = with_text(moved, pooled_BD=text["text"].pooled_BD * 5 - 1)
+    assert not torch.allclose(before, lm(delayed, moved))
+    lm.set_text_statistics(TextStatistics(zeros + 2, ones * 3, zeros - 1, ones * 5))
+    torch.testing.assert_close(before, lm(delayed, moved))
 
 
 def test_state_has_a_fixed_size_for_ssm_backbones():

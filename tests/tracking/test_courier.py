@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ssmttm.tracking import courier
-from ssmttm.tracking.courier import Courier, Point, RefusedError, UnusableError
+from ssmttm.tracking.courier import Courier, Point, UndeliverableError, UnusableError
 
 KEPT = "the run keeps them"
 
@@ -141,7 +141,7 @@ def test_past_the_bound_the_oldest_is_given_up_and_counted(
 
 def test_what_is_refused_does_not_hold_up_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     receiver = Receiver()
-    receiver.error = RefusedError("bad name")
+    receiver.error = UndeliverableError("bad name")
     sender = Courier("Receiver", lambda: receiver, KEPT)
     sender.give(points(0, 3), [("tags", 1)])
     time.sleep(0.1)

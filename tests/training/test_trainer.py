@@ -149,6 +149,8 @@ def test_resume_from_another_runs_checkpoint(make_config: MakeConfig) -> None:
     assert figures(second) == figures(first)[2:]
     with pytest.raises(UserError, match=r"train\.resume=/nowhere does not exist"):
         train(make_config("stage1", "train.name=third", "train.resume=/nowhere"), "stage1")
+    with pytest.raises(UserError, match=r"step-000002 is a checkpoint of stage1; stage2 is needed here"):
+        train(make_config("stage2", "train.name=fourth", f"train.resume={checkpoint}"), "stage2")
 
 
 def test_asked_to_stop_it_saves_and_can_go_on(make_config: MakeConfig) -> None:

@@ -19,7 +19,7 @@ from ssmttm.errors import UserError
 from ssmttm.model.lm import MusicLM
 from ssmttm.model.mixers.registry import BACKBONES
 from tuning import runner
-from tuning.runner import Progress
+from tuning.runner import TrialBar
 from tuning.scaling_study import RowKeeper, check_same_study, parse, plan, study
 from tuning.table import DONE, Row, read_rows, write_rows
 from tuning.trial import sized
@@ -149,7 +149,7 @@ def test_a_folder_keeps_to_one_study(tmp_path: Path) -> None:
 def test_a_trial_whose_process_dies_leaves_a_row(tmp_path: Path) -> None:
     table = str(tmp_path / "study.csv")
     (row,) = plan(MINI, ["prefix_simba"], [2], [0])
-    keeper = RowKeeper(table, [], Progress("study", 1))
+    keeper = RowKeeper(table, [], TrialBar("study", 1))
     keeper.on_trial_error(0, [], SimpleNamespace(config={"trial": {"row": vars(row)}}))
     assert [kept.status for kept in read_rows(table)] == ["failed: its process died"]
     done = replace(row, status=DONE, val_nats=1.5)

@@ -12,7 +12,7 @@ import pytest
 from ssmttm import config as configuration
 from ssmttm.config import Config
 from ssmttm.errors import UserError
-from tuning.runner import Progress
+from tuning.runner import TrialBar
 from tuning.search import STOPPED, SearchKeeper, axes_of, grid, parse, search, statement
 from tuning.table import DONE, read_rows
 from tuning.trial import sized
@@ -50,7 +50,7 @@ def test_what_was_stopped_or_failed_is_never_the_best() -> None:
 
 def test_stopped_trials_keep_their_loss(tmp_path: Path) -> None:
     (row,) = grid(MINI, "prefix_simba", 2, [1e-3], [], 64)
-    keeper = SearchKeeper(str(tmp_path / "search.csv"), [], Progress("search", 1))
+    keeper = SearchKeeper(str(tmp_path / "search.csv"), [], TrialBar("search", 1))
     keeper.on_trial_complete(0, [], SimpleNamespace(last_result={**vars(row), "val_nats": 2.5}))
     (kept,) = read_rows(str(tmp_path / "search.csv"))
     assert (kept.status, kept.val_nats) == (STOPPED, 2.5)

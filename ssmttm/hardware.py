@@ -1,4 +1,8 @@
-"""What this machine multiplies natively, and how a process that computes is set up for it."""
+"""What this machine multiplies natively, and how a process that computes is set up for it.
+
+Sums over several threads are added in another order, so the last bits of a result depend on their number: what must be
+the same everywhere is computed with a fixed one.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +52,15 @@ def tune_allocator() -> None:
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 * 2**20)
+
+
+@contextlib.contextmanager
+def torch_threads(number: int = 1) -> Iterator[None]:
+    """Torch on `number` threads in the calling thread; also a decorator. Threads that first use torch meanwhile keep
+    this number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssmttm.model.hardware import denormals_as_zero, multiplies_bf16
+from ssmttm.hardware import denormals_as_zero, multiplies_bf16
 
 
 @pytest.mark.parametrize(
