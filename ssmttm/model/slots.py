@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -83,10 +82,13 @@ class _Rows:
     Args:
         lm: in evaluation mode.
         tokens: length that prefixes are padded to where the model looks at them at every step.
+
+    null: a stream of which nothing is asked, as a row of a state that `read` gave; it is the same for all.
     """
 
     def __init__(self, lm: MusicLM, tokens: int):
         self._lm, self._tokens, self.device = lm, tokens, lm.device
+        self.null: tuple[LMState, int] | None = None
 
     @torch.inference_mode()
     def read(self, conditions: Conditions, tokens_BKS: Tensor | None = None) -> LMState:
@@ -103,10 +105,16 @@ class _Rows:
             state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
         return state
 
-    @cached_property
-    def _null(self) -> LMState:
-        """The state of a stream of which nothing is asked. It is the same for all, so it is read once."""
-        return self.read(collate_text([np.zeros((1, self._lm.widths["text"]), np.float32)]).as_null())
+    def put(self, row: int, state: LMState, index: int) -> None:
+        """Put row `index` of a state that `read` gave into a row."""
+        raise NotImplementedError
+
+    def put_null(self, row: int) -> None:
+        """Put a stream of which nothing is asked into a row."""
+        if self.null is None:
+            nothing = collate_text([np.zeros((1, self._lm.widths["text"]), np.float32)]).as_null()
+            self.null = self.read(nothing), 0
+        self.put(row, *self.null)
 
 
 class FixedRows(_Rows):
@@ -117,21 +125,21 @@ class FixedRows(_Rows):
         counts: the numbers of rows that steps run over; `row_counts` when left out.
     """
 
-    @torch.inference_mode()
     def __init__(self, lm: MusicLM, rows: int, tokens: int, counts: Sequence[int] | None = None):
         super().__init__(lm, tokens)
-        self.rows = rows
-        self._state = _map(self._null, lambda one: one.new_zeros(rows, *one.shape[1:]))
-        self._places = _tensors(self._state)
-        self._counts = row_counts(rows) if counts is None else counts
-        self._views = {count: _first_rows(self._state, count) for count in self._counts}
+        self.rows, self._counts = rows, row_counts(rows) if counts is None else counts
+        self._places: list[Tensor] = []
+        self._views: dict[int, LMState] = {}
         self._graphs: dict[int, StepGraph | None] = {}
 
     @torch.inference_mode()
     def warm_up(self, compiled: bool) -> bool:
         """Make the step fast for every number of rows, and say whether that worked: capture it as CUDA graphs, or
         on a CPU, if `compiled`, compile it. Only while no row is in use."""
-        if self.device.type == "cuda":
+        is_cuda = self.device.type == "cuda"
+        if is_cuda or compiled:
+            self.put_null(0)  # or there would be nothing to step over yet
+        if is_cuda:
             for count, view in self._views.items():
                 self.step(self._no_codes(count))  # loads all kernels
                 self._graphs[count] = capture(self._lm, view)
@@ -157,13 +165,12 @@ class FixedRows(_Rows):
 
     @torch.inference_mode()
     def put(self, row: int, state: LMState, index: int) -> None:
-        """Copy row `index` of a state that `read` gave into a row."""
+        if not self._places:  # the first state says how large they are
+            whole = _map(state, lambda one: one.new_zeros(self.rows, *one.shape[1:]))
+            self._places = _tensors(whole)
+            self._views = {count: _first_rows(whole, count) for count in self._counts}
         for place, source in zip(self._places, _tensors(state), strict=True):
             place[row].copy_(source[index])
-
-    def put_null(self, row: int) -> None:
-        """Put a stream of which nothing is asked into a row."""
-        self.put(row, self._null, 0)
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
@@ -198,14 +205,11 @@ class GrowingRows(_Rows):
             logger.warning("decoding stays uncompiled: what this backbone remembers grows from step to step")
         return False
 
-    def put(self, row: int, state: LMState, index: int) -> None:
-        """See `FixedRows.put`; the state must not be stepped by anybody else."""
-        self._rows[row : row + 1] = [(state, index)]
-
     @torch.inference_mode()
-    def put_null(self, row: int) -> None:
-        """Put a stream of which nothing is asked into a row."""
-        self.put(row, self._gather([(self._null, 0)]), 0)
+    def put(self, row: int, state: LMState, index: int) -> None:
+        if self.null is not None and state is self.null[0]:
+            state, index = self._gather([(state, index)]), 0  # steps write over it
+        self._rows[row : row + 1] = [(state, index)]
 
     def move(self, source: int, target: int) -> None:
         self._rows[target] = self._rows[source]
