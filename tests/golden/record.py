@@ -54,7 +54,8 @@ PLACEHOLDER = "@FIXTURES@"  # in files of the fixtures, for the folder that hold
 
 Figures = dict[str, Any]
 EVERY = 97  # samples from one that is kept to the next
-SAMPLES_WITHIN, FILE_WITHIN, LOSSES_WITHIN = 1e-5, 1e-5 + 2**-15, 1e-6  # a file's samples have 16 bits
+SAMPLES_WITHIN, FILE_WITHIN = 1e-5, 1e-5 + 2**-15  # a file's samples have 16 bits
+LOSSES_WITHIN, NORMS_WITHIN = 1e-6, 1e-5  # relative; a gradient's norm adds up all parameters, in any order
 
 
 def machine() -> dict[str, str]:
@@ -422,18 +423,20 @@ def record_ray_losses(chain: Chain) -> Figures:
 def compare_losses(recorded: Figures, now: Figures, within: float = LOSSES_WITHIN) -> list[str]:
     problems = []
     for name, figures in now.items():
-        furthest = 0.0
+        differ = {}
         for key, before in recorded[name].items():
             rows, others = ([one for value in values for one in _numbers(value)] for values in (before, figures[key]))
             if len(rows) != len(others):
                 problems.append(f"{name}: {len(others)} numbers of {key}, recorded {len(rows)}")
                 continue
             apart = np.abs(np.array(rows) - np.array(others)) / np.maximum(1, np.abs(rows))
-            furthest = max(furthest, float(apart.max()))
-            if apart.max() > within:
-                first = int(np.nonzero(apart > within)[0][0])
+            if apart.any():
+                differ[key] = f"{key} {apart.max():.1e}"
+            allowed = max(within, NORMS_WITHIN) if key == "grad_norm" else within
+            if apart.max() > allowed:
+                first = int(np.nonzero(apart > allowed)[0][0])
                 problems.append(f"{name}: {key} is up to {apart.max():.1e} apart, from number {first} on")
-        print(f"{name}: at most {furthest:.1e} apart" if furthest else f"{name}: equal")
+        print(f"{name}: " + (f"apart by {', '.join(differ.values())}" if differ else "equal"))
     return problems
 
 
