@@ -21,7 +21,7 @@ from ssmttm.bundle.load import load_bundle
 from ssmttm.engine.continuation import Take
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
-from ssmttm.engine.windows import Track, WindowPool, WindowRenderer
+from ssmttm.engine.windows import Rendering, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
 
 
@@ -98,16 +98,16 @@ class Renderer:
         self._threads.shutdown()
 
     async def _render(self, take: Take) -> AsyncGenerator[Event]:
-        track = Track(self._windows, [take.piece])
+        rendering = Rendering(self._windows, [take.piece])
         async with aclosing(lasting_codes(self._writer, take.piece, self._windows.portions)) as codes:
             held_KT = await anext(codes)
             yield Began(take.samples, self._bundle.codec.sample_rate)
-            while track.left:
-                wanted = track.wanted
+            while rendering.left:
+                wanted = rendering.wanted
                 while held_KT.shape[1] < wanted:
                     held_KT = np.concatenate([held_KT, await anext(codes)], axis=1)
                 codes_1KT, held_KT = torch.from_numpy(held_KT[None, :, :wanted]), held_KT[:, wanted:]
-                for samples_1N in take.add(await self._off_loop(self._pool.render, track, codes_1KT)):
+                for samples_1N in take.add(await self._off_loop(self._pool.render, rendering, codes_1KT)):
                     yield samples_1N[0]
 
     def _take(self, request: MusicRequest) -> Take:

@@ -67,32 +67,31 @@ class Genre:
 
 class Lead(NamedTuple):
     """A lead instrument by its General MIDI program (0-based). `low` and `high` bound the melody (MIDI pitch) to its
-    comfortable range; `sustained` ones hold notes up to the next one; `doubled` ones may play in octaves or thirds."""
+    comfortable range; `doubled` ones may play in octaves or thirds."""
 
     program: int
     low: int
     high: int
-    sustained: bool
     doubled: bool = False
 
 
 LEADS: dict[str, Lead] = {
-    "piano": Lead(0, 64, 88, False, True),
-    "electric piano": Lead(4, 52, 76, False, True),
-    "organ": Lead(16, 57, 81, True, True),
-    "harmonica": Lead(22, 67, 88, True),
-    "acoustic guitar": Lead(25, 54, 78, False, True),
-    "electric guitar": Lead(30, 59, 83, True),
-    "banjo": Lead(105, 60, 84, False),
-    "violin": Lead(40, 67, 91, True),
-    "cello": Lead(42, 45, 67, True),
-    "trumpet": Lead(56, 62, 84, True),
-    "saxophone": Lead(65, 56, 79, True),
-    "clarinet": Lead(71, 57, 81, True),
-    "flute": Lead(73, 72, 95, True),
-    "vibraphone": Lead(11, 67, 91, False, True),
-    "choir": Lead(52, 57, 79, True, True),
-    "synth lead": Lead(81, 55, 79, True),
+    "piano": Lead(0, 64, 88, True),
+    "electric piano": Lead(4, 52, 76, True),
+    "organ": Lead(16, 57, 81, True),
+    "harmonica": Lead(22, 67, 88),
+    "acoustic guitar": Lead(25, 54, 78, True),
+    "electric guitar": Lead(30, 59, 83),
+    "banjo": Lead(105, 60, 84),
+    "violin": Lead(40, 67, 91),
+    "cello": Lead(42, 45, 67),
+    "trumpet": Lead(56, 62, 84),
+    "saxophone": Lead(65, 56, 79),
+    "clarinet": Lead(71, 57, 81),
+    "flute": Lead(73, 72, 95),
+    "vibraphone": Lead(11, 67, 91, True),
+    "choir": Lead(52, 57, 79, True),
+    "synth lead": Lead(81, 55, 79),
 }
 
 DRUM_KEYS = {

@@ -20,7 +20,7 @@ from ssmttm.engine.continuation import Take
 from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.slot_engine import CodeStream, EngineMetrics, SlotEngine
 from ssmttm.engine.slots import Rereading, SlotBatch
-from ssmttm.engine.windows import Track, WindowPool, WindowRenderer
+from ssmttm.engine.windows import Rendering, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads
 from ssmttm.model.linear import PRECISIONS
@@ -228,19 +228,19 @@ class Generator:
     def _make_alone(self, takes: Sequence[Take]) -> Iterator[np.ndarray]:
         """Audio [B, N] of takes that are equally long, made together as it is taken."""
         pieces = [take.piece for take in takes]
-        track = Track(self.renderer, pieces)
+        rendering = Rendering(self.renderer, pieces)
         with torch_threads(self.config.threads):
             batch = SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
-        while track.left:
+        while rendering.left:
             with torch_threads(self.config.threads):
-                added = takes[0].add(track.render([batch.read(track.wanted)]))
+                added = takes[0].add(rendering.render([batch.read(rendering.wanted)]))
             yield from added
 
     def _make_in_slots(self, take: Take, codes: CodeStream) -> Iterator[np.ndarray]:
-        track = Track(self.renderer, [take.piece])
-        while track.left:
-            codes_1KT = torch.from_numpy(codes.read(track.wanted))[None]
-            yield from take.add(self._pool.render(track, codes_1KT))
+        rendering = Rendering(self.renderer, [take.piece])
+        while rendering.left:
+            codes_1KT = torch.from_numpy(codes.read(rendering.wanted))[None]
+            yield from take.add(self._pool.render(rendering, codes_1KT))
 
 
 def _request(prompt: str | MusicRequest, *arguments: Any, **fields: Any) -> MusicRequest:

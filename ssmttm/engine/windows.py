@@ -179,9 +179,9 @@ class WindowRenderer:
             codes: of each frame, int64 [B, K].
             pieces: one per clip. The last `context` frames of their history are used, and their audio comes first.
         """
-        track = Track(self, pieces)
-        while track.left:
-            yield track.render([codes_BK[:, :, None] for codes_BK in islice(codes, track.wanted)])
+        rendering = Rendering(self, pieces)
+        while rendering.left:
+            yield rendering.render([codes_BK[:, :, None] for codes_BK in islice(codes, rendering.wanted)])
 
     @torch.inference_mode()
     def complete(self, windows: Sequence[Window]) -> list[Finished]:
@@ -195,7 +195,7 @@ class WindowRenderer:
         return self._codec.decode_chunk(coarse_BDT, frames.fine_BDT, state, final=final)
 
 
-class Track:
+class Rendering:
     """Equally long pieces on their way to sound, window after window.
 
     left: frames not yet asked for. wanted: how many codes the next window takes.
@@ -251,7 +251,7 @@ class PoolClosedError(RuntimeError):
 
 @dataclass(eq=False)
 class _Job:
-    track: Track
+    rendering: Rendering
     window: Window
     audio: Future[Tensor] = field(default_factory=Future)
 
@@ -276,13 +276,13 @@ class WindowPool:
         self._thread = threading.Thread(target=run, name="window-pool", daemon=True)
         self._thread.start()
 
-    def render(self, track: Track, codes_BKT: Tensor) -> Tensor:
-        """The audio [B, 1, N] of a track's next window, given the codes that it wants. Waits until it is rendered.
+    def render(self, rendering: Rendering, codes_BKT: Tensor) -> Tensor:
+        """The audio [B, 1, N] of a rendering's next window, given the codes that it wants. Waits until it is rendered.
 
         Raises:
             PoolClosedError: after `close`.
         """
-        job = _Job(track, track.window(codes_BKT))
+        job = _Job(rendering, rendering.window(codes_BKT))
         with self._changed:
             if self._closed:
                 raise PoolClosedError("the renderer is closed")
@@ -319,7 +319,7 @@ class WindowPool:
                 continue
             for job, done in zip(jobs, finished, strict=True):
                 try:
-                    job.audio.set_result(job.track.hear(done))
+                    job.audio.set_result(job.rendering.hear(done))
                 except BaseException as error:
                     job.audio.set_exception(error)
         for job in self._jobs:

@@ -36,7 +36,7 @@ from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.slot_engine import SlotEngine
 from ssmttm.engine.slots import Rereading
-from ssmttm.engine.windows import Track, WindowPool
+from ssmttm.engine.windows import Rendering, WindowPool
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = 10  # streams, one after another, before the load
@@ -132,7 +132,7 @@ class Parts:
         pool = WindowPool(generator.renderer)
 
         def make(clip: int) -> None:
-            track, done = Track(generator.renderer, [self._piece(clip, self._frames)]), 0
+            track, done = Rendering(generator.renderer, [self._piece(clip, self._frames)]), 0
             while track.left:
                 wanted = track.wanted
                 pool.render(track, codes_CT[clip : clip + 1, None, done : done + wanted])

@@ -18,7 +18,7 @@ from ssmttm.bundle.load import load_bundle
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Finished
 from ssmttm.engine.slot_engine import CancelledError, EngineClosedError, QueueFullError
-from ssmttm.engine.windows import BATCH, Track, Window, WindowRenderer
+from ssmttm.engine.windows import BATCH, Rendering, Window, WindowRenderer
 from ssmttm.errors import UserError
 
 PROMPTS = ("calm piano", "techno", "a slow waltz for strings and harp, in D major", "jazz")
@@ -168,14 +168,14 @@ def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkey
 
 @torch.inference_mode()
 def test_a_failing_window_fails_its_own_clip_alone(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    hear = Track.hear
+    hear = Rendering.hear
 
-    def fail_once(track: Track, done: object) -> torch.Tensor:
-        monkeypatch.setattr(Track, "hear", hear)
+    def fail_once(rendering: Rendering, done: object) -> torch.Tensor:
+        monkeypatch.setattr(Rendering, "hear", hear)
         raise ArithmeticError("no sound")
 
     with Generator(generator.bundle, slots=2) as live:
-        monkeypatch.setattr(Track, "hear", fail_once)
+        monkeypatch.setattr(Rendering, "hear", fail_once)
         with pytest.raises(ArithmeticError, match="no sound"):
             list(live.stream(PROMPTS[0], 1.0))
         assert live.stream(PROMPTS[1], 1.0).request.seed is not None

@@ -12,7 +12,7 @@ from ssmttm.conditions.text import collate_text
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Finished, Piece
-from ssmttm.engine.windows import Track, Window, WindowRenderer
+from ssmttm.engine.windows import Rendering, Window, WindowRenderer
 from ssmttm.errors import UserError
 from ssmttm.evaluation import seams
 
@@ -112,10 +112,10 @@ def test_the_first_windows_are_short_and_double(generator: Generator, monkeypatc
     list(renderer.render(frame_by_frame(codes), make_pieces(generator, (1,), 40)))
     assert owned[1:] == [3, 6, 12, 12, 7]
     assert renderer.portions == (3 + renderer.lookahead, 6, 12, 12)
-    track, wanted = Track(renderer, make_pieces(generator, (1,), 200)), []
+    rendering, wanted = Rendering(renderer, make_pieces(generator, (1,), 200)), []
     for _ in range(6):
-        wanted.append(track.wanted)
-        track.render([make_codes(generator, 1, track.wanted)[:, None]])
+        wanted.append(rendering.wanted)
+        rendering.render([make_codes(generator, 1, rendering.wanted)[:, None]])
     assert wanted == [*renderer.portions, 12, 12]
     borders = seams.borders(39, renderer.hop, renderer.first_hop)
     assert np.flatnonzero(borders).tolist() == [2, 8, 20, 32]  # junction 0 is the first frame's end
