@@ -174,7 +174,7 @@ def check_state_space(stage: int, world: int) -> None:
         seen.add(output.dtype)
 
     lm.blocks[0].mixer.in_proj.register_forward_hook(watch)
-    groups = lm.optimizer_groups(settings.lr, settings.weight_decay, 1.0)
+    groups = lm.optimizer_groups(settings.lr, settings.weight_decay)
     engine = DeepSpeedEngine(LossModule(lm, loss), groups, settings, BatchShape(MICRO, 1), None)
 
     def updated(lr: float) -> tuple[State, State]:
