@@ -467,7 +467,8 @@ def make_fixtures() -> Figures:
         (FIXTURES / "codec" / "report.json").unlink()
         for stage in losses:
             cut_short(FIXTURES / "trained" / stage)
-        replace_in_files(FIXTURES, folder, PLACEHOLDER)
+        for named in (folder, str(ROOT)):  # settings hold paths of both
+            replace_in_files(FIXTURES, named, PLACEHOLDER)
     return {"losses": losses, "clip": fixture_clip(FIXTURES / "bundle")}
 
 
