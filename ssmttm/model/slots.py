@@ -8,6 +8,7 @@ V codes, L layers, P packed control channels.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -76,7 +77,7 @@ def row_counts(rows: int) -> list[int]:
     return [*(1 << power for power in range((rows - 1).bit_length())), rows]
 
 
-class _Rows:
+class _Rows(ABC):
     """What rows of both kinds share.
 
     Args:
@@ -105,9 +106,9 @@ class _Rows:
             state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
         return state
 
+    @abstractmethod
     def put(self, row: int, state: LMState, index: int) -> None:
         """Put row `index` of a state that `read` gave into a row."""
-        raise NotImplementedError
 
     def put_null(self, row: int) -> None:
         """Put a stream of which nothing is asked into a row."""
