@@ -117,6 +117,7 @@ def test_what_nobody_hears_is_cancelled(generator: Generator) -> None:
 
 
 def test_ends_and_limits(generator: Generator) -> None:
+    before = set(threading.enumerate())
     live = Generator(generator.bundle, slots=1, waiting=1)
     clips = [live.stream(prompt, 600.0) for prompt in PROMPTS[:2]]
     with pytest.raises(QueueFullError):
@@ -133,7 +134,8 @@ def test_ends_and_limits(generator: Generator) -> None:
         list(clips[1])
     with pytest.raises(EngineClosedError):
         live.stream(PROMPTS[0], 1.0)
-    assert not {"slot-engine", "window-pool"} & {thread.name for thread in threading.enumerate()}
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {"slot-engine", "window-pool"} & left
 
 
 def test_windows_of_one_shape_are_rendered_together(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

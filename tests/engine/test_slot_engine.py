@@ -119,6 +119,7 @@ def test_a_request_beyond_the_limits_is_refused(engine: SlotEngine) -> None:
 
 
 def test_closing_ends_everything() -> None:
+    before = set(threading.enumerate())
     engine = SlotEngine(make_lm(), slots=2, text_tokens=TOKENS)
     streams = [engine.submit(make_piece(number, LONG)) for number in range(4)]
     next(streams[0])
@@ -130,7 +131,7 @@ def test_closing_ends_everything() -> None:
     with pytest.raises(EngineClosedError, match="is closed"):
         engine.submit(make_piece(1, 1))
     engine.close()
-    assert "slot-engine" not in {thread.name for thread in threading.enumerate()}
+    assert "slot-engine" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 @pytest.mark.parametrize("place", ["join", "step"])
