@@ -13,6 +13,10 @@ class UserError(ValueError):
     """Bad input or configuration: the message is one line that names the input and the remedy."""
 
 
+class DamagedError(UserError):
+    """Something stored is not what its digest, its description or its kind says."""
+
+
 class MissingExtraError(UserError):
     """An optional dependency is needed; names the extra that brings it."""
 

@@ -19,6 +19,8 @@ LAYERS = {
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
     "ssmttm.hardware": 0,
+    "ssmttm.tensors": 0,
+    "ssmttm.verified": 0,
     "ssmttm.conditions": 1,
     "ssmttm.codec": 1,
     "ssmttm.model": 1,
@@ -35,6 +37,7 @@ LAYERS = {
     "ssmttm.cli": 4,
     "ssmttm.cli_corpus": 4,
     "ssmttm.cli_doctor": 4,
+    "ssmttm.cli_verify": 4,
     "jobs": 4,
     "tuning": 4,
 }
@@ -46,7 +49,7 @@ NEIGHBOURS = {
     "ssmttm.bundle": {"ssmttm.tokens"},
     "ssmttm.engine": {"ssmttm.bundle"},
     "ssmttm.reports": {"ssmttm.evaluation"},
-    "ssmttm.cli": {"ssmttm.cli_corpus", "ssmttm.cli_doctor"},
+    "ssmttm.cli": {"ssmttm.cli_corpus", "ssmttm.cli_doctor", "ssmttm.cli_verify"},
 }
 BASE = {name for name, layer in LAYERS.items() if layer == 0}  # layer 0 is one unit: its files may use one another
 

@@ -36,7 +36,7 @@ from ssmttm.evaluation.results import Held, evaluation_content
 from ssmttm.evaluation.systems import REFERENCE, Studio, clips_of, device_of, last_part, systems_of
 from ssmttm.hardware import torch_threads
 from ssmttm.sources.readers import read_source
-from ssmttm.tokens.schema import COMMIT_NAME, read_columns, shard_names
+from ssmttm.tokens.schema import open_dataset, read_checked, shards_of
 
 HELD_OUT = "held-out"
 TRAINING_PART = 100  # segments heard in one task
@@ -151,7 +151,7 @@ def evaluate(settings: Config) -> dict[str, Any]:
 
 def coder_of(tokens: str, device: str) -> Callable[[Audio], np.ndarray]:
     """What gives a clip its coarse codes [T], by the codec of token shards."""
-    reference = storage.read_commit(tokens, COMMIT_NAME, verify=False)["codec"]
+    reference = open_dataset(tokens).content["codec"]
     codec = load_codec(reference["uri"]).eval().to(device)
     if codec.fingerprint() != reference["fingerprint"]:
         raise UserError(f"{reference['uri']} is not the codec that {tokens} was made with; put that one there")
@@ -166,16 +166,16 @@ def coder_of(tokens: str, device: str) -> Callable[[Audio], np.ndarray]:
 
 def training_runs(tokens: str) -> CodeRuns:
     """Runs of the coarse codes of a dataset's train split."""
-    dataset = storage.read_commit(tokens, COMMIT_NAME, verify=False)
+    dataset = open_dataset(tokens)
 
     def codes() -> Iterator[np.ndarray]:
-        for shard in shard_names(dataset):
-            table = read_columns(storage.join(tokens, shard), ("split", "frames", "codes"))
+        for shard in shards_of(dataset):
+            table = read_checked(shard, ("split", "frames", "codes"))
             for row in table.to_pylist():
                 if row["split"] == "train":
                     yield np.frombuffer(row["codes"], np.int16)[: row["frames"]]
 
-    return CodeRuns(codes(), f"codec {dataset['codec']['fingerprint']}")
+    return CodeRuns(codes(), f"codec {dataset.content['codec']['fingerprint']}")
 
 
 def _yardstick(settings: Config, ears: Ears, prompts: Sequence[Prompt]) -> Yardstick:

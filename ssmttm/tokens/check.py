@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.config import CorpusConfig
-from ssmttm.errors import UserError
+from ssmttm.errors import DamagedError, UserError
 from ssmttm.sources import licences
 from ssmttm.sources.manifest import (
     MANIFEST_NAME,
@@ -36,7 +36,16 @@ from ssmttm.sources.readers import scan_source
 from ssmttm.tokens.card import allow_list
 from ssmttm.tokens.decode import UnusableAudioError, file_seconds, open_audio
 from ssmttm.tokens.plan import READER_THREADS
-from ssmttm.tokens.schema import COMMIT_NAME, ROW_COLUMNS, TEXT_FOLDER, codes_of, read_columns, shard_names
+from ssmttm.tokens.schema import (
+    COMMIT_NAME,
+    ROW_COLUMNS,
+    TEXT_FOLDER,
+    codes_of,
+    open_dataset,
+    read_columns,
+    shard_names,
+)
+from ssmttm.verified import Listing
 
 T = TypeVar("T")
 MAXIMUM_BINS = 30
@@ -134,16 +143,19 @@ def _corpus_inventory(uri: str, corpus: CorpusConfig, progress: bool) -> Invento
     return Inventory(uri, "corpus", entries, rejects, present, problems + unreadable)
 
 
-def _damage(uri: str, files: dict[str, dict[str, Any]], progress: bool) -> dict[str, str]:
+def _damage(dataset: Listing, progress: bool) -> dict[str, str]:
     """Files of a dataset that are missing or differ from the commit file, with a line about each."""
     damage = {}
-    fs, path = storage.filesystem(uri)
-    for name, expected in bar(files.items(), "files", "file", progress):
-        file = storage.join(path, name)
-        if not fs.exists(file):
-            damage[name] = f"missing file: {name}"
-        elif fs.size(file) != expected["bytes"] or storage.digest(storage.join(uri, name)) != expected["sha256"]:
-            damage[name] = f"damaged file: {name} differs from its digest in {COMMIT_NAME}"
+    for name, file in bar(dataset.files.items(), "files", "file", progress):
+        try:
+            file.check()
+        except DamagedError:
+            is_there = storage.exists(file.uri)
+            damage[name] = (
+                f"damaged file: {name} differs from its digest in {COMMIT_NAME}"
+                if is_there
+                else f"missing file: {name}"
+            )
     return damage
 
 
@@ -174,8 +186,8 @@ def _row_entries(table: pa.Table, shard: str, source: str, captions: dict[str, s
 
 
 def _dataset_inventory(uri: str, progress: bool) -> Inventory:
-    dataset = storage.read_commit(uri, COMMIT_NAME, verify=False)
-    damage = _damage(uri, dataset["files"], progress)
+    listing = open_dataset(uri)
+    dataset, damage = listing.content, _damage(listing, progress)
     whole = [name for name in dataset["files"] if name not in damage]
     source = dataset["config"]["corpus"]["source"]
     captions = _captions(uri, [name for name in whole if name.startswith(f"{TEXT_FOLDER}/")])

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ssmttm import audio, storage
+from ssmttm import audio
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
 from ssmttm.errors import UserError
 from ssmttm.tokens.check import Entry, Inventory, bar
 from ssmttm.tokens.decode import UnusableAudioError, open_audio
-from ssmttm.tokens.schema import codes_of, read_columns
+from ssmttm.tokens.schema import codes_of, open_dataset, read_checked
 
 PREVIEWS = 10
 PREVIEW_SECONDS = 10.0
@@ -58,7 +58,7 @@ def _from_source(inventory: Inventory, entry: Entry) -> Audio:
 
 @torch.inference_mode()
 def _from_tokens(inventory: Inventory, entry: Entry, codec: Codec) -> Audio:
-    table = read_columns(storage.join(inventory.uri, entry.shard), ["id", "codes", "frames"])
+    table = read_checked(open_dataset(inventory.uri).file(entry.shard), ["id", "codes", "frames"])
     row = table.slice(table.column("id").to_pylist().index(entry.track.id), 1).to_pylist()[0]
     codes_KT = codes_of(row)[:, : round(PREVIEW_SECONDS * codec.frame_rate)].astype(np.int64)
     wav_B1N = codec.decode_codes(torch.from_numpy(codes_KT)[None])

@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssmttm import storage
+from ssmttm.errors import DamagedError, UserError
+from ssmttm.verified import File, Listing
 
 FORMAT_VERSION = 2
 COMMIT_NAME = "dataset.json"
@@ -83,6 +85,23 @@ def row_schema(controls: Iterable[str]) -> pa.Schema:
 def shard_names(dataset: Mapping[str, Any]) -> list[str]:
     """Shard files of a dataset, relative to it, in order. dataset: the content of `dataset.json`."""
     return sorted(name for name in dataset["files"] if name.startswith(f"{SHARD_FOLDER}/"))
+
+
+def open_dataset(uri: str) -> Listing:
+    """A finished dataset: what its commit file says, and the files that it lists.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    if not storage.exists(storage.join(uri, COMMIT_NAME)):
+        raise UserError(f"{uri} holds no finished token shards (no {COMMIT_NAME}); run jobs/preprocess.py first")
+    remedy = f"put it back as it was, or delete it and {COMMIT_NAME} and run jobs/preprocess.py again"
+    return Listing.read(uri, COMMIT_NAME, remedy, links=True)
+
+
+def shards_of(dataset: Listing) -> list[File]:
+    """Shard files of a dataset, in order."""
+    return [dataset.file(name) for name in shard_names(dataset.content)]
 
 
 def codes_of(row: Mapping[str, Any]) -> np.ndarray:
@@ -155,11 +174,34 @@ def part_matches(uri: str, fingerprint: str) -> bool:
     return metadata is not None and metadata["fingerprint"] == fingerprint
 
 
+def read_checked(file: File, columns: Iterable[str]) -> pa.Table:
+    """Columns of a dataset's file, which is read whole and compared with its digest once per process.
+
+    Raises:
+        DamagedError: if it is not as its dataset lists it.
+    """
+    if file.is_checked():
+        return read_columns(file.uri, columns)
+    return _columns(file.uri, pa.BufferReader(file.read()), columns)
+
+
+def _columns(uri: str, file: Any, columns: Iterable[str]) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=list(columns))
+    except pa.ArrowException as error:
+        raise DamagedError(f"{uri} cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
 def read_columns(uri: str, columns: Iterable[str]) -> pa.Table:
+    """Columns of a Parquet file, as it is now.
+
+    Raises:
+        DamagedError: if it is none, or has no such columns.
+    """
     fs, path = storage.filesystem(uri)
 
     def read() -> pa.Table:
         with fs.open(path, "rb") as file:
-            return pq.read_table(file, columns=list(columns))
+            return _columns(uri, file, columns)
 
     return storage.with_retries(read, uri)

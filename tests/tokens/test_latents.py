@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssmttm import storage
-from ssmttm.errors import UserError
+from ssmttm.errors import DamagedError, UserError
 from ssmttm.tokens import read as module
 from ssmttm.tokens.read import TokenDataset
-from ssmttm.tokens.schema import read_columns
+from ssmttm.tokens.schema import read_checked
+from ssmttm.verified import File
 
 READ_ALL = """
 import hashlib, sys
@@ -41,12 +41,12 @@ KILLED = """
 import os, signal, sys
 from ssmttm.tokens import read as module
 from ssmttm.tokens.read import TokenDataset
-def read(uri, columns, *rest, count=[0]):
+def read(file, columns, count=[0]):
     count[0] += columns == ["fine"]
     if count[0] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(uri, columns, *rest)
-original, module.read_columns = module.read_columns, read
+    return original(file, columns)
+original, module.read_checked = module.read_checked, read
 TokenDataset.open(sys.argv[1], "train")
 """
 
@@ -119,8 +119,10 @@ def test_rows_are_those_of_the_shards_in_any_order(tokens: str, cache: Path, spl
 def test_one_copy_serves_both_splits_and_every_dataset_of_the_same_content(
     tokens: str, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(tokens, tmp_path / "elsewhere")
-    for uri in (tokens, tokens, str(tmp_path / "elsewhere")):
+    other = shutil.copytree(tokens, tmp_path / "elsewhere")
+    commit = storage.read_json(str(other / "dataset.json"))
+    storage.write_json(str(other / "dataset.json"), {**commit, "seconds": 1})  # says more of the same shards
+    for uri in (tokens, tokens, str(other)):
         TokenDataset.open(uri, "train"), TokenDataset.open(uri, "val")
     assert len(copies(cache)) == 1
     assert capsys.readouterr().out.count("once per machine") == 1
@@ -148,8 +150,10 @@ def test_memory_stays_far_below_the_dataset(tmp_path: Path, cache: Path) -> None
 
 
 def test_two_processes_at_once_share_one_copy(tokens: str, cache: Path) -> None:
-    cache.mkdir(parents=True)
-    name = storage.digest(storage.join(tokens, "dataset.json"))[:32]
+    TokenDataset.open(tokens, "train")
+    (copy,) = copies(cache)
+    copy.unlink()
+    name = copy.name
     processes = [start(READ_ALL, tokens) for _ in range(2)]
     with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # both must come to wait for it
@@ -214,6 +218,20 @@ def test_a_copy_that_was_cut_is_refused(tokens: str, cache: Path, cut: int) -> N
         read()
 
 
+def test_a_row_of_the_copy_that_changed_is_refused(tokens: str, cache: Path) -> None:
+    """The disk is this machine's, but disks fail too: each row is compared with its checksum."""
+    data = TokenDataset.open(tokens, "train")
+    (copy,) = copies(cache)
+    content = bytearray(copy.read_bytes())
+    content[100] ^= 1  # of the first row, which is held out
+    copy.write_bytes(content)
+    held_out = TokenDataset.open(tokens, "val")
+    with pytest.raises(DamagedError, match=rf"{copy} is damaged; remove it and start again"):
+        held_out.fine(0)
+    held_out.fine(1)
+    data.fine(0)  # others are as they were
+
+
 def test_remote_shards_are_read_once(tokens: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on no row touches the dataset's storage."""
     import fsspec
@@ -222,11 +240,11 @@ def test_remote_shards_are_read_once(tokens: str, cache: Path, monkeypatch: pyte
     fsspec.filesystem("memory").put(tokens, "/latents/tokens", recursive=True)
     data = TokenDataset.open(remote, "train")
 
-    def read(uri: str, columns: list[str], *rest: Any) -> pa.Table:
+    def read(file: File, columns: list[str]) -> pa.Table:
         assert "fine" not in columns
-        return read_columns(uri, columns, *rest)
+        return read_checked(file, columns)
 
-    monkeypatch.setattr(module, "read_columns", read)
+    monkeypatch.setattr(module, "read_checked", read)
     again = TokenDataset.open(remote, "train")
     for row, expected in enumerate(in_memory(tokens, "train")):
         np.testing.assert_array_equal(data.fine(row), expected)
