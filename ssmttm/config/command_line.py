@@ -46,7 +46,8 @@ def _absolute(value: Any, key: str, facts: Facts, refuse: bool) -> Any:
     if value is None or value in facts.words or not value.startswith(facts.scheme):
         return value
     path = value.removeprefix(facts.scheme)
-    absolute = facts.scheme + storage.absolute(path)
+    home = path == "~" or path.startswith("~/")  # a shell leaves it as it is behind KEY=
+    absolute = facts.scheme + storage.absolute(os.path.expanduser(path) if home else path)
     if refuse and value != absolute:
         example = f"{facts.scheme}/shared/{path}" if facts.scheme else f"s3://bucket/{path}"
         raise UserError(

@@ -165,7 +165,7 @@ def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> str:
     place = f"the cluster has {len(alive)} nodes" if len(alive) > 1 else "workers will be on nodes yet to be added"
     for key, facts in TrainConfig.facts().items():
         uri = getattr(train, key)
-        if facts.is_path and uri not in (None, *facts.words) and "://" not in uri:
+        if facts.is_path and uri not in (None, *facts.words) and not storage.is_uri(uri):
             raise UserError(
                 f"train.{key}={uri} is on one node's disk and {place}; use s3://..., or file://{uri} for a mount that "
                 "all nodes share"

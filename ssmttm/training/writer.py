@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -42,7 +43,8 @@ def persistently(action: Callable[[], Value], uri: str) -> Value:
                 raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             failing_since = started if failing_since is None else failing_since
-            patient = storage.is_remote(uri) and not isinstance(error, PermissionError)
+            denied = isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EACCES
+            patient = storage.is_remote(uri) and not denied
             if not patient or time.monotonic() - failing_since > PATIENCE_S:
                 raise UserError(
                     f"{uri} could not be written ({reason}); make room or mend the storage and start again, "
