@@ -34,6 +34,7 @@ READY_S = 5.0
 COMMON: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "the model cannot make this"},
     401: {"model": Error, "description": "no or unknown API key"},
+    408: {"model": Error, "description": "the body came too slowly"},
     413: {"model": Error, "description": "the body is too large"},
     422: {"model": Error, "description": "a field is missing, unknown or out of bounds"},
     429: {"model": Error, "description": "too much at a time; Retry-After says when to come back"},
@@ -192,7 +193,7 @@ def make_api(
         docs_url=None,  # both load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: COMMON[status] for status in (401, 413, 429)},
+        responses={status: COMMON[status] for status in (401, 408, 413, 429)},
         exception_handlers={
             RequestValidationError: _refuse_input,
             HTTPException: _refuse_http,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.limits import Keys, Limits, TokenBuckets, is_loopback
 from serve.metrics import Metrics
+from serve.pace import Pace
 
 logger = logging.getLogger("ssmttm.serve")
 
@@ -59,7 +60,7 @@ class Guard:
             else:
                 scope.setdefault("state", {}).update(caller=call.caller, request_id=call.request_id)
                 most = self._limits.upload_bytes if call.path in UPLOADS else self._limits.body_bytes
-                await self._app(scope, _capped(receive, most), call.send)
+                await self._app(scope, _capped(receive, most, call), call.send)
         except Exception:
             logger.exception("request_id=%s failed", call.request_id)
             if call.status:  # the answer has begun: only breaking it off tells that it is not whole
@@ -130,14 +131,24 @@ def _too_large(most: int) -> str:
     return f"the body is over the limit of {most} bytes; send less"
 
 
-def _capped(receive: Receive, most: int) -> Receive:
-    """Bodies without a stated length are counted while they are read."""
-    read = 0
+def _capped(receive: Receive, most: int, call: _Call) -> Receive:
+    """Bodies are counted while they are read, as their length need not be stated, and timed: see `Pace`."""
+    read, is_whole, pace = 0, False, Pace()
 
     async def counted() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
+        nonlocal read, is_whole
+        if is_whole:  # only that the caller leaves can follow, and nobody is too late for that
+            return await receive()
+        try:
+            message = await pace.within(receive())
+        except TimeoutError:
+            if call.status:  # answered without it
+                return {"type": "http.disconnect"}
+            raise HTTPException(408, "the body came too slowly; send it again", {"Connection": "close"}) from None
+        size = len(message.get("body", b""))
+        read += size
+        pace.moved(size)
+        is_whole = not message.get("more_body", False)
         if read > most:
             raise HTTPException(413, _too_large(most))
         return message
