@@ -19,6 +19,7 @@ from serve.delivery import Delivery, GoneError, as_json, as_wav_stream, encoded
 from serve.guard import Guard
 from serve.job_routes import add_job_routes
 from serve.job_runner import JobRunner
+from serve.jobs import JobsError
 from serve.limits import Keys, Limits
 from serve.metrics import MEDIA_TYPE, Metrics
 from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicForm, Upload
@@ -71,6 +72,10 @@ async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
     return refused(error.refusal)
+
+
+async def _refuse_job(_: Request, error: Exception) -> JSONResponse:
+    return refused(Refusal(503, f"{error}; try again later", 30))
 
 
 async def _say_nothing(_: Request, error: Exception) -> Response:
@@ -199,6 +204,7 @@ def make_api(
             HTTPException: _refuse_http,
             RefusedError: _refuse,
             GoneError: _say_nothing,
+            JobsError: _refuse_job,
         },
     )
     api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, tell_id=tell_id)

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from serve.job_runner import JobRunner
+from serve.jobs import LOST
 from serve.schema import MEDIA_TYPES, ClipForm, Error, Job, Provenance
 from serve.service import Service
 from ssmttm.engine import files
@@ -21,6 +22,7 @@ ENDS = {"done", "failed", "cancelled"}
 JobId = Annotated[str, Path(alias="id", min_length=32, max_length=32, pattern="^[0-9a-f]{32}$")]
 MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "no such job, or it has expired"}}
 UNDONE: dict[int | str, dict[str, Any]] = {409: {"model": Error, "description": "the job is not done"}}
+GONE: dict[str, Any] = {"model": Error, "description": "the file is lost"}
 
 
 def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
@@ -35,7 +37,8 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
     async def done(job_id: str, request: Request) -> Job:
         job = await own(job_id, request)
         if job.state != "done":
-            raise HTTPException(409, f"the job is {job.state}; there is no file")
+            why = f" ({job.error})" if job.error else ""
+            raise HTTPException(409, f"the job is {job.state}{why}; there is no file")
         return job
 
     @api.post("/v1/music/jobs", status_code=202, responses={400: {"model": Error}, 422: {"model": Error}})
@@ -77,6 +80,8 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
                     return
                 last = job
                 await asyncio.sleep(LOOK_S)
+                if jobs.ended:  # browsers ask again by themselves
+                    return
                 job = await jobs.get(job_id, request.state.caller)
 
         return StreamingResponse(told(job), media_type="text/event-stream")
@@ -84,13 +89,16 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
     @api.get(
         "/v1/music/jobs/{id}/result",
         response_class=FileResponse,
-        responses={200: {"content": {media: {} for media in MEDIA_TYPES.values()}}, **MISSING, **UNDONE},
+        responses={200: {"content": {media: {} for media in MEDIA_TYPES.values()}}, **MISSING, **UNDONE, 410: GONE},
     )
     async def result(job_id: JobId, request: Request) -> Response:
         """The file."""
         job = await done(job_id, request)
+        path = await jobs.path(job)
+        if path is None:
+            raise HTTPException(410, LOST)
         name = f"{(await service.describe()).id}-{job.seed}.{job.request.format}"
-        return FileResponse(jobs.path(job), media_type=MEDIA_TYPES[job.request.format], filename=name)
+        return FileResponse(path, media_type=MEDIA_TYPES[job.request.format], filename=name)
 
     @api.get("/v1/music/jobs/{id}/provenance", responses={**MISSING, **UNDONE})
     async def provenance(job_id: JobId, request: Request) -> Provenance:
