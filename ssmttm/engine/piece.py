@@ -15,8 +15,7 @@ from ssmttm.bundle.load import Bundle
 from ssmttm.conditions.base import Conditions
 from ssmttm.conditions.registry import requested
 from ssmttm.conditions.text import Text, token_states
-from ssmttm.engine.request import MusicRequest
-from ssmttm.errors import UserError
+from ssmttm.engine.request import MusicRequest, check_prompt
 
 _encoding = threading.Lock()  # tokenizers refuse calls from two threads at once
 
@@ -28,21 +27,13 @@ def conditions_of(bundle: Bundle, request: MusicRequest, frames: int) -> Conditi
         frames: of the whole piece, for controls by frame.
 
     Raises:
-        UserError: if the prompt is empty, too long or not valid Unicode text, or a control is not one of the model's.
+        UserError: if the prompt is too long or holds no visible text, or a control is not one of the model's.
     """
-    prompt, longest = request.prompt, bundle.config.generation.max_prompt_chars
-    if not prompt.strip():
-        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
-    if len(prompt) > longest:
-        raise UserError(f"the prompt has {len(prompt)} characters; shorten it to {longest}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise UserError("the prompt is not valid Unicode text; it holds half of a surrogate pair") from None
+    check_prompt(request.prompt, bundle.config.generation.max_prompt_chars)
     known = [name for name in bundle.lm.widths if name != Text.name]
     controls = requested(request.controls, known, frames, bundle.codec.frame_rate)
     with _encoding:
-        states = bundle.text_encoder.encode([prompt])
+        states = bundle.text_encoder.encode([request.prompt])
     return Conditions({Text.name: token_states(states), **controls})
 
 

@@ -7,6 +7,7 @@ from it. It imports nothing heavy, so that the CLI's help comes at once.
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -18,29 +19,66 @@ if TYPE_CHECKING:
     from ssmttm.config import GenerationConfig
 
 MAX_SEED = 2**63 - 1
+UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"}  # Unicode categories of what leaves the paper white
+BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # so do these, letters and signs by their category: fillers, Braille's blank
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is true of a number in a request. `above`: `low` itself is out of bounds."""
+    """What is true of a number in a request. `above`: `low` itself is out of bounds. `least`: between `low` and this
+    nothing is allowed, where `low` has a meaning of its own."""
 
     help: str
     low: float
     high: float
     kind: str = "a number"
     above: bool = False
+    least: float | None = None
 
     def check(self, name: str, value: float, high: float | None = None) -> None:
         """Raises UserError, naming the field and its bounds, unless `value` is within them; NaN never is."""
-        high = self.high if high is None else high
-        if not (self.low < value <= high if self.above else self.low <= value <= high):
-            span = f"above {self.low} and up to {high:g}" if self.above else f"from {self.low} to {high}"
+        most = self.high if high is None else high
+        is_within = self.low < value <= most if self.above else self.low <= value <= most
+        if not is_within or (self.least is not None and self.low < value < self.least):
             told = value if isinstance(value, int) else f"{value:g}"
-            raise UserError(f"{name} is {told}; give {self.kind} {span}")
+            raise UserError(f"{name} is {told}; give {self.told(high)}")
+
+    def told(self, high: float | None = None) -> str:
+        """What may be given, in words."""
+        high = self.high if high is None else high
+        if self.above:
+            return f"{self.kind} above {self.low} and up to {high:g}"
+        if self.least is not None:
+            return f"{self.kind} from {self.least} to {high}, or {self.low}"
+        return f"{self.kind} from {self.low} to {high}"
 
 
-def _asked(default: Any, help: str, low: float, high: float, kind: str = "a number", above: bool = False) -> Any:
-    return field(default=default, metadata={"bounds": Bounds(help, low, high, kind, above)})
+def check_prompt(prompt: str, longest: int) -> None:
+    """Raises UserError unless a prompt is visible text of at most `longest` characters."""
+    if not isinstance(prompt, str):
+        raise UserError(f"the prompt is of type {type(prompt).__name__}; give text")
+    if len(prompt) > longest:
+        raise UserError(f"the prompt has {len(prompt)} characters; shorten it to {longest}")
+    for character in prompt:
+        kind = unicodedata.category(character)
+        if kind == "Cs":
+            raise UserError("the prompt is not valid Unicode text; it holds half of a surrogate pair")
+        if kind == "Cc" and character not in "\t\n\r":  # formats that keep the prompt end it there
+            raise UserError(f"the prompt holds the control character U+{ord(character):04X}; leave it out")
+    if all(unicodedata.category(character) in UNSEEN or character in BLANKS for character in prompt):
+        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
+
+
+def _asked(
+    default: Any,
+    help: str,
+    low: float,
+    high: float,
+    kind: str = "a number",
+    above: bool = False,
+    least: float | None = None,
+) -> Any:
+    return field(default=default, metadata={"bounds": Bounds(help, low, high, kind, above, least)})
 
 
 @dataclass(frozen=True)
@@ -74,7 +112,9 @@ class MusicRequest:
     seconds: float = _asked(10.0, "length of the clip; the model sets the upper limit", 0, 86_400, "a length", True)
     seed: int | None = _asked(None, "same seed, same audio; drawn when left out", 0, MAX_SEED, "a whole number")
     guidance: float | None = _asked(None, "how closely to follow the prompt; 1: unguided", 0, 20)
-    temperature: float | None = _asked(None, "above 1 wilder, below 1 tamer, 0: always the likeliest code", 0, 5)
+    temperature: float | None = _asked(
+        None, "above 1 wilder, below 1 tamer, 0: always the likeliest code", 0, 5, least=0.01
+    )
     top_k: int | None = _asked(None, "draw among the k likeliest codes; 0: all", 0, 100_000, "a whole number")
     steps: int | None = _asked(
         None, "sampling steps of the second stage; refused where there is none", 1, 200, "a whole number"

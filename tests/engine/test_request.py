@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ssmttm.config import GenerationConfig
-from ssmttm.engine.request import BOUNDS, DEFAULTS, MAX_SEED, MusicRequest, Sampling
+from ssmttm.engine.request import BOUNDS, DEFAULTS, MAX_SEED, MusicRequest, Sampling, check_prompt
 from ssmttm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,9 @@ def test_messages_name_the_bounds() -> None:
     wrong = {
         "guidance is -0.1; give a number from 0 to 20": {"guidance": -0.1},
         "seconds is 601; give a length above 0 and up to 600": {"seconds": 601.0},
+        "temperature is 1e-307; give a number from 0.01 to 5, or 0": {"temperature": 1e-307},
+        "temperature is 0.009; give a number from 0.01 to 5, or 0": {"temperature": 0.009},
+        "temperature is -1; give a number from 0.01 to 5, or 0": {"temperature": -1},
         "top_p is 0; give a number above 0 and up to 1": {"top_p": 0},
         f"seed is {MAX_SEED + 1}; give a whole number from 0 to {MAX_SEED}": {"seed": MAX_SEED + 1},
     }
@@ -56,6 +59,37 @@ def test_messages_name_the_bounds() -> None:
         with pytest.raises(UserError) as caught:
             MusicRequest(**{"prompt": "x", **field}).filled(GenerationConfig())
         assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", " \t\n", "\u200b", "\u200d\ufeff\u2060", "\xad", "\u034f\ufe0f", "\u3164\uffa0", "\u2800", "\u202e \u2028"],
+)
+def test_a_prompt_that_nobody_can_see_is_empty(prompt: str) -> None:
+    with pytest.raises(UserError, match="the prompt is empty; describe the music"):
+        check_prompt(prompt, 100)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a\0b", r"control character U\+0000; leave it out"),
+        ("\x1b[31m", r"control character U\+001B"),
+        ("a\x85", r"control character U\+0085"),
+        ("a\ud800", "half of a surrogate pair"),
+        ("x" * 101, "has 101 characters; shorten it to 100"),
+        (None, "of type NoneType; give text"),
+        (b"calm", "of type bytes; give text"),
+    ],
+)
+def test_a_prompt_is_text_that_files_can_hold(prompt: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_prompt(prompt, 100)
+
+
+def test_every_script_is_text() -> None:
+    for prompt in ("calm piano\r\nslow", "ゆっくり", "हिन्दी", "👩\u200d🎤", "🪇", "!", "e\u0301"):
+        check_prompt(prompt, 100)
 
 
 def test_names_and_bounds_are_written_down_once() -> None:
