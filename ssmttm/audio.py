@@ -51,6 +51,8 @@ def resample(audio: Audio, sample_rate: int) -> Audio:
 
 def to_mono(audio: Audio) -> Audio:
     """Average the channels: [C, N] -> [1, N]."""
+    if audio.samples.shape[0] == 1:
+        return audio
     return Audio(audio.samples.mean(axis=0, keepdims=True, dtype=np.float32), audio.sample_rate)
 
 
@@ -70,6 +72,7 @@ def normalise_loudness(audio: Audio, lufs: float = -16.0, peak: float = 0.95) ->
     return Audio(audio.samples * np.float32(gain), audio.sample_rate)
 
 
+WRITTEN = 1 << 18  # samples of each channel that are encoded at a time
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -95,7 +98,8 @@ def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | No
                 file.title = str(metadata["prompt"])[:200]
             file.software = "ssmttm"
             file.comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True)
-        file.write(np.clip(audio.samples, -1.0, 1.0).T)
+        for begin in range(0, audio.samples.shape[1], WRITTEN):  # a clipped copy of all of it would take as much again
+            file.write(np.clip(audio.samples[:, begin : begin + WRITTEN], -1.0, 1.0).T)
     return buffer.getvalue()
 
 

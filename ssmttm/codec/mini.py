@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ FLOOR = 1e-5  # of mel magnitudes, before the logarithm
 BLOCK_FRAMES = 16  # code frames decoded together (0.64 s at 25 Hz)
 AHEAD_FRAMES = 4  # code frames of look-ahead in a block
 NONNEGATIVE_STEPS = 2
+SPECTRA_FRAMES = 1500  # mel frames whose spectra are held at a time (30 s at 50 Hz)
 
 
 @dataclass(frozen=True)
@@ -231,8 +233,16 @@ class MiniCodec(Codec):
 
     def _logmel(self, wav_BN: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M], F a multiple of `stack`."""
-        padding = -wav_BN.shape[-1] % self.hop_length
-        return self._logmel_of_spectra(self.vocoder.stft(nn.functional.pad(wav_BN, (0, padding))))
+        margin, hop = self.vocoder.margin, self.config.hop
+        frames = -(-wav_BN.shape[-1] // self.hop_length) * self.config.stack
+        blocks = []
+        # The spectra of a long piece are thirty times its size: no more than half a minute of them is there at a time.
+        for first, last in pairwise([*range(0, frames, SPECTRA_FRAMES), frames]):
+            begin, end = first * hop - margin, last * hop + margin
+            known_BN = wav_BN[:, max(begin, 0) : end]
+            surrounded_BN = nn.functional.pad(known_BN, (max(-begin, 0), max(end - wav_BN.shape[-1], 0)))
+            blocks.append(self._logmel_of_spectra(self.vocoder.spectra(surrounded_BN)))
+        return torch.cat(blocks, dim=1)
 
     def _logmel_of_spectra(self, spectrum_BFL: Tensor) -> Tensor:
         """Natural-log mel magnitudes [B, F, M]."""

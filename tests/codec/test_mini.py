@@ -89,6 +89,17 @@ def test_encode_fine_and_codes_agree(codec: Codec) -> None:
     assert torch.equal(codec.fine_from_codes(codes_BKT[:, :1]), torch.zeros_like(fine_BDT))
 
 
+def test_a_long_piece_is_encoded_as_in_one_go(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its spectra are made some at a time, as all of them would be many times its size."""
+    wav_11N = torch.randn(1, 1, 24_000 * 3 + 7, generator=torch.Generator().manual_seed(0)) * 0.1
+    codes, fine = codec.encode_with_latents(wav_11N)
+    monkeypatch.setattr("ssmttm.codec.mini.SPECTRA_FRAMES", 7)
+    again, finer = codec.encode_with_latents(wav_11N)
+    assert (codes == again).float().mean() > 0.99  # rounding
+    same_BT = (codes == again).all(1)
+    assert (fine - finer).abs().amax(1)[same_BT].max() < 1e-3
+
+
 def test_round_trip_keeps_the_music(codec: Codec) -> None:
     wav_BN = torch.from_numpy(melody(3.0, 52))[None]
     codes_BKT, fine_BDT = codec.encode_with_latents(wav_BN[:, None])
