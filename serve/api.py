@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Request
@@ -14,31 +14,35 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 import ssmttm
-from serve import page
-from serve.delivery import Delivery, GoneError, as_json, as_wav_stream, encoded
+from serve import page, problems
+from serve.delivery import TOO_LATE, Delivery, GoneError, as_json, as_wav_stream, encoded
 from serve.guard import Guard
 from serve.job_routes import add_job_routes
 from serve.job_runner import JobRunner
 from serve.jobs import JobsError
-from serve.limits import Keys, Limits
+from serve.limits import Keys, Limits, Places
 from serve.metrics import MEDIA_TYPE, Metrics
 from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicForm, Upload
 from serve.service import Service
-from serve.uploads import read_upload
+from serve.uploads import Uploads
 from serve.wire import LostError, Refusal, RefusedError
 from ssmttm.audio import Audio
 from ssmttm.engine.request import MAX_SEED, MusicRequest, draw_seed
 from ssmttm.errors import UserError
 
-BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
 READY_S = 5.0
+FORM_LIMITS = {"max_files": 1, "max_fields": 20, "max_part_size": 65_536}
 COMMON: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "the model cannot make this"},
     401: {"model": Error, "description": "no or unknown API key"},
+    403: {"model": Error, "description": "without keys: for this machine and the service's own page only"},
     408: {"model": Error, "description": "the body came too slowly"},
     413: {"model": Error, "description": "the body is too large"},
+    415: {"model": Error, "description": "the body is of another Content-Type"},
     422: {"model": Error, "description": "a field is missing, unknown or out of bounds"},
+    421: {"model": Error, "description": "without keys: for callers who name this machine only"},
     429: {"model": Error, "description": "too much at a time; Retry-After says when to come back"},
+    431: {"model": Error, "description": "the headers are too large"},
     503: {"model": Error, "description": "interrupted, or not ready yet"},
     504: {"model": Error, "description": "no audio was made in time"},
 }
@@ -48,25 +52,22 @@ AUDIO: dict[str, Any] = {
     "description": "the clip, an audio file; with answer=json or several variations, JSON",
 }
 
-MUSIC = {200: AUDIO, **{status: COMMON[status] for status in (400, 422, 503, 504)}}
+MUSIC = {200: AUDIO, **{status: COMMON[status] for status in (400, 415, 422, 503, 504)}}
 
 
 def refused(refusal: Refusal) -> JSONResponse:
     headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
-    return JSONResponse({"error": refusal.message}, refusal.status, headers)
+    return problems.told(refusal.status, refusal.message, headers)
 
 
-async def _refuse_input(_: Request, error: Exception) -> JSONResponse:
-    # The framework's own answer repeats the input, and fails where that cannot be JSON (NaN).
+async def _refuse_input(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return JSONResponse({"error": f"{where}: {first['msg']}" if where else first["msg"]}, 422)
+    return problems.of_input(request, error)
 
 
-async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
+async def _refuse_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    return problems.of_route(request, error)
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
@@ -86,33 +87,18 @@ class Answers:
     """What the routes share: a bound on requests in flight, and the forms an answer has.
 
     Args:
-        limits: `in_flight` of them.
+        places: of requests in flight; an upload has one already.
     """
 
-    def __init__(self, service: Service, limits: Limits, metrics: Metrics):
-        self._service, self._limits, self._metrics = service, limits, metrics
+    def __init__(self, service: Service, limits: Limits, metrics: Metrics, places: Places):
+        self._service, self._places = service, places
         self._delivery = Delivery(service, metrics, limits.deadline_s)
-        self._in_flight = 0
-
-    @asynccontextmanager
-    async def _place(self, count: int = 1) -> AsyncIterator[None]:
-        if self._in_flight + count > self._limits.in_flight:
-            raise RefusedError(BUSY)
-        self._count(count)
-        try:
-            yield
-        finally:
-            self._count(-count)
-
-    def _count(self, change: int) -> None:
-        self._in_flight += change
-        self._metrics.in_flight.set(self._in_flight)
 
     async def answer(self, wanted: list[MusicRequest], request: Request, form: MusicForm) -> Response:
         model = await self._service.describe()
         if form.stream:
             return await self._stream(wanted[0], request, model)
-        async with self._place(len(wanted)):
+        with self._places.taken(len(wanted) - request.state.places):
             made = [asyncio.ensure_future(self._delivery.whole(one, request.is_disconnected)) for one in wanted]
             try:
                 clips = await asyncio.gather(*made)
@@ -129,9 +115,9 @@ class Answers:
         return Response(data, media_type=MEDIA_TYPES[form.format], headers=headers)
 
     async def _stream(self, wanted: MusicRequest, request: Request, model: Model) -> Response:
-        place = AsyncExitStack()
-        await place.enter_async_context(self._place())
-        async with place:
+        place = ExitStack()
+        place.enter_context(self._places.taken(1 - request.state.places))
+        with place:
             clip = await self._delivery.begin(wanted, request.is_disconnected)
             kept = place.pop_all()
         return _Stream(as_wav_stream(clip, model.id, wanted), kept, headers_of(model, wanted, "wav"))
@@ -140,7 +126,7 @@ class Answers:
 class _Stream(StreamingResponse):
     """Audio as it is made. Its place is given back however the answer ends, even before its first byte."""
 
-    def __init__(self, body: AsyncGenerator[bytes], place: AsyncExitStack, headers: dict[str, str]):
+    def __init__(self, body: AsyncGenerator[bytes], place: ExitStack, headers: dict[str, str]):
         super().__init__(body, media_type=MEDIA_TYPES["wav"], headers=headers)
         self._body, self._place = body, place
 
@@ -149,7 +135,7 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._body.aclose()
-            await self._place.aclose()
+            self._place.close()
 
 
 def headers_of(model: Model, made: MusicRequest, extension: str) -> dict[str, str]:
@@ -182,6 +168,7 @@ def make_api(
         tell_id: see `Guard`.
     """
     limits, keys, metrics = limits or Limits(), keys or Keys(), Metrics()
+    places, uploads = Places(limits.in_flight, metrics.in_flight.set), Uploads(limits.given_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -198,29 +185,32 @@ def make_api(
         docs_url=None,  # both load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: COMMON[status] for status in (401, 408, 413, 429)},
+        responses={status: COMMON[status] for status in (401, 403, 408, 413, 421, 429, 431)},
         exception_handlers={
             RequestValidationError: _refuse_input,
-            HTTPException: _refuse_http,
+            HTTPException: _refuse_route,
             RefusedError: _refuse,
             GoneError: _say_nothing,
             JobsError: _refuse_job,
         },
     )
-    api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, tell_id=tell_id)
-    answers = Answers(service, limits, metrics)
+    api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, places=places, tell_id=tell_id)
+    answers = Answers(service, limits, metrics, places)
 
     @api.post("/v1/music/generations", response_class=Response, responses=MUSIC)
     async def generate(form: MusicForm, request: Request) -> Response:
         """Make a clip. The headers X-Seed and X-Model name what reproduces it."""
         return await answers.answer(requests_of(form), request, form)
 
-    @api.post("/v1/music/extensions", response_class=Response, responses=MUSIC)
+    @api.post("/v1/music/extensions", response_class=Response, responses=MUSIC, form_limits=FORM_LIMITS)
     async def extend(request: Request, form: Annotated[Upload, Form(media_type="multipart/form-data")]) -> Response:
         """Continue audio that you send (WAV, FLAC, OGG or MP3): it comes back with `seconds` of music after it."""
-        longest = (await service.describe()).max_seconds
+        decoded = uploads.decoded(form.audio.file, await service.describe(), form.variations)
         try:
-            given = await asyncio.to_thread(read_upload, form.audio.file, longest)
+            async with asyncio.timeout(limits.deadline_s):
+                given = await request.state.held.enter_async_context(decoded)
+        except TimeoutError:
+            return refused(TOO_LATE)
         except UserError as error:
             return refused(Refusal(400, str(error)))
         return await answers.answer(requests_of(form, given), request, form)

@@ -8,12 +8,16 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.job_runner import JobRunner
 from serve.jobs import LOST
+from serve.problems import told
 from serve.schema import MEDIA_TYPES, ClipForm, Error, Job, Provenance
 from serve.service import Service
+from serve.wire import RefusedError
 from ssmttm.engine import files
 from ssmttm.engine.request import draw_seed
 
@@ -23,6 +27,39 @@ JobId = Annotated[str, Path(alias="id", min_length=32, max_length=32, pattern="^
 MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "no such job, or it has expired"}}
 UNDONE: dict[int | str, dict[str, Any]] = {409: {"model": Error, "description": "the job is not done"}}
 GONE: dict[str, Any] = {"model": Error, "description": "the file is lost"}
+
+
+FILE: dict[str, Any] = {"content": {media: {} for media in MEDIA_TYPES.values()}}
+RANGES: dict[int | str, dict[str, Any]] = {
+    206: {"content": {**FILE["content"], "multipart/byteranges": {}}, "description": "the ranges that were asked for"},
+    416: {"model": Error, "description": "the range is not one of this file"},
+}
+
+
+class _File(FileResponse):
+    """A file, or the range of it that is asked for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # RFC 9110, 14.2: units that nobody knows count as not given.
+        unit = Headers(scope=scope).get("range", "bytes=").partition("=")[0].strip().lower()
+        if unit != "bytes":
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"range"]}
+
+        async def in_json(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                raise _BadRangeError
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, in_json)
+        except _BadRangeError:
+            size = self.headers["content-length"]
+            message = f"the range is not one of this file of {size} bytes; give e.g. Range: bytes=0-1023, or none"
+            await told(416, message, {"Content-Range": f"bytes */{size}"})(scope, receive, send)
+
+
+class _BadRangeError(Exception):
+    pass
 
 
 def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
@@ -41,13 +78,17 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
             raise HTTPException(409, f"the job is {job.state}{why}; there is no file")
         return job
 
-    @api.post("/v1/music/jobs", status_code=202, responses={400: {"model": Error}, 422: {"model": Error}})
+    @api.post(
+        "/v1/music/jobs",
+        status_code=202,
+        responses={400: {"model": Error}, 415: {"model": Error}, 422: {"model": Error}},
+    )
     async def begin(form: ClipForm, request: Request, response: Response) -> Job:
         """Begin a job."""
         seed = draw_seed() if form.seed is None else form.seed
         refusal = await service.check(form.request(seed))
         if refusal is not None:
-            raise HTTPException(refusal.status, refusal.message)
+            raise RefusedError(refusal)
         job = await jobs.add(request.state.caller, form, seed)
         if job is None:
             raise HTTPException(429, "too many jobs are waiting; try again later", {"Retry-After": "60"})
@@ -89,7 +130,7 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
     @api.get(
         "/v1/music/jobs/{id}/result",
         response_class=FileResponse,
-        responses={200: {"content": {media: {} for media in MEDIA_TYPES.values()}}, **MISSING, **UNDONE, 410: GONE},
+        responses={200: FILE, **RANGES, **MISSING, **UNDONE, 410: GONE},
     )
     async def result(job_id: JobId, request: Request) -> Response:
         """The file."""
@@ -98,7 +139,7 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
         if path is None:
             raise HTTPException(410, LOST)
         name = f"{(await service.describe()).id}-{job.seed}.{job.request.format}"
-        return FileResponse(path, media_type=MEDIA_TYPES[job.request.format], filename=name)
+        return _File(path, media_type=MEDIA_TYPES[job.request.format], filename=name)
 
     @api.get("/v1/music/jobs/{id}/provenance", responses={**MISSING, **UNDONE})
     async def provenance(job_id: JobId, request: Request) -> Provenance:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_network
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve.wire import Refusal, RefusedError
 from ssmttm import storage
 from ssmttm.errors import UserError
 
 KEYS_VARIABLE = "SSMTTM_API_KEYS"
 SHORTEST_KEY = 16
 MOST_BUCKETS = 10_000
+WRONG_KEYS_AT_ONCE, WRONG_KEYS_PER_MINUTE = 10, 30  # of each address; later ones wait
+MOST_SLOWED, MOST_SLOWED_IN_ALL = 2, 100  # answers that wait; more are refused at once
+BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
 
 
 class Limits(BaseModel):
@@ -27,6 +33,9 @@ class Limits(BaseModel):
 
     body_bytes: int = Field(65_536, ge=1024, description="size of a request's body")
     upload_bytes: int = Field(64 * 2**20, ge=1024, description="size of the body of an upload")
+    given_seconds: float = Field(
+        600, gt=0, description="seconds of callers' own audio that are held at a time; more get 429"
+    )
     in_flight: int = Field(64, ge=1, description="requests for music that are answered at a time; more get 429")
     per_minute: float = Field(60, gt=0, description="requests for music that each key may make, on average")
     burst: int = Field(20, ge=1, description="and at once")
@@ -127,3 +136,64 @@ class TokenBuckets:
         if len(self._buckets) > MOST_BUCKETS:
             self._buckets.popitem(last=False)
         return 0.0 if is_allowed else (1 - tokens) / self._rate
+
+
+class Places:
+    """A bound on the requests for music that are answered at a time.
+
+    Args:
+        most: of them.
+        on_change: told how many there are.
+    """
+
+    def __init__(self, most: int, on_change: Callable[[int], None] = lambda _: None):
+        self._most, self._on_change, self._count = most, on_change, 0
+
+    @contextmanager
+    def taken(self, count: int = 1) -> Iterator[None]:
+        """Raises RefusedError if there are not as many."""
+        if self._count + count > self._most:
+            raise RefusedError(BUSY)
+        self._change(count)
+        try:
+            yield
+        finally:
+            self._change(-count)
+
+    def _change(self, count: int) -> None:
+        self._count += count
+        self._on_change(self._count)
+
+
+class WrongKeys:
+    """Slows down who sends wrong keys, by address: after some, each answer waits its turn. Few wait at a time, so that
+    they cost next to nothing. It is asked about wrong keys alone: right ones from the same address never wait."""
+
+    def __init__(self) -> None:
+        self._buckets = TokenBuckets(WRONG_KEYS_PER_MINUTE, WRONG_KEYS_AT_ONCE)
+        self._slowed: Counter[str] = Counter()
+
+    async def slow(self, address: str) -> float:
+        """Wait before a wrong key is answered. Returns 0, or the seconds to wait elsewhere where too many wait here."""
+        address = _neighbourhood(address)
+        wait_s = self._buckets.take(address)
+        if not wait_s:
+            return 0.0
+        if self._slowed[address] >= MOST_SLOWED or self._slowed.total() >= MOST_SLOWED_IN_ALL:
+            return wait_s
+        self._slowed[address] += 1
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            self._slowed[address] -= 1
+            self._slowed += Counter()  # forgets those at 0
+        return 0.0
+
+
+def _neighbourhood(address: str) -> str:
+    """An address, or the network of IPv6 that one customer has."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((known, 64), strict=False)) if known.version == 6 else address

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.windows import Rendering, WindowPool, WindowRenderer
 from ssmttm.errors import UserError
+
+PIECE = 1 << 18  # samples that are handed over at a time, at most
 
 
 async def lasting_codes(writer: CodeWriter, piece: Piece, portions: tuple[int, ...]) -> AsyncGenerator[np.ndarray]:
@@ -72,11 +74,12 @@ class Renderer:
         self._windows = WindowRenderer(self._bundle.completer, self._bundle.codec, self._bundle.config.generation)
         self._pool = WindowPool(self._windows, deterministic=deterministic)
         self._threads = ThreadPoolExecutor(clips, "windows")
+        self._encoding = asyncio.Lock()  # given audio becomes many times its size while it is encoded
 
     async def check(self, request: MusicRequest) -> Refusal | None:
         """See `ClipMaker`."""
         try:
-            await self._off_loop(self._take, request)
+            await self._take(request)
         except UserError as error:
             return Refusal(400, str(error))
         return None
@@ -84,7 +87,7 @@ class Renderer:
     async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
         """See `ClipMaker`."""
         try:
-            take = await self._off_loop(self._take, request)
+            take = await self._take(request)
             async with aclosing(self._render(take)) as events:
                 async for event in events:
                     yield event
@@ -108,10 +111,12 @@ class Renderer:
                     held_KT = np.concatenate([held_KT, await anext(codes)], axis=1)
                 codes_1KT, held_KT = torch.from_numpy(held_KT[None, :, :wanted]), held_KT[:, wanted:]
                 for samples_1N in take.add(await self._off_loop(self._pool.render, rendering, codes_1KT)):
-                    yield samples_1N[0]
+                    for begin in range(0, samples_1N.shape[1], PIECE):  # given audio comes all at once
+                        yield samples_1N[0, begin : begin + PIECE]
 
-    def _take(self, request: MusicRequest) -> Take:
-        return Take(self._bundle, self._windows, request)
+    async def _take(self, request: MusicRequest) -> Take:
+        async with self._encoding if request.audio is not None else nullcontext():
+            return await self._off_loop(Take, self._bundle, self._windows, request)
 
     async def _off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

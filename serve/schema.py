@@ -51,6 +51,16 @@ class ClipForm(BaseModel):
     controls: dict[str, Any] = Field({}, description="what else the music is asked by, by name; the model has its own")
     format: Format = "wav"
 
+    @field_validator("controls")
+    @classmethod
+    def _controls_can_be_told_again(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # Their values are the conditioners' business, but they are kept and shown with the job.
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise ValueError("give finite numbers and valid Unicode text, not nested deeply") from None
+        return value
+
     def request(self, seed: int, audio: Audio | None = None) -> MusicRequest:
         """What the engine is asked for, with this seed in the place of the form's."""
         names = {one.name for one in fields(MusicRequest)} - {"seed", "audio"}
