@@ -10,6 +10,7 @@ MINUTES := 17
 PROMPT := a driving techno track with a saw lead at 130 bpm
 # An empty one is the package's own.
 BUNDLE :=
+PORT   := 8000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -35,8 +36,8 @@ lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-serve: $(VENV)/demo.stamp ## answer HTTP requests (BUNDLE=URI for another model than the package's own)
-	$(BIN)/serve run serve.app:build $(if $(BUNDLE),bundle=$(BUNDLE))
+serve: $(VENV)/demo.stamp ## answer HTTP requests on PORT=8000 (BUNDLE=URI for another model than the package's own)
+	$(BIN)/python -m serve port=$(PORT) $(if $(BUNDLE),bundle=$(BUNDLE))
 
 study: $(VENV)/demo.stamp ## three sizes of two backbones, two seeds each: runs/study/report.html
 	test -e $(OUT)/corpus/manifest.jsonl || $(BIN)/ssmttm corpus compose --hours $(HOURS) --out $(OUT)/corpus

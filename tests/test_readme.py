@@ -110,6 +110,10 @@ def check(words: list[str]) -> None:
         rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         for word in words[1:]:
             assert word in rules or re.match(r"[A-Z]+=", word), f"make {word}: no such target"
+    elif program == "python" and words[1:3] == ["-m", "serve"]:
+        from serve.__main__ import read
+
+        read(words[3:])
     elif program == "python":
         check_script(words[1], words[2:])
     elif program == "ssmttm":
