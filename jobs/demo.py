@@ -18,6 +18,7 @@ from typing import Any
 
 from ssmttm import config, storage
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.lease import hold
 from ssmttm.reports.demo import render
 from ssmttm.training.ray_jobs import JobFailedError, job_client, run_job
 from ssmttm.training.writer import read_rows
@@ -228,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings for all steps")
     arguments = parser.parse_args(argv)
-    with exit_on_user_error():
+    with exit_on_user_error(), hold(arguments.out, "choose another --out"):
         demo, settings = open_demo(arguments.out, arguments.preset, arguments.overrides, arguments.minutes)
         try:
             run_steps(demo, demo.steps(settings))

@@ -15,19 +15,25 @@ from __future__ import annotations
 from ssmttm import config, storage
 from ssmttm.errors import exit_on_user_error
 from ssmttm.evaluation.evaluate import compare, evaluate
+from ssmttm.lease import hold
 from ssmttm.reports import comparison
+
+
+def measure(settings: config.Config) -> None:
+    if settings.evaluate.systems or settings.evaluate.audio:
+        print(comparison.write(compare(settings), settings.evaluate.out), end="")
+        return
+    content = evaluate(settings)
+    for name, row in content["adherence"].items():
+        print(f"{name:14s}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
+    print(f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s")
 
 
 def main() -> None:
     with exit_on_user_error():
         settings = config.parse_arguments(__doc__ or "", "evaluate")
-        if settings.evaluate.systems or settings.evaluate.audio:
-            print(comparison.write(compare(settings), settings.evaluate.out), end="")
-            return
-        content = evaluate(settings)
-        for name, row in content["adherence"].items():
-            print(f"{name:14s}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
-        print(f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s")
+        with hold(settings.evaluate.out, "choose another evaluate.out"):
+            measure(settings)
 
 
 if __name__ == "__main__":

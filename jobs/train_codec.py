@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from ssmttm.config import Config, parse_arguments
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.lease import Process
 from ssmttm.training.codec import train_codec
 from ssmttm.training.launch import EXIT_STOPPED
 from ssmttm.training.session import TrainingStoppedError
 from ssmttm.training.vocoder import train_vocoder
 
 
-def train(config: Config) -> None:
+def train(config: Config, job: Process | None = None) -> None:
     """Fit the codec, and train its vocoder if asked for.
 
     Raises:
         UserError: as `train_codec` and `train_vocoder` do.
         TrainingStoppedError: as `train_vocoder` does.
     """
-    train_codec(config)
+    train_codec(config, job=job)
     if config.codec.vocoder == "neural":
-        train_vocoder(config)
+        train_vocoder(config, job)
 
 
 def train_on_ray(config: Config) -> None:
@@ -42,7 +43,7 @@ def train_on_ray(config: Config) -> None:
     cpus = min(config.train.workers * config.train.cpus_per_worker, largest)
     task = ray.remote(num_cpus=cpus, max_retries=config.train.max_failures)(train)
     try:
-        ray.get(task.remote(config))
+        ray.get(task.remote(config, Process.own()))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None

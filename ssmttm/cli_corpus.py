@@ -28,9 +28,11 @@ def compose(
     captions: Annotated[int, typer.Option(help="Captions written for each piece.")] = 6,
 ) -> None:
     """Compose a corpus of captioned pieces in eight genres and render it with a General MIDI soundfont."""
+    from ssmttm.lease import hold
     from ssmttm.sources.composed import compose_corpus
 
-    tracks = compose_corpus(out, hours, seed, clip_seconds, captions)
+    with hold(out, "choose another --out"):
+        tracks = compose_corpus(out, hours, seed, clip_seconds, captions)
     print(f"{out}: {len(tracks)} pieces, {sum(track.duration_s for track in tracks) / 3600:.2f} hours")
 
 

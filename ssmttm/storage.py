@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 TEMPORARY = ".tmp-"  # begins the name of a file that is still being written
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE = "file://"
+LEASE_NAME = "lease.json"  # says who writes a folder (`ssmttm.lease`); no part of what the folder holds
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 # What says something of the path, not of the storage: asking again would not help.
 _FINAL = (
@@ -377,7 +378,7 @@ def write_commit(uri: str, commit_name: str, content: dict[str, Any] | None = No
     files = {
         name: {"bytes": fs.size(posixpath.join(path, name)), "sha256": digest(join(uri, name))}
         for name in list_files(uri)
-        if name != commit_name and not posixpath.basename(name).startswith(TEMPORARY)
+        if name not in (commit_name, LEASE_NAME) and not posixpath.basename(name).startswith(TEMPORARY)
     }
     write_json(join(uri, commit_name), {**(content or {}), "files": files})
 

@@ -1,9 +1,9 @@
 """An S3 server that keeps its objects as files, so that it can be killed and started again.
 
-    python tests/file_s3.py FOLDER PORT
+    python tests/file_s3.py FOLDER PORT [unconditional]
 
-Path-style addresses, no authentication; what s3fs asks for: head, ranged get, put, list (v2), delete, delete many,
-multipart upload. Not for anything but tests.
+Path-style addresses, no authentication; what s3fs asks for: head, ranged get, put (with If-None-Match: * and If-Match,
+or like a server that knows neither), list (v2), delete, delete many, multipart upload. Not for anything but tests.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import hashlib
 import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
 import threading
+import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +28,8 @@ from xml.sax.saxutils import escape
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     root: Path
+    conditional = True
+    putting = threading.Lock()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -134,8 +139,22 @@ class Handler(BaseHTTPRequestHandler):
             return
         name = f".part-{query['uploadId']}-{int(query['partNumber']):05d}" if "partNumber" in query else ""
         path = self.root / bucket / name if name else self._file(bucket, key)
-        self._put(path, data)
-        self._answer(200, headers={"ETag": self._facts(path)["ETag"]})
+        with self.putting:
+            if not self._expected(path):
+                self._answer(412, b"<Error><Code>PreconditionFailed</Code><Message>it is another</Message></Error>")
+                return
+            self._put(path, data)
+            facts = self._facts(path)
+        self._answer(200, headers={"ETag": facts["ETag"]})
+
+    def _expected(self, path: Path) -> bool:
+        """Whether the object is in the state that the request asks for, if it asks."""
+        wanted, fresh = self.headers.get("If-Match"), self.headers.get("If-None-Match") == "*"
+        if not self.conditional:
+            return True
+        if fresh:
+            return not path.exists()
+        return wanted is None or (path.exists() and self._facts(path)["ETag"].strip('"') == wanted.strip('"'))
 
     @staticmethod
     def _put(path: Path, data: bytes) -> None:
@@ -177,8 +196,40 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(204)
 
 
+class Server:
+    """The server as a process, which can be killed and comes back with what it held."""
+
+    def __init__(self, folder: Path, *words: str):
+        self.folder, self._words = folder, words
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "2",  # ours come on top
+        }
+
+    def start(self) -> None:
+        (self.folder / "bucket").mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen([sys.executable, __file__, str(self.folder), str(self.port), *self._words])
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the server did not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 def main() -> None:
     Handler.root = Path(sys.argv[1])
+    Handler.conditional = "unconditional" not in sys.argv[3:]
     Handler.root.mkdir(parents=True, exist_ok=True)
     ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
 

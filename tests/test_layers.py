@@ -15,6 +15,7 @@ LAYERS = {
     "ssmttm": 0,
     "ssmttm.errors": 0,
     "ssmttm.storage": 0,
+    "ssmttm.lease": 0,
     "ssmttm.registry": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,

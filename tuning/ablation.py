@@ -36,6 +36,7 @@ from ssmttm import storage
 from ssmttm.config import Config, JobName
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.lease import hold
 from ssmttm.training.export import export_bundle
 from ssmttm.training.run import run_of
 from tuning.ablation_plan import SYSTEMS, System, TrainingRun, plan
@@ -214,7 +215,8 @@ def main() -> None:
         systems = plan(asked.stage1, asked.stage2, asked.flops, asked.systems)
         for system in systems:
             print(f"{system.name:16}{system.parameters:>12,} parameters{system.flops:12.2e} FLOPs", flush=True)
-        print(ablate(systems, asked.evaluation, asked.out, asked.at_once), end="")
+        with hold(asked.out, "choose another --out"):
+            print(ablate(systems, asked.evaluation, asked.out, asked.at_once), end="")
         print(f"wrote {asked.out}/ablation.csv and ablation.md")
 
 

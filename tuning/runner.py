@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError
+from ssmttm.lease import Process
 from ssmttm.tokens.read import read_dataset_info
 from ssmttm.tracking.mlflow_run import MlflowRun, read_note
 from ssmttm.training.launch import connect
@@ -93,7 +94,8 @@ def run_trials(rows: list[Row], config: Config, out: str, keeper: tune.Callback,
     note = read_note(out) if parent is not None else None
     tracking = {"enabled": note is not None, "parent": note["run_id"] if note else None}
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update=tracking)})
-    space = [{"row": asdict(row), "config": sized(config, row).model_dump(mode="json")} for row in rows]
+    own = asdict(Process.own())
+    space = [{"row": asdict(row), "config": sized(config, row).model_dump(mode="json"), "study": own} for row in rows]
     tune.Tuner(
         tune.with_resources(run_trial, resources),
         param_space={"trial": tune.grid_search(space)},

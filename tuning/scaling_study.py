@@ -27,6 +27,7 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config, TrainConfig
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.lease import hold
 from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import TrialBar, run_trials
 from tuning.table import DONE, Row, read_rows, write_rows
@@ -181,7 +182,8 @@ def rates(text: str) -> dict[str, float]:
 def main() -> None:
     with exit_on_user_error():
         config, trials, out = parse()
-        rows = {row.name: row for row in study(config, trials, out)}
+        with hold(out, "choose another --out"):
+            rows = {row.name: row for row in study(config, trials, out)}
         for row in (rows[trial.name] for trial in trials):
             print(f"{row.name:48}{row.params:>12,} parameters  {row.val_nats:8.4f} nats/code  {row.status}")
         print(f"wrote {storage.join(out, TABLE)}; draw it with: python tuning/report.py {out}")

@@ -21,6 +21,7 @@ from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config
 from ssmttm.errors import UserError, exit_on_user_error
+from ssmttm.lease import hold
 from ssmttm.model.mixers.registry import BACKBONES
 from tuning.runner import TrialBar, run_trials
 from tuning.scaling_study import RowKeeper, check_same_study, plan
@@ -147,7 +148,8 @@ def main() -> None:
     with exit_on_user_error():
         config, trials, out, asha = parse()
         names = {trial.name for trial in trials}
-        rows = [row for row in search(config, trials, out, asha) if row.name in names]
+        with hold(out, "choose another --out"):
+            rows = [row for row in search(config, trials, out, asha) if row.name in names]
         for row in sorted(rows, key=lambda row: row.val_nats):
             print(f"{row.variant:48}  {row.val_nats:8.4f} nats/code  {row.status}")
         print("\n".join(statement(rows)))

@@ -12,6 +12,7 @@ from ray import tune
 from ssmttm import config as configuration
 from ssmttm import storage
 from ssmttm.config import Config, Stage1Config
+from ssmttm.lease import Process
 from ssmttm.training.launch import train
 from ssmttm.training.session import DivergedError
 from tuning.table import DONE, Row, nats
@@ -84,10 +85,11 @@ class TuneReporter:
     def samples(self, uris: list[str], step: int) -> None: ...
 
 
-def measure(config: Config, row: Row) -> Row:
-    """Train one configuration in this process (or go on, or find it finished), and fill in its row."""
+def measure(config: Config, row: Row, study: Process) -> Row:
+    """Train one configuration in this process (or go on, or find it finished), and fill in its row. `study`: the
+    process that asked for it."""
     start = time.perf_counter()
-    summary = storage.read_json(train(config, "stage1", TuneReporter(row)).summary)
+    summary = storage.read_json(train(config, "stage1", TuneReporter(row), study).summary)
     return replace(
         row,
         params=summary["parameters"],
@@ -104,7 +106,7 @@ def run_trial(parameters: dict[str, Any]) -> None:
     trial = parameters["trial"]
     row, config = Row(**trial["row"]), configuration.from_dict(trial["config"])
     try:
-        row = measure(config, row)
+        row = measure(config, row, Process(**trial["study"]))
     except DivergedError as error:
         row = replace(row, val_nats=math.inf, status=f"failed: diverged: {' '.join(str(error).split())}")
     except Exception as error:

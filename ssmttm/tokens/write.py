@@ -30,6 +30,7 @@ from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.hardware import multiplies_bf16, torch_threads
+from ssmttm.lease import hold
 from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
 from ssmttm.tokens.card import DatasetStatistics, attribution_csv, dataset_card
 from ssmttm.tokens.decode import RemoveVocals, Segment, read_segments
@@ -323,8 +324,18 @@ def preprocess(
 
     Raises:
         UserError: if the source is missing or yields no row, the codec is missing or of another kind than
-            `codec.name`, or `corpus.out` holds another dataset.
+            `codec.name`, or `corpus.out` holds another dataset or is written by another job.
     """
+    out = writer.config.corpus.out
+    if storage.exists(storage.join(out, COMMIT_NAME)):  # nothing will be written
+        return _preprocess(writer, execute)
+    with hold(out, "choose another corpus.out"):
+        return _preprocess(writer, execute)
+
+
+def _preprocess(
+    writer: PartWriter, execute: Callable[[PartWriter, Sequence[Plan]], Iterator[PartReport]]
+) -> PreprocessResult:
     started = time.perf_counter()
     config, out = writer.config, writer.config.corpus.out
     kind = writer.codec.describe()["name"]

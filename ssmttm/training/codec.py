@@ -23,6 +23,7 @@ from ssmttm.codec.store import save_codec
 from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads
+from ssmttm.lease import Process, hold
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
 from ssmttm.tracking import Tracker
@@ -33,13 +34,14 @@ HELD_OUT_CLIPS = 16
 SAMPLE_CLIPS = 4
 
 
-def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any]:
+def train_codec(config: Config, tracker: Tracker | None = None, job: Process | None = None) -> dict[str, Any]:
     """Fit the codec that `config.codec` describes on `codec.fit_clips` seeded training clips of `corpus.source`, and
     write it with its report to `codec.path`. A finished codec of the same settings is left as it is.
 
     Args:
         config: paths absolute.
         tracker: where figures and samples go besides; by default a run of its own, ended here.
+        job: the process that this one works for, if it is a worker.
 
     Returns:
         The report: `logmel_l1` (all codebooks), `logmel_l1_coarse` (codebook 0), `logmel_l1_latents` (coarse and
@@ -47,8 +49,8 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
         clips, and seconds.
 
     Raises:
-        UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, or the codec is not one
-            that is fitted.
+        UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings or is written by another
+            job, or the codec is not one that is fitted.
     """
     kind = CODECS.find(config.codec.name)
     if not kind.is_fitted:
@@ -60,9 +62,16 @@ def train_codec(config: Config, tracker: Tracker | None = None) -> dict[str, Any
         raise UserError(f"codec.name={config.codec.name} takes no vocoder; leave out codec.vocoder=neural")
     settings = _settings(config)
     done = _finished(config.codec.path, settings)
-    if done is not None:
-        print(f"codec is already finished: {storage.join(config.codec.path, REPORT_NAME)}", flush=True)
-        return done
+    if done is None:
+        with hold(config.codec.path, "choose another codec.path", job):
+            done = _finished(config.codec.path, settings)  # by now, perhaps
+            if done is None:
+                return _fit(config, settings, tracker)
+    print(f"codec is already finished: {storage.join(config.codec.path, REPORT_NAME)}", flush=True)
+    return done
+
+
+def _fit(config: Config, settings: dict[str, dict[str, Any]], tracker: Tracker | None) -> dict[str, Any]:
     own = tracker or Tracker.start(config, RUN_NAME, storage.join(config.train.out, RUN_NAME), {"stage": "codec"})
     try:
         report = _fit_and_measure(config, settings, own)

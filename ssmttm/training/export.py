@@ -15,6 +15,7 @@ from ssmttm.bundle.save import ARCHITECTURE, write_bundle
 from ssmttm.codec.store import load_codec
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.lease import hold
 from ssmttm.model import weights
 from ssmttm.tokens.card import ATTRIBUTION_NAME, allow_list
 from ssmttm.tracking.mlflow_run import read_note
@@ -111,7 +112,7 @@ def export_bundle(
     Raises:
         UserError: if a run is unfinished or of the other stage, if the two were not trained on the same codec and
             text encoder, if stage 1 models more than codebook 0 beside a stage 2 or no more without one, if the
-            attribution of the data is gone, or if the bundle cannot be registered.
+            attribution of the data is gone, if another job writes there, or if the bundle cannot be registered.
     """
     asked: dict[StageName, tuple[str, str | None]] = {"stage1": (stage1_run, stage1_checkpoint)}
     if stage2_run is not None:
@@ -119,7 +120,7 @@ def export_bundle(
     elif stage2_checkpoint is not None:
         raise UserError(f"checkpoint {stage2_checkpoint} of stage 2 needs its run; give that too")
     registry = _registry(Run(stage1_run), tracking_uri) if register else None
-    with tempfile.TemporaryDirectory() as folder:
+    with hold(out, "choose another --out"), tempfile.TemporaryDirectory() as folder:
         trained = {stage: _trained(run, stage, checkpoint, folder) for stage, (run, checkpoint) in asked.items()}
         descriptions = {stage: description for stage, (_, description, _) in trained.items()}
         _check_fit(stage1_run, stage2_run, descriptions)

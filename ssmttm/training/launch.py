@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ssmttm import storage
 from ssmttm.config import Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
 from ssmttm.hardware import tune_allocator
+from ssmttm.lease import Process, hold, join
 from ssmttm.training.deepspeed_engine import DeepSpeedEngine, base_config, deepspeed_config
 from ssmttm.training.engine import Engine, LossModule, State, TorchEngine
 from ssmttm.training.order import batch_shape
@@ -57,35 +59,37 @@ def make_task(stage: StageName, config: Config) -> StageTask:
     return TASKS[stage](config)
 
 
-def train(config: Config, stage: StageName, listener: Listener | None = None) -> Run:
+def train(config: Config, stage: StageName, listener: Listener | None = None, job: Process | None = None) -> Run:
     """Train a stage to the end, continuing what an earlier start of the same run left. A finished run is left
     as it is.
 
     Args:
         listener: hears what the tracker hears; in process only (`train.launch=local`).
+        job: the process that this one works for, if it is a worker of a study.
 
     Raises:
-        UserError: for settings, data or a run name that cannot be used.
+        UserError: for settings, data or a run name that cannot be used, one that another job writes to among them.
         SystemExit: with code 143 after SIGTERM, once a checkpoint is written.
     """
     startup = StartUp(time.time())
     check_launch(config.train)
-    config = decided(config, stage)
-    run = prepare(config, stage)
-    if run is None:
-        done = run_of(config, stage)
-        print(f"{stage} is already finished: {done.summary}", flush=True)
-        return done
-    startup.ended("checks")
-    try:
-        if config.train.launch == "local":
-            train_locally(config, stage, run, startup, listener)
-        else:
-            train_on_ray(config, stage, run, startup)
-    except TrainingStoppedError as stopped:
-        print(str(stopped), flush=True)
-        raise SystemExit(EXIT_STOPPED) from None
-    return run
+    named = run_of(config, stage)
+    with hold(named.uri, "choose another train.name", job) as lease:
+        config = decided(config, stage)
+        run = prepare(config, stage)
+        if run is None:
+            print(f"{stage} is already finished: {named.summary}", flush=True)
+            return named
+        startup.ended("checks")
+        try:
+            if config.train.launch == "local":
+                train_locally(config, stage, replace(run, lease=lease), startup, listener)
+            else:
+                train_on_ray(config, stage, replace(run, lease=lease), startup)
+        except TrainingStoppedError as stopped:
+            print(str(stopped), flush=True)
+            raise SystemExit(EXIT_STOPPED) from None
+    return named
 
 
 def check_launch(config: TrainConfig) -> None:
@@ -276,11 +280,17 @@ def _engine_factory(config: Config) -> Callable[[LossModule, list[dict[str, Any]
     return make
 
 
+@contextmanager
+def _joined(uri: str, token: str) -> Iterator[Run]:
+    with join(uri, token) as lease:
+        yield Run(uri, lease)
+
+
 def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     """What each Ray Train worker runs. Ends that a restart could not mend are returned, not raised."""
     import ray.train
 
-    stage, run = arguments["stage"], Run(arguments["run"])
+    stage, uri = arguments["stage"], arguments["run"]
     config = decided(from_dict(arguments["config"]), stage)  # perhaps since this fit began
     startup = StartUp(**arguments["startup"])
     startup.ended("workers")
@@ -289,14 +299,15 @@ def _worker(arguments: dict[str, Any]) -> tuple[str, str]:
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     first = ray.train.get_context().get_world_rank() == 0
     try:
-        if first:
-            shape = batch_shape(config.train, config.train.workers)
-            storage.write_json(run.path("deepspeed.json"), deepspeed_config(config.train, shape))
         with (
+            _joined(uri, arguments["lease"]) if first else nullcontext(Run(uri)) as run,
             noticing() as preempted,
             StopFile(run).watched() if first else nullcontext(threading.Event()) as stop,
             tracking_stage(config, stage, run) if first else nullcontext() as tracker,
         ):
+            if first:
+                shape = batch_shape(config.train, config.train.workers)
+                storage.write_json(run.path("deepspeed.json"), deepspeed_config(config.train, shape))
             task = make_task(stage, config)
             startup.ended("data")
             Trainer(
@@ -354,6 +365,7 @@ def train_on_ray(config: Config, stage: StageName, run: Run, startup: StartUp) -
             "config": config.model_dump(mode="json"),
             "stage": stage,
             "run": run.uri,
+            "lease": run.lease.token if run.lease else "",
             "startup": vars(startup),
         },
         torch_config=_noticing_config(),

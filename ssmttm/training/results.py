@@ -111,6 +111,7 @@ def write_results(
     }
 
     def write() -> list[str]:
+        run.check_ours()
         save_model(run.weights, task.name, state, description)
         samples = _write_samples(_draw_samples(task, engine, state), run.path("samples"), run)
         storage.write_json(run.summary, summary)

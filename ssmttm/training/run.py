@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ssmttm import storage
@@ -16,6 +16,7 @@ from ssmttm.bundle import initial
 from ssmttm.codec.store import load_codec
 from ssmttm.config import SECTIONS, CodecConfig, Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
+from ssmttm.lease import Lease
 from ssmttm.model.denoisers.registry import DENOISERS
 from ssmttm.model.mixers.registry import BACKBONES
 from ssmttm.tokens.read import read_dataset_info
@@ -27,12 +28,19 @@ STEPS = "steps.json"  # how many steps `train.minutes` led to
 
 @dataclass(frozen=True)
 class Run:
-    """Names of everything in a run's folder."""
+    """Names of everything in a run's folder. `lease`: by which this process may write there; None for who only reads,
+    or answers for it otherwise."""
 
     uri: str
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
     def path(self, *parts: str) -> str:
         return storage.join(self.uri, *parts)
+
+    def check_ours(self) -> None:
+        """Raises LeaseLostError if another job writes here by now."""
+        if self.lease is not None:
+            self.lease.check()
 
     @property
     def checkpoints(self) -> str:

@@ -23,6 +23,7 @@ from ssmttm.codec.store import load_codec, save_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads, tune_allocator
+from ssmttm.lease import Process, hold
 from ssmttm.sources.readers import read_source
 from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
 from ssmttm.training.run import Run
@@ -36,19 +37,20 @@ SPEED_THREADS = 2
 SAMPLE_CLIPS = 4
 
 
-def train_vocoder(config: Config) -> dict[str, Any]:
+def train_vocoder(config: Config, job: Process | None = None) -> dict[str, Any]:
     """Train a vocoder on top of the codec at `codec.path`, on `vocoder.clips` seeded training clips of
     `corpus.source`, and write it there. A finished one of the same settings is left as it is; an unfinished one goes
     on from its newest checkpoint.
 
     Args:
         config: paths absolute.
+        job: the process that this one works for, if it is a worker.
 
     Returns:
         The codec's report, with the figures of `compare` under `vocoder`.
 
     Raises:
-        UserError: if the corpus cannot be used, or codec or run are of other settings.
+        UserError: if the corpus cannot be used, or codec or run are of other settings or written by another job.
         TrainingStoppedError: after SIGTERM, once a checkpoint is written.
     """
     tune_allocator()
@@ -63,8 +65,16 @@ def train_vocoder(config: Config) -> dict[str, Any]:
     loaded = load_codec(path)
     if not loaded.takes_vocoder:
         raise UserError(f"codec.path={path} holds a codec that takes no vocoder; leave out codec.vocoder=neural")
-    codec = cast(MiniCodec, loaded)  # whose vocoder this is
-    run = _prepare(config, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
+    folder = storage.join(config.train.out, config.train.name or RUN_NAME)
+    with hold(path, "choose another codec.path", job), hold(folder, "choose another train.name", job) as lease:
+        return _train(config, cast(MiniCodec, loaded), report, settings, Run(folder, lease))
+
+
+def _train(
+    config: Config, codec: MiniCodec, report: dict[str, Any], settings: dict[str, Any], run: Run
+) -> dict[str, Any]:
+    path = config.codec.path
+    _prepare(run, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
     tracks = read_source(config.corpus.source, config.corpus)
     chosen = choose_clips(tracks, config.vocoder.clips, config.train.seed)
     refused: list[str] = []
@@ -97,15 +107,12 @@ def train_vocoder(config: Config) -> dict[str, Any]:
     return storage.read_json(storage.join(path, REPORT_NAME))
 
 
-def _prepare(config: Config, asked: dict[str, dict[str, Any]]) -> Run:
-    """The run's folder, checked to be of these settings."""
-    run = Run(storage.join(config.train.out, config.train.name or RUN_NAME))
+def _prepare(run: Run, asked: dict[str, dict[str, Any]]) -> None:
+    """Check the run's folder to be of these settings."""
     if storage.exists(run.path("config.json")):
         started = f"run {run.uri} was started"
         check_same(started, storage.read_json(run.path("config.json")), asked, "train.name")
-    storage.make_dirs(run.uri)
     storage.write_json(run.path("config.json"), asked)
-    return run
 
 
 def _scalars(figures: dict[str, Any]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ssmttm import storage
 from ssmttm.errors import UserError
+from ssmttm.lease import LeaseLostError
 from ssmttm.training.checkpoint import Checkpoint, CheckpointStore
 from ssmttm.training.run import Run
 
@@ -38,6 +39,8 @@ def persistently(action: Callable[[], Value], uri: str) -> Value:
         started = time.monotonic()
         try:
             return action()
+        except LeaseLostError:
+            raise
         except Exception as error:  # each storage library raises its own
             if not storage.is_remote(uri) and not isinstance(error, OSError | UserError):
                 raise
@@ -176,9 +179,14 @@ class RunWriter:
 
     def begin(self, job: Callable[[], Any], uri: str) -> None:
         """Begin to write anything else, by a job that may be repeated. Waits for the one before."""
+
+        def if_ours() -> None:
+            self._run.check_ours()
+            job()
+
         self.join()
         if self.error is None:
-            self._thread = threading.Thread(target=self._work, args=(job, uri), name="writer", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(if_ours, uri), name="writer", daemon=True)
             self._thread.start()
 
     def set_landmark(self, step: int | None) -> None:

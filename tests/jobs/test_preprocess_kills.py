@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from file_s3 import Server
 
 from ssmttm import config, storage
 from ssmttm.codec.base import Codec
@@ -68,6 +68,10 @@ def wait_until(happened: Callable[[], bool], job: subprocess.Popen[str], seconds
         time.sleep(0.02)
 
 
+def stored_shards(server: Server) -> int:
+    return len(list((server.folder / "bucket").glob("tokens%2Fshards%2F*")))
+
+
 def finished_shards(folder: Path) -> int:
     return len(list(folder.glob("shards/*.parquet")))
 
@@ -95,46 +99,11 @@ def test_killed_and_started_again_it_gives_the_same_bytes(
     assert all(path.stat().st_mtime_ns == modified for path, modified in before.items())  # no finished part redone
 
 
-class Server:
-    """An S3 server that can be killed and comes back with what it held."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_MAX_ATTEMPTS": "2",  # ours come on top
-        }
-
-    def start(self) -> None:
-        script = str(ROOT / "tests" / "file_s3.py")
-        self.process = subprocess.Popen([sys.executable, script, str(self.folder), str(self.port)])
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("the server did not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def shards(self) -> int:
-        return len(list((self.folder / "bucket").glob("tokens%2Fshards%2F*")))
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made = Server(tmp_path / "s3")
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
-    (made.folder / "bucket").mkdir(parents=True)
     made.start()
     yield made
     made.kill()
@@ -148,7 +117,7 @@ def test_on_s3_a_killed_server_costs_a_restart_and_nothing_else(
             storage.write_bytes(f"s3://bucket/{name}/{path.name}", path.read_bytes())
     arguments = ("s3://bucket/music", "s3://bucket/tokens", "s3://bucket/codec", server.environment)
     job = start(*arguments)
-    wait_until(lambda: server.shards() >= 5, job)
+    wait_until(lambda: stored_shards(server) >= 5, job)
     server.kill()
     output, _ = job.communicate(timeout=400)
     assert job.returncode == 2, output[-3000:]
@@ -157,7 +126,7 @@ def test_on_s3_a_killed_server_costs_a_restart_and_nothing_else(
     assert "the storage failed 6 times" in line
     assert "not-audio" not in output
     server.start()
-    held = server.shards()
+    held = stored_shards(server)
     assert 5 <= held < len([name for name in undisturbed if name.startswith("shards/")])
     job = start(*arguments)
     output, _ = job.communicate(timeout=300)

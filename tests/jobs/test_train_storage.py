@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import s3fs
-from test_preprocess_kills import Server, server  # noqa: F401  the fixture
+from file_s3 import Server
+from test_preprocess_kills import server  # noqa: F401  the fixture
 from test_train_jobs import COMPARABLE, ON_RAY, assert_same_numbers, command, run_local, start
 
 from ssmttm import config, storage
