@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ssmttm import storage
@@ -75,6 +76,26 @@ def _refusals() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """While the block lasts, no other run of this machine is in one for the same SQLite database. MLflow makes its
+    tables at the first use without asking whether another process is about to, and two that do leave a database that
+    is neither's. The lock is on the database's folder, which leaves no file behind."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        yield
+        return
+    folder = os.path.dirname(os.path.abspath(path.partition("?")[0]))
+    os.makedirs(folder, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some shared mounts have no locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 class MlflowRun:
     """Receives for one MLflow run: the one that the folder remembers, else a new one.
 
@@ -95,13 +116,14 @@ class MlflowRun:
             uri = config.tracking.uri or default_uri(config.train.out)
         except (ImportError, UserError) as error:
             raise UnusableError(str(error)) from error
-        self._client = mlflow.MlflowClient(uri)
         known = read_note(run_dir)
-        run_id = self._again(known["run_id"]) if known and known["tracking_uri"] == uri else None
+        with _alone(uri):
+            self._client = mlflow.MlflowClient(uri)
+            run_id = self._again(known["run_id"]) if known and known["tracking_uri"] == uri else None
+            experiment_id = self._experiment(config) if run_id is None else ""
         self._continued, self._restored = run_id is not None, restored
         self._last_steps: dict[str, int] = {}
         if run_id is None:
-            experiment_id = self._experiment(config)
             run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
             note = {"tracking_uri": uri, "experiment_id": experiment_id, "run_id": run_id}
             storage.write_json(storage.join(run_dir, NOTE_NAME), note)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +166,43 @@ def test_a_held_tracker_that_never_begins_still_says_how_it_ended(tmp_path: Path
     tracker.finish("FAILED")
     note = storage.read_json(str(tmp_path / "run" / "mlflow.json"))
     assert MlflowClient(note["tracking_uri"]).get_run(note["run_id"]).info.status == "FAILED"
+
+
+TOGETHER = """
+import sys
+from ssmttm import config
+from ssmttm.tracking import Tracker
+from ssmttm.tracking.mlflow_run import import_mlflow
+
+client = import_mlflow().MlflowClient
+import mlflow.store.tracking.sqlalchemy_store
+print("ready", flush=True)
+sys.stdin.readline()
+settings = config.load("tiny", [f"train.out={sys.argv[1]}"])
+tracker = Tracker.start(settings, sys.argv[2], f"{sys.argv[1]}/{sys.argv[2]}")
+for step in range(3):
+    tracker.metrics({"loss": 1.0}, step)
+tracker.finish()
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_start_together_lose_nothing(tmp_path: Path) -> None:
+    """On a fresh folder, where each finds no database yet."""
+    from mlflow import MlflowClient
+
+    names, pipes = ["a", "b", "c"], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path)]
+    jobs: list[Any] = [subprocess.Popen([*command, name], text=True, **pipes) for name in names]  # type: ignore[call-overload]
+    for job in jobs:
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        job.stdin.write("\n")
+        job.stdin.flush()
+    said = [job.communicate(timeout=200)[1] for job in jobs]
+    assert said == [""] * len(names)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for name in names:
+        run = storage.read_json(str(tmp_path / name / "mlflow.json"))["run_id"]
+        assert [point.step for point in client.get_metric_history(run, "loss")] == [0, 1, 2]
+        assert client.get_run(run).info.status == "FINISHED"
