@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"file/stage1 cannot be written \(Not a directory\); choose another train.name"),
+        pytest.raises(UserError, match="file/stage1 cannot be written: a part of its path is a file"),
         hold(str(tmp_path / "file" / "stage1"), INSTEAD),
     ):
         pass
