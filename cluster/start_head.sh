@@ -16,6 +16,29 @@ if [ "$RAY_AUTH_MODE" = token ]; then
   ray get-auth-token --generate >/dev/null
 fi
 
+# The value of an option among the arguments: option NAME DEFAULT ARGUMENTS...
+option() {
+  local name=$1 value=$2
+  shift 2
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      "$name") value="${2:-$value}" ;;
+      "$name="*) value="${1#*=}" ;;
+    esac
+    shift
+  done
+  echo "$value"
+}
+
+# With a busy port Ray would end in a trace, or go on with another than the one that jobs are submitted to.
+for use in "--port $(option --port 6379 "$@")" "--dashboard-port $(option --dashboard-port 8265 "$@")"; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/${use#* }") 2>/dev/null; then
+    echo "error: port ${use#* } is in use, perhaps by a head that runs here already: stop that with" \
+      ".venv/bin/ray stop, or give another ${use% *}" >&2
+    exit 1
+  fi
+done
+
 ray start --head --dashboard-host 127.0.0.1 --disable-usage-stats "$@"
 
 cat <<MESSAGE
