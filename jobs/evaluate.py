@@ -24,8 +24,12 @@ def measure(settings: config.Config) -> None:
         print(comparison.write(compare(settings), settings.evaluate.out), end="")
         return
     content = evaluate(settings)
-    for name, row in content["adherence"].items():
-        print(f"{name:14s}" + "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
+    heard = "  ".join(
+        f"{name} {row['generated']:.2f}" + (f" ({row['shuffled']:.2f})" if "shuffled" in row else "")
+        for name, row in content["adherence"].items()
+        if "generated" in row
+    )
+    print(f"follows the prompt (shuffled prompts): {heard}")
     print(f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s")
 
 

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ssmttm import config
+from ssmttm.cluster import connect
 from ssmttm.errors import UserError, exit_on_user_error
-from ssmttm.tokens.card import summary_table
+from ssmttm.tokens.card import summary_line
 from ssmttm.tokens.plan import Plan
 from ssmttm.tokens.schema import PartReport
 from ssmttm.tokens.write import PartWriter, preprocess, preprocess_local
@@ -75,11 +76,9 @@ def main(argv: list[str] | None = None) -> None:
         if settings.train.launch == "local":
             result = preprocess_local(settings)
         else:
-            import ray
-
-            ray.init(ignore_reinit_error=True)
+            connect()
             result = preprocess(PartWriter(settings), execute_with_ray)
-        print(f"\n{settings.corpus.out}\n{summary_table(result.dataset, result.reports, result.wall_s)}")
+        print(f"{settings.corpus.out}: {summary_line(result.dataset, result.reports, result.wall_s)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ What is finished is left as it is; an unfinished vocoder goes on from its newest
 
 from __future__ import annotations
 
+from ssmttm.cluster import connect
 from ssmttm.config import Config, parse_arguments
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.lease import Process
@@ -35,9 +36,9 @@ def train_on_ray(config: Config) -> None:
     Raises:
         UserError: as `train` does.
     """
+    connect()
     import ray
 
-    ray.init(ignore_reinit_error=True)
     # One task runs on one node, whatever number of workers the training jobs have.
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
     cpus = min(config.train.workers * config.train.cpus_per_worker, largest)

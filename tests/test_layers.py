@@ -16,6 +16,7 @@ LAYERS = {
     "ssmttm.errors": 0,
     "ssmttm.storage": 0,
     "ssmttm.lease": 0,
+    "ssmttm.cluster": 0,
     "ssmttm.registry": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,

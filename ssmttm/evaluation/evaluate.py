@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
+from ssmttm.cluster import connect
 from ssmttm.codec.store import load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
@@ -60,6 +61,7 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
                 progress.update()
         return results
 
+    connect()
     import ray
     from ray.util import ActorPool
 
@@ -71,7 +73,6 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
         def run(self, i: int, method: str, arguments: tuple[Any, ...]) -> tuple[int, Any]:
             return i, getattr(self.studio, method)(*arguments)
 
-    ray.init(ignore_reinit_error=True)
     gpus = int(settings.train.use_gpu)
     workers = min(int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)), len(tasks))
     if not workers:

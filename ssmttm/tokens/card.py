@@ -176,19 +176,16 @@ are derived from the tracks: the licences' terms, attribution above all, carry o
 """
 
 
-def summary_table(dataset: dict[str, Any], reports: Sequence[PartReport], wall_s: float) -> str:
-    """What a finished job prints: the dataset and the work of this run. Throughput counts what this run encoded."""
+def summary_line(dataset: dict[str, Any], reports: Sequence[PartReport], wall_s: float) -> str:
+    """What a finished job says: the dataset and the work of this run. Throughput counts what this run encoded."""
     hours = sum(dataset["seconds_by_split"].values()) / 3600
-    encoded = sum(report.seconds for report in reports if not report.skipped) / 3600
+    encoded = sum(report.seconds for report in reports if not report.skipped)
     reasons = ", ".join(f"{reason} {number}" for reason, number in dataset["rejects_by_reason"].items())
-    lines = {
-        "rows": " + ".join(f"{rows} {split}" for split, rows in dataset["rows_by_split"].items()),
-        "audio": f"{hours:.3f} h from {dataset['tracks']} tracks",
-        "captions": f"{dataset['captions']} ({dataset['captions_overlong']} too long)",
-        "rejects": f"{dataset['rejects']}" + (f" ({reasons})" if reasons else ""),
-        "parts": f"{sum(not report.skipped for report in reports)} written, "
-        f"{sum(report.skipped for report in reports)} found finished",
-        "time": f"{wall_s:.1f} s",
-        "throughput": f"{encoded * 3600 / wall_s:.0f} hours of audio per hour" if encoded else "nothing left to encode",
-    }
-    return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
+    rows = " + ".join(f"{rows} {split}" for split, rows in dataset["rows_by_split"].items())
+    rejects = f"{dataset['rejects']} rejects" + (f" ({reasons})" if reasons else "")
+    found = sum(report.skipped for report in reports)
+    parts = f"{len(reports)} parts" + (f", {found} found finished," if found else "") + f" in {wall_s:.1f} s"
+    speed = f", {encoded / wall_s:.0f} hours of audio per hour" if encoded else ""
+    return f"{rows} rows, {hours:.3f} h from {dataset['tracks']} tracks, {rejects}; " + (
+        f"{parts}{speed}" if reports else "finished before"
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ssmttm import storage
+from ssmttm import cluster, storage
 from ssmttm.config import Config, TrainConfig, from_dict
 from ssmttm.errors import UserError
 from ssmttm.hardware import tune_allocator
@@ -180,15 +180,11 @@ def check_cluster(config: Config, nodes: list[dict[str, Any]]) -> str:
 
 
 def connect() -> None:
-    """Attach to the cluster that RAY_ADDRESS names (inside a submitted job, its own), else start one here."""
-    import ray
-
+    """Attach to a cluster, see `cluster.connect`, with Ray Train as we use it."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # report() waits one interval; default 2 s
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every progress line is shown twice
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS", "")
-        # An http address is that of the job server, which `ray job submit` reads from the same variable.
-        ray.init(address="local" if not address or address.startswith("http") else address)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # see `_replace_handler`
+    cluster.connect()
 
 
 class StopFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import shlex
@@ -20,18 +19,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
+from ssmttm.cluster import be_quiet, check_address, free_port, without_noise
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 FAILURE_LINES = 40
 START_TIMEOUT_S = 180  # a cluster on a busy machine takes its time before it accepts jobs
-CHATTER = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-    "ray._private.runtime_env.working_dir",
-    "ray.worker",
-)
 
 
 class JobFailedError(RuntimeError):
@@ -45,12 +39,16 @@ def job_client() -> Iterator[JobSubmissionClient]:
     The cluster started here listens on 127.0.0.1 alone and asks for a token. Unless the environment holds one, a
     token for this cluster alone is drawn and handed on through the environment: nothing is read from or left in the
     home folder.
+
+    Raises:
+        UserError: if nothing answers at that address.
     """
     # Jobs call `python` and `ssmttm`: they must be this environment's, activated or not.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    be_quiet()
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        check_address(address)
         from ray.job_submission import JobSubmissionClient
 
         yield JobSubmissionClient(address)
@@ -61,12 +59,6 @@ def job_client() -> Iterator[JobSubmissionClient]:
         from ray.job_submission import JobSubmissionClient
 
         yield JobSubmissionClient(url)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -91,11 +83,11 @@ def _local_head() -> Iterator[str]:
     other's jobs: `ray.init` can set neither, so this is `ray start`.
     """
     folder = tempfile.mkdtemp(prefix="ssmttm-ray-")
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block", "--port=0"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--temp-dir={folder}", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats"]
     with open(os.path.join(folder, "head.log"), "w+", encoding="utf-8") as log:
         head = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -152,7 +144,7 @@ async def _follow(client: JobSubmissionClient, job: str, log_path: str) -> None:
         async for lines in client.tail_job_logs(job):
             log.write(lines)
             log.flush()
-            sys.stdout.write(lines)
+            sys.stdout.write(without_noise(lines))
             sys.stdout.flush()
 
 
@@ -169,8 +161,6 @@ def run_job(client: JobSubmissionClient, command: Sequence[str], folder: str, lo
         JobFailedError: if it does not succeed.
         KeyboardInterrupt, SystemExit: after stopping the job.
     """
-    for name in CHATTER:
-        logging.getLogger(name).setLevel(logging.ERROR)
     with open(os.path.join(folder, "runtime_env.yaml"), encoding="utf-8") as file:
         runtime_env = yaml.safe_load(file)
     job = _submit(client, command, {"working_dir": folder, **runtime_env})

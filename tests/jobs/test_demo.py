@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import test_noise
 
 from jobs import demo
 from ssmttm import audio, storage
@@ -175,6 +176,7 @@ def test_the_demo_itself(tmp_path: Path) -> None:
     out = str(tmp_path / "demo")
     first = run_demo(out)
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
+    test_noise.check(test_noise.own_lines(first.stdout + first.stderr))
     assert run_demo(out).stdout.count("done already") == len(ORDER)
 
     summary = storage.read_json(f"{out}/summary.json")

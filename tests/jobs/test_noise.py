@@ -1,0 +1,53 @@
+"""What a person reads who starts a job: its own lines, and nothing alarming that means nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MOST = 15
+# Progress: steps and validations of a training, bars, and the demo's steps.
+PROGRESS = re.compile(r"step \d+(/\d+)?  |%\||(it|clip|book|part|file|task|piece)(/s|s?/)|\[\w+\] (step \d|\d+ s)")
+FOREIGN = re.compile(r"WARNING|Traceback|Exception|RAY_AUTH_MODE=disabled|core_worker\.cc|TrainingReport")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def own_lines(text: str) -> list[str]:
+    """Lines beside progress, without the colours and the worker's name that Ray puts before them."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "\n")
+    lines = [re.sub(r"^\(\w+ pid=\d+[^)]*\) ?", "", line).strip() for line in plain.splitlines()]
+    return [line for line in lines if line and not PROGRESS.search(line)]
+
+
+def check(lines: list[str]) -> None:
+    shown = "\n".join(lines)
+    assert len(lines) <= MOST, f"{len(lines)} lines:\n{shown}"
+    assert not [line for line in lines if FOREIGN.search(line)], shown
+
+
+@pytest.mark.parametrize("launch", ["local", "ray"])
+def test_a_training_prints_its_own_lines(launch: str, tiny_tokens: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """With tracking, as it is by default, and in a home that holds no token yet."""
+    words = [f"train.data={tiny_tokens}", f"train.out={tmp_path}", f"codec.path={tiny_folder}/codec"]
+    words += [f"train.launch={launch}", "train.cpus_per_worker=0.5"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "train_stage1.py"), "--preset", "tiny", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**environment, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout
+    lines = own_lines(done.stdout)
+    check(lines)
+    assert any(line.startswith("stage1 finished: ") for line in lines), "the job's own lines are shown"
