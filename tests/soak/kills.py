@@ -41,7 +41,7 @@ PATIENCE_S = 900.0
 STEPS = {"local": 60, "ray": 120}
 WORDS = ("train.checkpoint_every=3", "train.validate_every=20", "train.log_every=5", "train.ema=0.9", "train.samples=0")
 _processes = multiprocessing.get_context("forkserver")  # which imports what takes long once, for all starts
-_processes.set_forkserver_preload(["ssmttm.training.launch", "ray", "deepspeed"])
+_processes.set_forkserver_preload(["__main__", "ssmttm.training.launch", "ray", "deepspeed"])
 
 
 def _train(words: list[str], log: str, address: str) -> None:
