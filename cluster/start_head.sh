@@ -39,6 +39,9 @@ for use in "--port $(option --port 6379 "$@")" "--dashboard-port $(option --dash
   fi
 done
 
+# Whoever does not read the service's answers is hung up on by Ray's proxies, if Serve is used.
+export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="${RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH:-serve.pace:middlewares}"
+
 ray start --head --dashboard-host 127.0.0.1 --disable-usage-stats "$@"
 
 cat <<MESSAGE

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pydantic import ValidationError
 from ray import serve as ray_serve
@@ -16,6 +19,8 @@ from serve.app import Arguments, build
 from ssmttm.errors import UserError, exit_on_user_error
 
 HOST, PORT = "127.0.0.1", 8000
+APP = "ssmttm"
+MARGIN_S = 10.0
 
 
 def read(words: Sequence[str]) -> tuple[int, Arguments]:
@@ -54,7 +59,27 @@ def main(words: Sequence[str]) -> None:
         check_free(port)
         application = build(arguments)
     ray_serve.start(http_options={"host": HOST, "port": port})
-    ray_serve.run(application, blocking=True)
+    ray_serve.run(application, name=APP)
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    print(f"the service answers on http://{HOST}:{port}; Ctrl-C or SIGTERM ends it", flush=True)
+    asked.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    end(arguments.limits.grace_s)
+
+
+def end(grace_s: float) -> None:
+    """Let clips in the making be made, and give jobs back, before Serve ends: it closes its connections first."""
+    print(f"ending: clips in the making have {grace_s:g} s, jobs go on at the next start", flush=True)
+    try:
+        ray_serve.get_app_handle(APP).broadcast("end").results(timeout_s=grace_s + MARGIN_S)
+    except Exception as error:  # then as Serve ends by itself
+        print(f"the service could not be told to end ({error}); clips may break off", file=sys.stderr)
+    with suppress(TimeoutError):
+        ray_serve.delete(APP)  # when the last answer is out
+    ray_serve.shutdown()
 
 
 if __name__ == "__main__":

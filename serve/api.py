@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 import ssmttm
 from serve import page, problems
-from serve.delivery import TOO_LATE, Delivery, GoneError, as_json, as_wav_stream, encoded
+from serve.delivery import TOO_LATE, Delivery, GoneError, IsGone, as_json, as_wav_stream, encoded
 from serve.guard import Guard
 from serve.job_routes import add_job_routes
 from serve.job_runner import JobRunner
 from serve.jobs import JobsError
-from serve.limits import Keys, Limits, Places
+from serve.limits import ENDING, Keys, Limits, Places
 from serve.metrics import MEDIA_TYPE, Metrics
 from serve.schema import MEDIA_TYPES, ClipList, Error, Health, Model, ModelList, MusicForm, Upload
 from serve.service import Service
@@ -99,7 +99,7 @@ class Answers:
         if form.stream:
             return await self._stream(wanted[0], request, model)
         with self._places.taken(len(wanted) - request.state.places):
-            made = [asyncio.ensure_future(self._delivery.whole(one, request.is_disconnected)) for one in wanted]
+            made = [asyncio.ensure_future(self._delivery.whole(one, self._is_gone(request))) for one in wanted]
             try:
                 clips = await asyncio.gather(*made)
             finally:
@@ -114,11 +114,19 @@ class Answers:
         headers = headers_of(model, wanted[0], form.format)
         return Response(data, media_type=MEDIA_TYPES[form.format], headers=headers)
 
+    def _is_gone(self, request: Request) -> IsGone:
+        async def is_gone() -> bool:
+            if self._places.are_closed:
+                raise RefusedError(ENDING)
+            return await request.is_disconnected()
+
+        return is_gone
+
     async def _stream(self, wanted: MusicRequest, request: Request, model: Model) -> Response:
         place = ExitStack()
         place.enter_context(self._places.taken(1 - request.state.places))
         with place:
-            clip = await self._delivery.begin(wanted, request.is_disconnected)
+            clip = await self._delivery.begin(wanted, self._is_gone(request))
             kept = place.pop_all()
         return _Stream(as_wav_stream(clip, model.id, wanted), kept, headers_of(model, wanted, "wav"))
 
@@ -160,7 +168,8 @@ def make_api(
     jobs: JobRunner | None = None,
     tell_id: bool = True,
 ) -> FastAPI:
-    """The routes and their OpenAPI document.
+    """The routes and their OpenAPI document. `state.end` refuses whoever comes, gives jobs back, and returns when the
+    clips in the making are made, or broken off after `limits.grace_s`.
 
     Args:
         keys: none leaves it open to this machine.
@@ -196,6 +205,14 @@ def make_api(
     )
     api.add_middleware(Guard, limits=limits, keys=keys, metrics=metrics, places=places, tell_id=tell_id)
     answers = Answers(service, limits, metrics, places)
+
+    async def end() -> None:
+        ending = asyncio.ensure_future(places.close(limits.grace_s))
+        if jobs is not None:
+            await jobs.stop()
+        await ending
+
+    api.state.end = end
 
     @api.post("/v1/music/generations", response_class=Response, responses=MUSIC)
     async def generate(form: MusicForm, request: Request) -> Response:
@@ -234,7 +251,7 @@ def make_api(
                 ready = await service.counters()
         except (TimeoutError, LostError):
             ready = []
-        if not ready:
+        if not ready or places.are_closing:
             raise HTTPException(503, "no language model is ready; try again later", {"Retry-After": "5"})
         return Health(status="ok")
 

@@ -8,6 +8,7 @@ Start them with: serve run serve.app:build
 
 import json
 import logging
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,7 +60,12 @@ class MusicAPI:
         self._jobs = JobRunner(JobStore(jobs, limits.jobs_keep_s), self._service, limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_api(self._service, self._limits, self._keys, self._jobs, tell_id=False)
+        self._api = make_api(self._service, self._limits, self._keys, self._jobs, tell_id=False)
+        return self._api
+
+    async def end(self) -> None:
+        """Before the application is deleted: see `make_api`."""
+        await self._api.state.end()
 
 
 def listening_host() -> str:
@@ -105,19 +111,26 @@ def build(args: Arguments) -> ray_serve.Application:
     check_bundle(bundle)
     keys = None if args.keys is None else storage.absolute(args.keys)
     Keys.read(keys)  # a mistake in them is told here, before anything is started
-    clips = args.slots + args.waiting
+    # Where this process starts Ray; elsewhere it belongs into the environment of `ray start`.
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.pace:middlewares")
+    clips, grace_s = args.slots + args.waiting, args.limits.grace_s + 5
     resources = {"num_cpus": args.cpus, "num_gpus": args.gpus}
     language_model = ray_serve.deployment(LanguageModel, name="LanguageModel").options(
         num_replicas=args.replicas,
         # One more than it takes, so that it refuses by itself what is too much.
         max_ongoing_requests=clips + 16,
+        graceful_shutdown_timeout_s=grace_s,
         ray_actor_options=resources,
     )
     renderer = ray_serve.deployment(RendererReplica, name="Renderer").options(
-        num_replicas=args.renderers, max_ongoing_requests=clips + 16, ray_actor_options=resources
+        num_replicas=args.renderers,
+        max_ongoing_requests=clips + 16,
+        graceful_shutdown_timeout_s=grace_s,
+        ray_actor_options=resources,
     )
     api = ray_serve.deployment(ray_serve.ingress()(MusicAPI)).options(
         max_ongoing_requests=1000,  # its own limits answer better than Serve's
+        graceful_shutdown_timeout_s=grace_s,
         ray_actor_options={"num_cpus": 0},  # it only waits for the others: two cores must do for all three
     )
     models = language_model.bind(bundle, args.slots, args.waiting, args.compiled, args.deterministic)

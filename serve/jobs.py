@@ -150,7 +150,7 @@ class JobStore:
             row = connection.execute("SELECT * FROM jobs WHERE id = ? AND state = 'done'", (job,)).fetchone()
             if row is None:
                 return None
-            path = self._path(row["file"])
+            path = self._path(row["file"] or "none")
             with suppress(OSError):
                 if os.path.getsize(path) == row["bytes"] or row["bytes"] is None:
                     return path

@@ -21,9 +21,11 @@ from ssmttm.errors import UserError
 KEYS_VARIABLE = "SSMTTM_API_KEYS"
 SHORTEST_KEY = 16
 MOST_BUCKETS = 10_000
+LOOK_S = 0.2  # between looks whether all have left
 WRONG_KEYS_AT_ONCE, WRONG_KEYS_PER_MINUTE = 10, 30  # of each address; later ones wait
 MOST_SLOWED, MOST_SLOWED_IN_ALL = 2, 100  # answers that wait; more are refused at once
 BUSY = Refusal(429, "too many requests are being answered; try again later", 5)
+ENDING = Refusal(503, "the service is ending; try again when it is back", 10)
 
 
 class Limits(BaseModel):
@@ -41,6 +43,9 @@ class Limits(BaseModel):
     burst: int = Field(20, ge=1, description="and at once")
     deadline_s: float = Field(
         120, gt=0, description="seconds without new audio after which a request ends, waiting for its turn included"
+    )
+    grace_s: float = Field(
+        60, ge=0, description="seconds that clips in the making are given when the service ends; jobs go on after it"
     )
     jobs_queued: int = Field(100, ge=0, description="jobs that may wait; more get 429")
     jobs_running: int = Field(2, ge=1, description="jobs that are made at a time by each ingress")
@@ -148,10 +153,22 @@ class Places:
 
     def __init__(self, most: int, on_change: Callable[[int], None] = lambda _: None):
         self._most, self._on_change, self._count = most, on_change, 0
+        self.are_closing = False  # nobody is taken in any more
+        self.are_closed = False  # those who are in are to go
+
+    async def close(self, grace_s: float) -> None:
+        """Take nobody in any more; until all have left, or `grace_s` is over."""
+        self.are_closing = True
+        end = time.monotonic() + grace_s
+        while self._count and time.monotonic() < end:
+            await asyncio.sleep(LOOK_S)
+        self.are_closed = True
 
     @contextmanager
     def taken(self, count: int = 1) -> Iterator[None]:
-        """Raises RefusedError if there are not as many."""
+        """Raises RefusedError if there are not as many, or they are closing."""
+        if self.are_closing and count > 0:  # whoever is in stays in
+            raise RefusedError(ENDING)
         if self._count + count > self._most:
             raise RefusedError(BUSY)
         self._change(count)

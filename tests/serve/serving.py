@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import numpy as np
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
+from serve.pace import Readers
 from serve.schema import MEDIA_TYPES, Model
 from serve.wire import Began, Event, LostError, Refusal
 from ssmttm.engine.request import MusicRequest
@@ -86,6 +88,11 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def impatient() -> list[Middleware]:
+    """`serve.pace.middlewares` with little patience."""
+    return [Middleware(Readers, stall_s=2)]
 
 
 def client_of(api: FastAPI, **arguments: Any) -> httpx.AsyncClient:
