@@ -29,7 +29,7 @@ from serve.jobs import JobStore
 from serve.limits import Limits
 
 ROOT = Path(__file__).parents[2]
-STREAMS, BACKGROUND, JOB_SECONDS = 16, 4, 500
+STREAMS, BACKGROUND, JOB_SECONDS = 16, 4, 60
 
 
 @asynccontextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,10 @@ from serving import free_port
 
 from serve.app import Arguments, build
 from serve.limits import Limits
+
+sys.path.append(str(Path(__file__).parents[1] / "soak"))
+
+from service import PARTS, soak
 
 pytestmark = pytest.mark.slow
 
@@ -120,3 +126,11 @@ def test_nothing_is_left_in_the_slots(url: str) -> None:
             assert await listen(client, 1, asyncio.Event()) == "whole"
 
     asyncio.run(go())
+
+
+def test_whatever_dies_every_request_ends_and_no_slot_or_job_is_lost(url: str) -> None:
+    """In small what `python tests/soak/service.py --kills 50` does."""
+    report = asyncio.run(soak(url, len(PARTS), app="test"))
+    print(report.text())  # shown with pytest -rP
+    assert not report.problems
+    assert set(report.kills) == set(PARTS)

@@ -40,15 +40,17 @@ from serve.app import Arguments, build  # noqa: E402
 from serve.limits import Limits  # noqa: E402
 
 APP = "soak"
+# How Ray names the process of each.
 PARTS = {
-    "language model": f"ray::ServeReplica:{APP}:LanguageModel",
-    "renderer": f"ray::ServeReplica:{APP}:Renderer",
-    "ingress": f"ray::ServeReplica:{APP}:MusicAPI",
+    "language model": "ray::ServeReplica:{app}:LanguageModel",
+    "renderer": "ray::ServeReplica:{app}:Renderer",
+    "ingress": "ray::ServeReplica:{app}:MusicAPI",
     "proxy": "ray::ProxyActor",
     "controller": "ray::ServeController",
 }
 END_S = 240.0  # a request that has no end after so long has none
 GAUGES = ("ssmttm_engine_in_use", "ssmttm_engine_waiting", "ssmttm_in_flight")
+FINE = {"whole", "left", "202"}
 JOB_SECONDS, CLIP_SECONDS = 4.0, 15.0
 
 
@@ -83,12 +85,12 @@ def service(bundle: str, jobs: str) -> Iterator[str]:
         ray_serve.shutdown()
 
 
-def processes(part: str) -> list[psutil.Process]:
-    """Those of a part, among the children of this process: Ray's own are named by what they are."""
+def processes(part: str, app: str) -> list[psutil.Process]:
+    """Those of a part, among the children of this process."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(PARTS[part]):
+            if "".join(process.cmdline()[:1]).startswith(PARTS[part].format(app=app)):
                 found.append(process)
         except psutil.Error:
             continue
@@ -137,13 +139,15 @@ async def until(is_so: Callable[[], Awaitable[bool]], limit_s: float) -> bool:
     return False
 
 
-async def soak(url: str, kills: int, seed: int, log: Callable[[str], None] = lambda _: None) -> Report:
-    """Use the service at `url`, and kill its parts."""
+async def soak(
+    url: str, kills: int, seed: int = 0, app: str = APP, log: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Use the service at `url`, the application `app` of a Ray that this process started, and kill its parts."""
     report, chance, ids, is_over = Report(), random.Random(seed), [], asyncio.Event()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=END_S, limits=limits) as client:
 
-        async def repeat(kind: str, request: Callable[[], Awaitable[str]], pause_s: float) -> None:
+        async def repeat(kind: str, request: Callable[[], Awaitable[str]], pause_s: float = 0.1) -> None:
             while not is_over.is_set():
                 try:
                     how = await asyncio.wait_for(request(), END_S)
@@ -152,7 +156,7 @@ async def soak(url: str, kills: int, seed: int, log: Callable[[str], None] = lam
                 report.ended(kind, how)
                 if how in ("NO END", "TOO SHORT"):
                     report.problems.append(f"{kind}: {how.lower()}")
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s if how in FINE else 1)
 
         async def is_ready() -> bool:
             return (await client.get("/readyz")).status_code == 200
@@ -166,9 +170,9 @@ async def soak(url: str, kills: int, seed: int, log: Callable[[str], None] = lam
             return dict((await client.get(f"{JOBS}/{job}")).json())
 
         load = [
-            *(repeat("streams", lambda: listen(client, CLIP_SECONDS, True), 0) for _ in range(4)),
-            *(repeat("clips", lambda: listen(client, CLIP_SECONDS / 2, False), 0) for _ in range(2)),
-            repeat("leavers", lambda: listen(client, CLIP_SECONDS, True, chance.randrange(400_000)), 0),
+            *(repeat("streams", lambda: listen(client, CLIP_SECONDS, True)) for _ in range(4)),
+            *(repeat("clips", lambda: listen(client, CLIP_SECONDS / 2, False)) for _ in range(2)),
+            repeat("leavers", lambda: listen(client, CLIP_SECONDS, True, chance.randrange(400_000))),
             repeat("jobs", lambda: begin(client, ids), 2),
         ]
         tasks = [asyncio.create_task(one) for one in load]
@@ -176,9 +180,15 @@ async def soak(url: str, kills: int, seed: int, log: Callable[[str], None] = lam
         for number in range(kills):
             part = names[number % len(names)]
             await asyncio.sleep(chance.uniform(0.5, 3))
-            if victims := processes(part):
-                chance.choice(victims).kill()
+
+            async def is_there(part: str = part) -> bool:
+                return bool(processes(part, app))
+
+            if await until(is_there, 120):  # the one before it may be on its way still
+                chance.choice(processes(part, app)).kill()
                 report.kills[part] += 1
+            else:
+                report.problems.append(f"no {part} came back")
             begun = time.monotonic()
             if not await until(is_ready, 120):
                 report.problems.append(f"not ready again 120 s after kill {number + 1}, of a {part}")
@@ -221,7 +231,7 @@ def main() -> None:
     try:
         bundle = write_tiny_bundle(f"{folder}/bundle")
         with service(bundle, f"{folder}/jobs") as url:
-            report = asyncio.run(soak(url, arguments.kills, arguments.seed, lambda line: print(line, flush=True)))
+            report = asyncio.run(soak(url, arguments.kills, arguments.seed, log=lambda line: print(line, flush=True)))
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
