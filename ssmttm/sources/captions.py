@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from ssmttm import storage
 from ssmttm.composer.words import tempo_word
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
+from ssmttm.sources.fields import tempo
 from ssmttm.sources.manifest import Track, is_unicode
+from ssmttm.sources.tables import read_table_text
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 12  # drawn for each caption wanted: few tags make few different captions
 MAXIMUM = {"genre": 2, "mood": 2, "instrument": 3, "keyword": 3}  # of a kind in one caption
-MAXIMUM_BPM = 999  # where the words for tempi end
 # MTG-Jamendo writes its tags without blanks.
 SPELLED = {
     "acidjazz": "acid jazz",
@@ -158,14 +157,6 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _bpm(value: Any) -> int | None:
-    try:
-        bpm = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return round(bpm) if 1 <= bpm <= MAXIMUM_BPM else None
-
-
 def _key(tags: Mapping[str, Any]) -> str:
     key, mode = (" ".join(t.split()) if isinstance(t, str) else "" for t in (tags.get("key"), tags.get("mode")))
     return f"{key} {mode}" if key and mode and mode.lower() not in key.lower() else key
@@ -190,14 +181,14 @@ class TagFacts:
 
 def read_facts(tags: Mapping[str, Any]) -> TagFacts:
     """The facts in a track's tags; what has another shape than expected is none."""
-    moods = tag_words(tags.get("mood"), tags.get("moods"))
+    moods, bpm = tag_words(tags.get("mood"), tags.get("moods")), tempo(tags.get("bpm"))
     return TagFacts(
         genres=tag_words(tags.get("genre"), tags.get("genres")),
         moods=[mood for mood in moods if mood not in OCCASIONS],
         occasions=[OCCASIONS[mood] for mood in moods if mood in OCCASIONS],
         instruments=tag_words(tags.get("lead"), tags.get("instrument"), tags.get("instruments")),
         keywords=tag_words(tags.get("keywords")),
-        bpm=_bpm(tags.get("bpm")),
+        bpm=round(bpm) if bpm is not None else None,
         key=_key(tags),
     )
 
@@ -319,7 +310,7 @@ def captions_from_tags(track_id: str, tags: Mapping[str, Any], count: int) -> tu
 
 def _read_rephrased(uri: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(storage.read_text(uri).split("\n"), start=1):
+    for number, line in enumerate(read_table_text(uri).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import SPLIT_NAMES, Reject, Scan, Source, Track
+from ssmttm.sources.fields import SPLIT_NAMES
+from ssmttm.sources.manifest import Reject, Scan, Source, Track
 from ssmttm.sources.tables import csv_rows
 
 METADATA = "fma_metadata"

@@ -1,56 +1,55 @@
 """A folder of audio. What is known of `song.flac` comes from, first come first:
 
-- sidecars beside it: `song.json`, an object with the manifest's fields or with the fields common in caption sets
-  (`description`, `keywords`, `genre`, `moods`, `instrument`, `bpm`, `key`, ...), and `song.txt` or `song.caption.txt`,
-  one caption per line;
-- its row in `metadata.csv` or `metadata.jsonl`: one per file, named in `file_name` relative to the table (the
-  convention of Hugging Face's audiofolder), other columns as in sidecars;
-- tags embedded in it: title, artist, genre and licence, as libsndfile finds them (ID3, Vorbis comments, INFO), which
-  gives no tempo. Files are opened for them only if one of these is stated nowhere else.
+- sidecars beside it: `song.json`, an object with the manifest's fields or with those of other caption sets
+  (`fields.py`), and `song.txt`, `song.caption.txt` or `song_prompt.txt`, one caption per line; each may also be called
+  after the whole name, as `song.flac.txt`;
+- its row in `metadata.csv`, `metadata.tsv` or `metadata.jsonl`: one per file, named in `file_name` relative to the
+  table (the convention of Hugging Face's audiofolder), other columns as in sidecars;
+- tags embedded in it: title, artist, album, genre and licence, as libsndfile finds them (ID3, Vorbis comments, INFO),
+  which gives no tempo. Files are opened for them only if one of these is stated nowhere else;
+- the folder it lies in, if that is called as a part of a data set: `train`, `validation`, `test`, ...
+
+Letter case and Unicode form make no difference to whose a sidecar or row is, where only one file could be meant.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import posixpath
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import soundfile
 
 from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.sources import licences
-from ssmttm.sources.manifest import SPLIT_NAMES, Reject, Scan, Source, Track, hold_out, is_unicode
-from ssmttm.sources.tables import csv_rows, read_table_text
+from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
+from ssmttm.sources.manifest import Reject, Scan, Source, Track, hold_out, is_unicode
+from ssmttm.sources.tables import csv_rows, parse_json, read_table_text
 
 # What libsndfile reads and people keep music in.
 AUDIO_EXTENSIONS = frozenset(
     {"wav", "w64", "rf64", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "snd", "caf"}
 )
-EMBEDDED_FIELDS = frozenset({"title", "artist", "licence", "genre"})
+EMBEDDED_FIELDS = ("title", "artist", "licence")
 READER_THREADS = 16
-TABLE_NAMES = ("metadata.csv", "metadata.jsonl")
-FILE_COLUMN = "file_name"
-NUMBER_COLUMNS = ("bpm", "duration_s")
-# Fields that describe the music: kept as tags, and those of a sidecar joined into one caption in this order.
-ATTRIBUTE_FIELDS = ("genre", "moods", "mood", "instrument", "instruments", "lead", "keywords", "bpm", "key", "mode")
+SEPARATORS = {"metadata.csv": (",", ";", "\t", "|"), "metadata.tsv": ("\t",)}  # that a table may have, likeliest first
+TABLE_NAMES = (*SEPARATORS, "metadata.jsonl")
+# What peers call the column that names the file.
+FILE_COLUMNS = ("file_name", "filename", "file", "path", "audio", "audio_path", "audio_file", "audio_filepath")
 ATTRIBUTE_FORMATS = {"bpm": "{} bpm", "key": "key of {}", "lead": "{} lead"}
-ALIASES = {
-    "captions": ("captions", "caption", "text"),
-    "licence": ("licence", "license"),
-    "artist": ("artist", "author"),
-    "title": ("title", "name"),
-    "source_url": ("source_url", "url"),
-}
-SIDECAR_TEXTS = (".txt", ".caption.txt")
+SIDECAR_TEXTS = (".txt", ".caption.txt", "_prompt.txt")
+SIDECAR_OBJECT = ".json"
+
 
 Values = Mapping[str, Any]
-Row = dict[str, Any] | UserError
+# The number of a table's row, what it states, and what is wrong with it, if anything is.
+Row = tuple[int, Values, str]
 
 
 class FolderSource(Source):
@@ -76,41 +75,52 @@ def _scan(folder: str) -> Scan:
         Reject(name, storage.join(folder, name), "outside-root", "a link that leads outside the folder")
         for name in sorted(outside)
     ]
-    present = frozenset(listed) - outside
-    audio = [name for name in listed if posixpath.splitext(name)[1][1:].lower() in AUDIO_EXTENSIONS]
-    rows, refused = _read_tables(folder, present, frozenset(audio))
+    present = [name for name in listed if name not in outside]
+    audio = [name for name in present if _extension(name) in AUDIO_EXTENSIONS]
+    rows, refused = _read_tables(folder, present, audio)
     rejects += refused
-    described: dict[str, tuple[Values, list[str]]] = {}
+    sidecars = _Sidecars(present, audio)
+    described: dict[str, _Said] = {}
     for name in audio:
-        if name in outside:
-            continue
         try:
-            described[name] = _read_sidecars(folder, posixpath.splitext(name)[0], present)
-        except (UserError, UnicodeDecodeError) as error:
+            said = sidecars.read(folder, name)
+            row = rows.get(name, {})
+            if isinstance(row, UserError):
+                raise row
+            said.row = read_fields(row)
+            described[name] = said
+            rejects += said.rejects
+        except UserError as error:
             rejects.append(Reject(name, storage.join(folder, name), "bad-entry", str(error)))
-    incomplete = [
-        n for n, (sidecar, _) in described.items() if EMBEDDED_FIELDS - sidecar.keys() - rows.get(n, {}).keys()
-    ]
-    embedded = dict(
-        zip(incomplete, _read_all_embedded([storage.join(folder, name) for name in incomplete]), strict=True)
-    )
+    incomplete = [name for name, said in described.items() if said.lacks_embedded()]
+    embedded = _read_all_embedded([storage.join(folder, name) for name in incomplete])
+    for name, tags in zip(incomplete, embedded, strict=True):
+        described[name].embedded = read_fields(tags)
     tracks: dict[str, Track] = {}
     stated_splits = set()
-    for name, (sidecar, lines) in described.items():
-        uri, row = storage.join(folder, name), rows.get(name, {})
-        try:
-            track = _make_track(posixpath.splitext(name)[0], uri, sidecar, lines, row, embedded.get(name, {}))
-            if track.id in tracks:  # the same name with two extensions
-                track = replace(track, id=name)
-            if track.id in tracks:
-                raise UserError(f"id '{track.id}' occurs twice; ids must be unique")
-        except UserError as error:
-            rejects.append(Reject(name, uri, "bad-entry", str(error)))
-            continue
+    for name, said in described.items():
+        track = _make_track(name, storage.join(folder, name), said)
+        others = (track.id, name, *(f"{name} ({number})" for number in range(2, len(tracks) + 3)))
+        track = replace(track, id=next(one for one in others if one not in tracks))  # as of a name with two extensions
         tracks[track.id] = track
-        if "split" in sidecar or "split" in row:
+        if said.split or _split_of_folder(name):
             stated_splits.add(track.id)
     return hold_out(list(tracks.values()), stated_splits), rejects
+
+
+def _extension(name: str) -> str:
+    """The extension of a file's name in small letters, also of one that is nothing else, as `.wav`."""
+    return posixpath.basename(name).rpartition(".")[2].lower() if "." in posixpath.basename(name) else ""
+
+
+def _stem(name: str) -> str:
+    return name[: -len(_extension(name)) - 1]
+
+
+def _split_of_folder(name: str) -> Literal["train", "val"] | None:
+    """What the outermost folder in a path that is called as a part of a data set stands for."""
+    folders = map(same_name, posixpath.dirname(name).split("/"))
+    return next((SPLIT_NAMES[folder] for folder in folders if folder in SPLIT_NAMES), None)
 
 
 def _links_outside(folder: str, names: list[str]) -> set[str]:
@@ -123,172 +133,223 @@ def _links_outside(folder: str, names: list[str]) -> set[str]:
     return {name for name in links if not os.path.realpath(paths[name]).startswith(root.rstrip("/") + "/")}
 
 
-def _with_our_names(values: Values) -> dict[str, Any]:
-    """Values without empty ones, aliases replaced by the name that we use."""
-    ours = {name: value for name, value in values.items() if value is not None and value != ""}
-    for name, aliases in ALIASES.items():
-        stated = [ours.pop(alias) for alias in aliases if alias in ours]
-        if stated:
-            ours[name] = stated[0]
-    return ours
+@dataclass
+class _Said:
+    """What is said of one file, under our names. lines: captions of its text sidecars. rejects: sidecars that could not
+    be read, which cost the track nothing else."""
+
+    sidecar: Values
+    lines: list[str]
+    rejects: list[Reject]
+    row: Values = field(default_factory=dict)
+    embedded: Values = field(default_factory=dict)
+
+    def lacks_embedded(self) -> bool:
+        """Whether something is stated nowhere that may stand in the file itself."""
+        stated = (self.sidecar, self.row)
+        return not all(any(name in values for values in stated) for name in EMBEDDED_FIELDS) or not any(
+            "genre" in values.get("tags", {}) for values in stated
+        )
+
+    @property
+    def split(self) -> Literal["train", "val"] | None:
+        return self.sidecar.get("split") or self.row.get("split")
 
 
-def _read_sidecars(folder: str, stem: str, present: frozenset[str]) -> tuple[dict[str, Any], list[str]]:
-    """Fields and caption lines stated beside an audio file. present: the names of the folder's files.
+class _Sidecars:
+    """Which of a folder's files describe which of its audio."""
 
-    Raises:
-        UserError: if a sidecar is malformed.
-    """
-    values: dict[str, Any] = {}
-    if stem + ".json" in present:
-        uri = storage.join(folder, stem + ".json")
-        values = storage.read_json(uri)
-        if not isinstance(values, dict):
-            raise UserError(f"{uri} must be a JSON object")
-    texts = [storage.read_text(storage.join(folder, stem + end)) for end in SIDECAR_TEXTS if stem + end in present]
-    return _with_our_names(values), [line for text in texts for line in text.splitlines()]
+    def __init__(self, present: Iterable[str], audio: Iterable[str]):
+        self._named: dict[str, list[str]] = defaultdict(list)
+        for name in present:
+            if _extension(name) in ("txt", "json"):
+                self._named[same_name(name)].append(name)
+        self._owners = {owner for name in audio for owner in (name, _stem(name))}
+
+    def of(self, name: str, end: str) -> list[str]:
+        """The files called as audio `name` with `end`: exactly, or else but for letter case and Unicode form, if they
+        are no other audio's."""
+        found = []
+        for base in (_stem(name), name):
+            alike = self._named.get(same_name(base) + end, [])
+            # `a_prompt.txt` belongs to a_prompt.wav, where that is there.
+            alike = [one for one in alike if end == SIDECAR_TEXTS[0] or one[: -len(".txt")] not in self._owners]
+            exact = [one for one in alike if one[: -len(end)] == base]
+            found += exact or [one for one in alike if one[: -len(end)] not in self._owners]
+        return list(dict.fromkeys(found))
+
+    def read(self, folder: str, name: str) -> _Said:
+        """What is stated beside an audio file.
+
+        Raises:
+            UserError: if an object is malformed: its licence or split would be lost.
+        """
+        values: dict[str, Any] = {}
+        for one in self.of(name, SIDECAR_OBJECT):
+            values = {**read_fields(_read_object(storage.join(folder, one))), **values}
+        lines, rejects = [], []
+        for one in (one for end in SIDECAR_TEXTS for one in self.of(name, end)):
+            try:
+                lines += read_table_text(storage.join(folder, one)).splitlines()
+            except UserError as error:
+                detail = f"{error}; {name} goes on without it"
+                rejects.append(Reject(one, storage.join(folder, name), "bad-entry", detail))
+        return _Said(values, captions(lines), rejects)
 
 
-def _text(values: Values, name: str) -> str:
-    value = values.get(name, "")
-    if not isinstance(value, str):
-        raise UserError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def _words(value: Any) -> str:
-    return ", ".join(str(entry) for entry in value) if isinstance(value, list) else str(value)
-
-
-def _captions(values: Values) -> list[str]:
-    stated = values.get("captions", [])
-    stated = [stated] if isinstance(stated, str) else stated
-    if not isinstance(stated, list) or not all(isinstance(caption, str) for caption in stated):
-        raise UserError("captions must be a list of texts")
-    return [*stated, _text(values, "description")]
-
-
-def _tags(values: Values) -> dict[str, Any]:
-    tags = values.get("tags", {})
-    if not isinstance(tags, dict):
-        raise UserError("tags must be a JSON object")
-    return {**{name: values[name] for name in ATTRIBUTE_FIELDS if values.get(name)}, **tags}
+def _read_object(uri: str) -> Values:
+    """A JSON object, or the only one of a list; an empty file states nothing."""
+    text = read_table_text(uri)
+    try:
+        values = parse_json(text) if text.strip() else {}
+    except UserError as error:
+        raise UserError(f"{uri} is {error}") from None
+    if isinstance(values, list) and len(values) == 1:
+        (values,) = values
+    if not isinstance(values, dict | None):
+        raise UserError(f"{uri} must be a JSON object")
+    return values or {}
 
 
 def _joined(tags: Values) -> str:
-    return ", ".join(ATTRIBUTE_FORMATS.get(n, "{}").format(_words(tags[n])) for n in ATTRIBUTE_FIELDS if tags.get(n))
+    texts = {name: tags[name] for name in ATTRIBUTE_FIELDS if name in tags}
+    return ", ".join(
+        ATTRIBUTE_FORMATS.get(name, "{}").format(", ".join(value) if isinstance(value, list) else value)
+        for name, value in texts.items()
+    )
 
 
-def _make_track(stem: str, uri: str, sidecar: Values, lines: Sequence[str], row: Values, embedded: Values) -> Track:
-    """The track of one audio file. All values bear our names; lines: captions of the text sidecars.
+def _make_track(name: str, uri: str, said: _Said) -> Track:
+    stated = {**said.embedded, **said.row, **said.sidecar}
+    tags = {**said.embedded.get("tags", {}), **said.row.get("tags", {}), **said.sidecar.get("tags", {})}
+    own = [*said.sidecar.get("captions", []), *said.lines] or said.row.get("captions", [])
+    joined = _joined(said.sidecar.get("tags", {}))
+    return Track(
+        id=stated.get("id") or _stem(name) or name,
+        audio=uri,
+        captions=tuple(dict.fromkeys([*own, joined] if joined else own)),
+        split=said.split or _split_of_folder(name) or "train",
+        licence=stated.get("licence", ""),
+        artist=stated.get("artist", ""),
+        title=stated.get("title", ""),
+        source_url=stated.get("source_url", ""),
+        duration_s=stated.get("duration_s", 0.0),
+        tags=tags,
+    )
+
+
+def _csv_header(uri: str) -> tuple[str, list[str], int]:
+    """Separator and field names of a table that names files, and the number of lines before its rows.
 
     Raises:
-        UserError: if a value is malformed.
+        UserError: if no column does.
     """
-    stated = {**embedded, **row, **sidecar}
-    split = stated.get("split", "train")
-    duration = stated.get("duration_s", 0.0)
-    if not isinstance(split, str) or split not in SPLIT_NAMES:
-        raise UserError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
-    if not isinstance(duration, int | float) or not 0 <= duration < math.inf:
-        raise UserError(f"duration_s must be a number of seconds, got {duration!r}")
-    own = [caption.strip() for caption in (*_captions(sidecar), *lines) if caption.strip()]
-    captions = [*(own or _captions(row)), _joined(_tags(sidecar))]
-    track = Track(
-        id=_text(stated, "id") or stem,
-        audio=uri,
-        captions=tuple(dict.fromkeys(caption.strip() for caption in captions if caption.strip())),
-        split=SPLIT_NAMES[split],
-        licence=_text(stated, "licence"),
-        artist=_text(stated, "artist"),
-        title=_text(stated, "title"),
-        source_url=_text(stated, "source_url"),
-        duration_s=float(duration),
-        tags=_tags(stated),
-    )
-    if not is_unicode(json.dumps(asdict(track), ensure_ascii=False)):
-        raise UserError("its description holds halves of surrogate pairs, which are no characters")
-    return track
+    separators = SEPARATORS[same_name(posixpath.basename(uri))]
+    first = read_table_text(uri).split("\n", 1)[0].strip()
+    told = re.fullmatch(r"\"?sep=(.)\"?", first, re.IGNORECASE)  # a line for spreadsheets
+    for separator in (told[1],) if told else separators:
+        rows = csv_rows(uri, separator)
+        line, header = next(rows, (1, []))
+        if told:
+            line, header = next(rows, (2, []))
+        names = [field_name(name) for name in header]
+        if set(names) & set(FILE_COLUMNS):
+            return separator, names, line
+    raise UserError(f"{uri} has no column {FILE_COLUMNS[0]}; add it, with paths relative to the table")
 
 
-def _number(cell: str) -> float | str:
-    try:
-        value = float(cell)
-    except ValueError:
-        return cell
-    if not math.isfinite(value):
-        return cell
-    return int(value) if value.is_integer() else value
-
-
-def _from_csv(uri: str) -> Iterator[tuple[int, Row]]:
-    rows = csv_rows(uri)
-    _, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
-    if FILE_COLUMN not in header:
-        raise UserError(f"{uri} has no column {FILE_COLUMN}; add it, with paths relative to the table")
-    for number, cells in rows:
-        if len(cells) != len(header):
-            yield number, UserError(f"{len(cells)} cells, the header has {len(header)}")
+def _from_csv(uri: str) -> Iterator[Row]:
+    separator, header, first = _csv_header(uri)
+    for number, cells in csv_rows(uri, separator):
+        if number <= first:
             continue
-        values: dict[str, Any] = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        values |= {name: _number(values[name]) for name in NUMBER_COLUMNS if name in values}
-        yield number, values
+        while len(cells) > len(header) and not cells[-1].strip():
+            cells.pop()  # spreadsheets end lines with empty cells, or leave these out
+        values: dict[str, Any] = {}
+        for name, cell in zip(header, cells, strict=False):
+            if cell.strip():
+                values.setdefault(name, cell)
+        long = f"{len(cells)} cells, the header has {len(header)}; put quotes around texts with '{separator}' in them"
+        yield number, values, long if len(cells) > len(header) else ""
 
 
-def _from_jsonl(uri: str) -> Iterator[tuple[int, Row]]:
+def _from_jsonl(uri: str) -> Iterator[Row]:
     for number, line in enumerate(read_table_text(uri).split("\n"), start=1):
         if line.strip():
             try:
-                values = json.loads(line)
-            except ValueError as error:
-                values = UserError(f"not valid JSON: {error}")
-            yield number, values if isinstance(values, dict | UserError) else UserError("must be a JSON object")
+                values = parse_json(line)
+                yield (number, values, "") if isinstance(values, dict) else (number, {}, "must be a JSON object")
+            except UserError as error:
+                yield number, {}, str(error)
 
 
-def _target(folder: str, name: Any) -> str | None:
-    """The path inside the source that a row names from `folder`; None if it leads outside."""
-    if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{FILE_COLUMN} must name a file, got {name!r}")
-    path = posixpath.normpath(posixpath.join(folder, name))
-    outside = path == ".." or path.startswith(("../", "/")) or name.startswith("~/") or "://" in name or "\\" in name
-    return None if outside else path
+def _files_by_name(audio: Iterable[str]) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = defaultdict(list)
+    for name in audio:
+        named[same_name(name)].append(name)
+    return named
 
 
-def _described(values: dict[str, Any]) -> dict[str, Any]:
-    """Tags that are words, not an object with named fields, become keywords."""
-    tags = values.pop("tags", None)
-    if isinstance(tags, str | list):
-        values["keywords"] = [word.strip() for word in tags.split(",")] if isinstance(tags, str) else tags
-    elif tags is not None:
-        values["tags"] = tags
-    return _with_our_names(values)
+def _file_named(values: Values) -> str:
+    """The file that a row names, in whichever column.
+
+    Raises:
+        UserError: if it names none.
+    """
+    stated = {field_name(name): value for name, value in values.items()}
+    named = next((stated[column] for column in FILE_COLUMNS if stated.get(column)), None)
+    if isinstance(named, dict):  # as audio columns are exported
+        named = named.get("path")
+    if not isinstance(named, str) or not named.strip():
+        raise UserError(f"{FILE_COLUMNS[0]} must name a file, got {named!r}")
+    return named
+
+
+def _target(root: str, folder: str, name: str, audio: Mapping[str, Sequence[str]]) -> str | None:
+    """The audio file that `name` means in a table in `folder`: exactly, or else but for letter case and Unicode form,
+    if that is one; with slashes of either kind. None if it leads outside the source.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    outside = True
+    for spelt in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
+        path = spelt.removeprefix(f"{root}/") if spelt.startswith(f"{root}/") else posixpath.join(folder, spelt)
+        path = posixpath.normpath(path)
+        alike = audio.get(same_name(path), [])
+        if path in alike or len(alike) == 1:
+            return path if path in alike else alike[0]
+        leaves = path == ".." or path.startswith(("../", "/")) or "://" in spelt
+        outside = outside and leaves
+    if outside:
+        return None
+    raise UserError(f"{name!r} is no audio file of the folder")
 
 
 def _read_tables(
-    folder: str, names: Collection[str], audio: Collection[str]
-) -> tuple[dict[str, dict[str, Any]], list[Reject]]:
-    """What the tables among the folder's `names` state of its `audio` files, by name, and the rows that name none."""
-    stated: dict[str, dict[str, Any]] = {}
+    folder: str, names: Iterable[str], audio: Iterable[str]
+) -> tuple[dict[str, Values | UserError], list[Reject]]:
+    """What the tables among the folder's `names` state of its `audio` files, by name, or what is wrong with it; and the
+    rows that name none."""
+    stated: dict[str, Values | UserError] = {}
     rejects: list[Reject] = []
-    for table in sorted(name for name in names if posixpath.basename(name) in TABLE_NAMES):
+    files = _files_by_name(audio)
+    for table in sorted(name for name in names if same_name(posixpath.basename(name)) in TABLE_NAMES):
         uri = storage.join(folder, table)
         try:
-            for number, values in (_from_csv if table.endswith(".csv") else _from_jsonl)(uri):
+            for number, values, fault in (_from_jsonl if same_name(table).endswith(".jsonl") else _from_csv)(uri):
                 where = f"{table} line {number}"
                 try:
-                    if isinstance(values, UserError):
-                        raise values
-                    name = values.pop(FILE_COLUMN, None)
-                    target = _target(posixpath.dirname(table), name)
+                    if fault and not values:
+                        raise UserError(fault)
+                    name = _file_named(values)
+                    target = _target(folder, posixpath.dirname(table), name, files)
                     if target is None:
                         rejects.append(Reject(where, "", "outside-root", f"{name!r} leads outside the folder"))
-                    elif target not in audio:
-                        raise UserError(f"{name!r} is no audio file of the folder")
                     elif target in stated:
                         raise UserError(f"{name!r} has a row already")
                     else:
-                        stated[target] = _described(values)
+                        stated[target] = UserError(f"{where}: {fault}") if fault else values
                 except UserError as error:
                     rejects.append(Reject(where, "", "bad-entry", str(error)))
         except UserError as error:
@@ -307,7 +368,7 @@ def read_embedded(uri: str) -> dict[str, str]:
             found = file.copy_metadata()
     except (soundfile.LibsndfileError, FileNotFoundError, PermissionError, IsADirectoryError):
         return {}
-    tags = {name: found.get(name, "").strip() for name in ("title", "artist", "genre")}
+    tags = {name: found.get(name, "").strip() for name in ("title", "artist", "album", "genre")}
     notices = [found.get(name, "").strip() for name in ("license", "copyright")]
     tags["licence"] = next((notice for notice in notices if licences.normalise(notice)), "")
     return {name: value for name, value in tags.items() if value}

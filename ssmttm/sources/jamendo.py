@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import SPLIT_NAMES, Reject, Scan, Source, Track, hold_out
+from ssmttm.sources.fields import SPLIT_NAMES
+from ssmttm.sources.manifest import Reject, Scan, Source, Track, hold_out
 from ssmttm.sources.tables import read_table_text, tsv_rows
 
 TABLE = "raw_30s_cleantags.tsv"

@@ -118,7 +118,7 @@ def test_clips_are_those_of_the_largest_folder(tmp_path: Path, audio: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("position", "value"), [(3, "dev"), (4, "huge"), (5, "long"), (7, "rock"), (7, "21"), (7, '{"a": 1}')]
+    ("position", "value"), [(3, "fold3"), (4, "huge"), (5, "long"), (7, "rock"), (7, "21"), (7, '{"a": 1}')]
 )
 def test_bad_row_is_one_reject(tmp_path: Path, position: int, value: str) -> None:
     bad = list(ROWS["10"])

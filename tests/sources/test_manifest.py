@@ -58,7 +58,7 @@ def test_remote_manifest() -> None:
     assert read_manifest("memory://corpus-manifest-test")[0].audio == "memory://corpus-manifest-test/audio/00/a.flac"
 
 
-@pytest.mark.parametrize("audio", ["../a.flac", "/etc/a.flac", "x/../../a.flac", "s3://bucket/a.flac", "~/a.flac", ""])
+@pytest.mark.parametrize("audio", ["../a.flac", "/etc/a.flac", "x/../../a.flac", "s3://bucket/a.flac", ""])
 def test_audio_outside_the_folder_is_refused(tmp_path: Path, audio: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(_line(audio=audio) + "\n")
     assert refused(tmp_path).reason == "outside-root"
@@ -74,11 +74,8 @@ def test_audio_outside_the_folder_is_refused(tmp_path: Path, audio: str) -> None
         ("[1, 2]", "JSON object"),
         (_line(licence=None), "lacks licence"),
         (_line(colour="red"), "unknown fields colour"),
-        (_line(captions="slow jazz"), "list of texts"),
-        (_line(split="test"), "train, val"),
-        (_line(duration_s="ten"), "duration_s"),
-        (_line(title=3), "title must be text"),
-        (_line(tags=["jazz"]), "tags"),
+        (_line(split="fold3"), "split must be one of train, "),
+        (_line(audio=3), "audio must be text"),
         (_line(id="first"), "occurs twice"),
     ],
 )
@@ -88,6 +85,15 @@ def test_malformed_lines_are_rejects_that_name_the_line(tmp_path: Path, line: st
     assert (reject.id, reject.reason) == ("line 2", "bad-entry")
     assert message in reject.detail
     assert reject.detail.startswith("line 2")
+
+
+def test_lines_that_people_and_programs_wrote_are_read_as_they_were_meant(tmp_path: Path) -> None:
+    odd = {"title": 3, "captions": "slow  jazz", "tags": ["calm"], "duration_s": "ten", "split": "Test", "artist": ["A", "B"]}
+    (tmp_path / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + _line(audio="~b::c #1\\.flac", **odd).encode())
+    (track,) = read_manifest(str(tmp_path))
+    assert track.audio == f"{tmp_path}/~b::c #1\\.flac"
+    assert (track.title, track.captions, track.artist) == ("3", ("slow jazz",), "A; B")
+    assert (track.tags, track.duration_s, track.split) == ({"keywords": ["calm"]}, 0.0, "val")
 
 
 def test_missing_or_empty_manifest(tmp_path: Path) -> None:
