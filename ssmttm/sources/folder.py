@@ -29,7 +29,8 @@ from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.sources import licences
 from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
-from ssmttm.sources.manifest import Reject, Scan, Source, Track, hold_out, is_unicode
+from ssmttm.sources.manifest import Reject, Scan, Source, Track, is_unicode
+from ssmttm.sources.splits import hold_out
 from ssmttm.sources.tables import csv_rows, parse_json, read_table_text
 
 # What libsndfile reads and people keep music in.

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 from ssmttm import storage
 from ssmttm.errors import UserError
 from ssmttm.sources.fields import SPLIT_NAMES
-from ssmttm.sources.manifest import Reject, Scan, Source, Track, hold_out
+from ssmttm.sources.manifest import Reject, Scan, Source, Track
+from ssmttm.sources.splits import hold_out
 from ssmttm.sources.tables import read_table_text, tsv_rows
 
 TABLE = "raw_30s_cleantags.tsv"
@@ -187,7 +188,7 @@ def _scan(folder: str) -> Scan:
         except UserError as error:
             rejects.append(Reject(f"line {line}", "", "bad-entry", f"{TABLE}: {error}"))
     if not splits:
-        return hold_out(list(tracks.values()), group=lambda track: artists[track.id]), rejects
+        return hold_out(list(tracks.values()), keys=lambda track: [("artist", artists[track.id])]), rejects
     of_artist = {artists[name]: split for name, split in splits.items() if name in artists}
     return [
         replace(track, split=splits.get(name) or of_artist.get(artists[name], "train"))

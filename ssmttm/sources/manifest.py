@@ -6,12 +6,11 @@ and why.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -22,7 +21,6 @@ from ssmttm.sources.tables import parse_json, read_table_text
 
 MANIFEST_NAME = "manifest.jsonl"
 REJECTS_NAME = "rejects.jsonl"
-VALIDATION_SHARE = 0.05
 
 Reason = Literal[
     "missing-licence",
@@ -118,25 +116,6 @@ def is_unicode(*texts: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def hold_out(
-    tracks: list[Track], stated: Collection[str] = (), group: Callable[[Track], str] = lambda track: track.id
-) -> list[Track]:
-    """Hold out `VALIDATION_SHARE` of the groups of tracks whose ids are not among `stated`, but at least one of
-    several. The choice hangs on a hash of the group's name, so that files added later move no other track."""
-
-    def rank(name: str) -> float:
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
-
-    free = sorted({group(track) for track in tracks if track.id not in stated}, key=rank)
-    held_out = {name for name in free if rank(name) < VALIDATION_SHARE}
-    if not held_out and len(free) > 1 and all(track.split != "val" for track in tracks):
-        held_out = {free[0]}
-    return [
-        replace(track, split="val") if track.id not in stated and group(track) in held_out else track
-        for track in tracks
-    ]
 
 
 class OutsideRootError(UserError):

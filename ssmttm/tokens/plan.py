@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,15 @@ from tqdm import tqdm
 from ssmttm.codec.base import Codec
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.config import Config, CorpusConfig
+from ssmttm.errors import UserError
 from ssmttm.sources.manifest import Reject, Track, relative_to_source
 from ssmttm.sources.readers import scan_source
+from ssmttm.sources.splits import with_held_out
 from ssmttm.tokens.admit import Measured, check_licences, drop_overlong_captions, find_duplicates, look_at
-from ssmttm.tokens.decode import Decoding, Segment
+from ssmttm.tokens.decode import Decoding, Segment, read_segments
 from ssmttm.tokens.schema import FORMAT_VERSION, SHARD_FOLDER, TEXT_FOLDER
+
+logger = logging.getLogger(__name__)
 
 CAPTIONS_PER_PART = 1024
 READER_THREADS = 16
@@ -157,6 +162,28 @@ def _measure(tracks: Sequence[Track], corpus: CorpusConfig) -> tuple[list[Measur
     return found, rejects
 
 
+def _with_held_out(measured: list[Measured], corpus: CorpusConfig, decoding: Decoding) -> list[Measured]:
+    """The tracks with something held out that yields at least one row, and something else to learn from.
+
+    Raises:
+        UserError: if there are too few tracks.
+    """
+
+    def can_be_used(track: Track) -> bool:
+        planned = plan_segments(track, corpus)
+        if isinstance(planned, Reject):
+            return False
+        return any(not isinstance(decoded, Reject) for _, decoded in read_segments(planned, decoding))
+
+    try:
+        tracks, line = with_held_out([one.track for one in measured], can_be_used)
+    except UserError as error:
+        raise UserError(f"corpus.source={corpus.source}: {error}") from None
+    if line:
+        logger.warning("corpus.source=%s: %s", corpus.source, line)
+    return [replace(one, track=track) for one, track in zip(measured, tracks, strict=True)]
+
+
 def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str = "keep") -> DatasetPlan:
     """Read the source and fix all work on it: tracks are cut into segments, and these dealt to shards of
     `corpus.rows_per_shard`, in manifest order. `audio` becomes relative to the source in everything that is stored.
@@ -165,7 +192,7 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
         vocals: what is done to them: "keep", or the fingerprint of what removes them.
 
     Raises:
-        UserError: if `corpus.source` does not exist or holds no track.
+        UserError: if `corpus.source` does not exist or holds no track, or too few to hold one out.
     """
     corpus = config.corpus
     tracks, rejects = scan_source(corpus.source, corpus)
@@ -179,13 +206,6 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
     rejects += refused
     measured, refused = _measure(tracks, corpus)
     rejects += refused
-    segments: list[tuple[Segment, int]] = []
-    for one in measured:
-        planned = plan_segments(one.track, corpus)
-        if isinstance(planned, Reject):
-            rejects.append(planned)
-        else:
-            segments += [(segment, one.file_bytes) for segment in planned]
     decoding = Decoding(
         codec.sample_rate,
         corpus.minimum_seconds,
@@ -194,6 +214,14 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
         corpus.loudness,
         vocals,
     )
+    measured = _with_held_out(measured, corpus, decoding)
+    segments: list[tuple[Segment, int]] = []
+    for one in measured:
+        planned = plan_segments(one.track, corpus)
+        if isinstance(planned, Reject):
+            rejects.append(planned)
+        else:
+            segments += [(segment, one.file_bytes) for segment in planned]
     codec_fingerprint = codec.fingerprint()
     size = corpus.rows_per_shard
     dealt = [segments[start : start + size] for start in range(0, len(segments), size)]

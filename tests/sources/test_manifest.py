@@ -88,7 +88,14 @@ def test_malformed_lines_are_rejects_that_name_the_line(tmp_path: Path, line: st
 
 
 def test_lines_that_people_and_programs_wrote_are_read_as_they_were_meant(tmp_path: Path) -> None:
-    odd = {"title": 3, "captions": "slow  jazz", "tags": ["calm"], "duration_s": "ten", "split": "Test", "artist": ["A", "B"]}
+    odd = {
+        "title": 3,
+        "captions": "slow  jazz",
+        "tags": ["calm"],
+        "duration_s": "ten",
+        "split": "Test",
+        "artist": ["A", "B"],
+    }
     (tmp_path / "manifest.jsonl").write_bytes(b"\xef\xbb\xbf" + _line(audio="~b::c #1\\.flac", **odd).encode())
     (track,) = read_manifest(str(tmp_path))
     assert track.audio == f"{tmp_path}/~b::c #1\\.flac"
