@@ -7,17 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
-import numpy as np
-import soundfile
-import soxr
-
 from serve.schema import Model
 from serve.wire import Refusal, RefusedError
-from ssmttm.audio import Audio
+from ssmttm.audio import Audio, mono_at
 from ssmttm.errors import UserError
+from ssmttm.opener import UnusableAudioError, open_stream
 
 MOST_CHANNELS, LOWEST_RATE, HIGHEST_RATE = 8, 8_000, 192_000
-BLOCK = 1 << 16
 FULL = Refusal(429, "too much audio is being continued; try again later", 5)
 
 
@@ -72,27 +68,21 @@ def read_upload(data: BinaryIO, sample_rate: int, max_seconds: float) -> Audio:
 
     Raises:
         TooLongError: if it is longer than `max_seconds`.
-        UserError: if it is no audio, or of an unusual rate or number of channels.
+        UserError: if it is no audio, incomplete, or of an unusual rate or number of channels.
     """
-    # It grows in place; a list of blocks would be copied, and twice as large while it is.
-    samples = bytearray()
     try:
-        with soundfile.SoundFile(data) as file:
-            if not (LOWEST_RATE <= file.samplerate <= HIGHEST_RATE and 1 <= file.channels <= MOST_CHANNELS):
+        with open_stream(data, limit_s=max_seconds) as source:
+            if not (LOWEST_RATE <= source.sample_rate <= HIGHEST_RATE and source.channels <= MOST_CHANNELS):
                 raise UserError(
-                    f"the upload has {file.channels} channels at {file.samplerate} Hz; send up to {MOST_CHANNELS} "
+                    f"the upload has {source.channels} channels at {source.sample_rate} Hz; send up to {MOST_CHANNELS} "
                     f"channels at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
                 )
-            left = int(max_seconds * file.samplerate)
-            resampled = soxr.ResampleStream(file.samplerate, sample_rate, 1, "float32", "HQ")
-            while len(block_NC := file.read(BLOCK, dtype="float32", always_2d=True)):
-                left -= len(block_NC)
-                if left < 0:
-                    raise TooLongError(f"the upload is over the limit of {max_seconds:g} seconds; send less")
-                if not np.isfinite(block_NC).all():
-                    raise UserError("the upload holds samples that are not numbers; export it again")
-                samples += resampled.resample_chunk(block_NC.mean(axis=1, dtype=np.float32)).tobytes()
-            samples += resampled.resample_chunk(np.zeros(0, np.float32), last=True).tobytes()
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError("the upload cannot be decoded; send a WAV, FLAC, OGG or MP3 file") from error
-    return Audio(np.frombuffer(samples, np.float32)[None], sample_rate)
+            if source.seconds > max_seconds:
+                raise TooLongError(f"the upload is over the limit of {max_seconds:g} seconds; send less")
+            if source.is_cut:
+                raise UserError(f"the upload is truncated ({source.claim}); send all of it")
+            return mono_at(source, sample_rate)
+    except UnusableAudioError as error:
+        raise UserError(
+            f"the upload cannot be decoded ({error.reason}: {error.detail}); send a WAV, FLAC, OGG, MP3 or M4A file"
+        ) from None

@@ -15,6 +15,7 @@ import torch
 
 from ssmttm import storage
 from ssmttm.errors import UserError
+from ssmttm.opener import AudioSource, UnusableAudioError, open_audio
 
 
 class Audio(NamedTuple):
@@ -28,17 +29,48 @@ class Audio(NamedTuple):
         return self.samples.shape[1] / self.sample_rate
 
 
-def read(uri: str) -> Audio:
-    """Decode a whole audio file at its own rate.
+def read(uri: str, start_s: float = 0.0, seconds: float | None = None) -> Audio:
+    """Decode an audio file, or `seconds` of it from `start_s` on, at its own rate.
 
     Raises:
         UserError: if the file does not exist or cannot be decoded.
     """
     try:
-        samples, sample_rate = soundfile.read(io.BytesIO(storage.read_bytes(uri)), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError(f"{uri} cannot be decoded as audio: {error}") from None
-    return Audio(np.ascontiguousarray(samples.T), sample_rate)
+        with open_audio(uri) as source:
+            begin = round(start_s * source.sample_rate)
+            count = source.frames if seconds is None else round(seconds * source.sample_rate)
+            return Audio(np.ascontiguousarray(source.samples(begin, count).T), source.sample_rate)
+    except UnusableAudioError as error:
+        if error.reason == "missing":
+            raise UserError(f"{uri} does not exist") from None
+        raise UserError(f"{uri} cannot be decoded as audio: {error.reason}, {error.detail}") from None
+
+
+def mono_at(source: AudioSource, sample_rate: int, seconds: float | None = None) -> Audio:
+    """The first `seconds` of opened sound, or all of it, as mono at `sample_rate` (Hz): decoded, mixed and resampled in
+    blocks, so that memory grows with what comes out alone.
+
+    Raises:
+        UnusableAudioError: if it cannot be decoded, or holds samples that are not finite.
+        UserError: if the storage fails.
+    """
+    filter = None if source.sample_rate == sample_rate else soxr.ResampleStream(source.sample_rate, sample_rate, 1)
+    count = source.frames if seconds is None else min(source.frames, round(seconds * source.sample_rate))
+    made_N, place = np.empty(math.ceil(count * sample_rate / source.sample_rate) + 1, np.float32), 0
+
+    def add(mono_N: np.ndarray) -> None:
+        nonlocal place
+        made_N[place : place + len(mono_N)] = mono_N
+        place += len(mono_N)
+
+    for block_NC in source.read(0, count):
+        mono_N = block_NC.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono_N).all():
+            raise UnusableAudioError("not-finite", "it holds samples that are not numbers; export it again")
+        add(mono_N if filter is None else filter.resample_chunk(mono_N))
+    if filter is not None:
+        add(filter.resample_chunk(np.zeros(0, np.float32), last=True))
+    return Audio(made_N[None, :place], sample_rate)
 
 
 def resample(audio: Audio, sample_rate: int) -> Audio:

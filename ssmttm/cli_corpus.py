@@ -52,7 +52,7 @@ def scan(
     from ssmttm.tokens.check import census, write_scan
 
     inventory, manifest = write_scan(source, out, _corpus_config(layout, licence))
-    _print_figures(census(inventory, sample=0, progress=False))
+    _print_figures(census(inventory))
     print(f"{manifest}: {len(inventory.entries)} tracks")
 
 
@@ -152,6 +152,8 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
             print(f"  {index:<22} {book['used']:6.1%} {book['perplexity']:9.1f}")
     for reason, entry in figures["rejects_by_reason"].items():
         print(f"refused, {reason}: {entry['number']} ({', '.join(entry['first'])})")
+    for claim in figures["claims"][:PROBLEMS_PRINTED]:
+        print(claim)
     problems = figures["problems"]
     for problem in problems[:PROBLEMS_PRINTED]:
         print(problem)

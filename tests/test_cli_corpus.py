@@ -27,9 +27,9 @@ def write_noise(path: Path, seconds: float = 1.0) -> None:
 
 
 def make_corpus(folder: Path, tracks: int = 3) -> list[Track]:
-    write_noise(folder / "audio" / "one.wav")
+    write_noise(folder / "audio" / "one.wav", 60.0)
     made = [
-        Track(f"t{i}", "audio/one.wav", ("a caption",), "train", "CC0-1.0", "A", "T", "", 1800.0, {"genre": "rock"})
+        Track(f"t{i}", "audio/one.wav", ("a caption",), "train", "CC0-1.0", "A", "T", "", 60.0, {"genre": "rock"})
         for i in range(tracks)
     ]
     write_manifest(str(folder / "manifest.jsonl"), made)
@@ -41,8 +41,8 @@ def test_check_counts(ssmttm: Command, tmp_path: Path) -> None:
     code, out, _ = ssmttm("corpus", "check", str(tmp_path))
     assert code == 0
     lines = [line.split() for line in out.splitlines()]
-    assert ["CC0-1.0", "3", "1.50"] in lines
-    assert ["rock", "3", "1.50"] in lines
+    assert ["CC0-1.0", "3", "0.05"] in lines
+    assert ["rock", "3", "0.05"] in lines
     assert "3 tracks, all files are there" in out
     assert not list(tmp_path.glob("*.html"))  # nothing is written unless it is asked for
 

@@ -20,6 +20,7 @@ LAYERS = {
     "ssmttm.registry": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
+    "ssmttm.opener": 0,
     "ssmttm.hardware": 0,
     "ssmttm.tensors": 0,
     "ssmttm.verified": 0,

@@ -43,7 +43,7 @@ def fit_residual_codebooks(
     steps: int = 3,
     sample_steps: int = 6,
     sample_rows: int = 24_576,
-    on_codebook: Callable[[], object] = lambda: None,
+    on_codebook: Callable[[float], object] = lambda used: None,
 ) -> Tensor:
     """Fit codebooks one after another, each to what those before it leave over.
 
@@ -54,7 +54,7 @@ def fit_residual_codebooks(
         steps: Lloyd steps over all vectors.
         sample_steps: and before them over a sample, which is where most of the way is made.
         sample_rows: rows of that sample.
-        on_codebook: called after each codebook.
+        on_codebook: called after each codebook with the share of its entries that the vectors use.
 
     Returns:
         codebooks_KVD float32.
@@ -70,7 +70,8 @@ def fit_residual_codebooks(
             centroids_VD = refine(sample_SD, centroids_VD, generator)
         for _ in range(steps):
             centroids_VD = refine(residual_MD, centroids_VD, generator)
-        residual_MD -= centroids_VD[nearest(residual_MD, centroids_VD)]
+        index_M = nearest(residual_MD, centroids_VD)
+        residual_MD -= centroids_VD[index_M]
         books.append(centroids_VD)
-        on_codebook()
+        on_codebook(len(index_M.unique()) / size)
     return torch.stack(books)

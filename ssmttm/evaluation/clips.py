@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
 from ssmttm.errors import UserError
+from ssmttm.opener import AUDIO_EXTENSIONS
 
 LIST_NAME = "clips.json"
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,7 @@ class Recording:
         Raises:
             UserError: if the file is missing or cannot be decoded.
         """
-        whole = audio.read(self.audio)
-        first = round(self.start_s * whole.sample_rate)
-        last = None if self.seconds is None else first + round(self.seconds * whole.sample_rate)
-        return audio.resample(audio.to_mono(Audio(whole.samples[:, first:last], whole.sample_rate)), sample_rate)
+        return audio.resample(audio.to_mono(audio.read(self.audio, self.start_s, self.seconds)), sample_rate)
 
 
 def write_list(folder: str, clips: Sequence[Clip], name: str) -> None:
@@ -72,9 +69,9 @@ def read_folder(folder: str, prompts: Mapping[str, str] | None = None) -> list[C
     names = storage.list_names(folder)
     if LIST_NAME in names:
         return [_listed(folder, entry, names) for entry in storage.read_json(storage.join(folder, LIST_NAME))["clips"]]
-    files = [name for name in names if name.lower().endswith(EXTENSIONS)]
+    files = [name for name in names if name.rpartition(".")[2].lower() in AUDIO_EXTENSIONS]
     if not files:
-        raise UserError(f"{folder} holds no audio; clips end in {', '.join(EXTENSIONS)}")
+        raise UserError(f"{folder} holds no audio; clips end in {', '.join(sorted(AUDIO_EXTENSIONS))}")
     clips = []
     for name in files:
         stem, uri = name.rsplit(".", 1)[0], storage.join(folder, name)

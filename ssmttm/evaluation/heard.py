@@ -132,8 +132,7 @@ def read(name: str, clips: Sequence[Clip], seconds: float) -> Iterable[Sound]:
     if len(clips) < 2:
         raise UserError(f"{name} has {len(clips)} clips; figures of a set need at least two")
     for one in tqdm(clips, desc=f"hear {name}", unit="clip", leave=False, disable=None):
-        whole = audio.read(one.audio)
-        clip = Audio(whole.samples[:, : round(seconds * whole.sample_rate)], whole.sample_rate)
+        clip = audio.read(one.audio, seconds=seconds)
         if not clip.samples.size or not np.isfinite(clip.samples).all():
             raise UserError(f"{one.audio} is empty or holds values that are not finite; make it again")
         yield Sound(one, clip)

@@ -5,8 +5,8 @@
   after the whole name, as `song.flac.txt`;
 - its row in `metadata.csv`, `metadata.tsv` or `metadata.jsonl`: one per file, named in `file_name` relative to the
   table (the convention of Hugging Face's audiofolder), other columns as in sidecars;
-- tags embedded in it: title, artist, album, genre and licence, as libsndfile finds them (ID3, Vorbis comments, INFO),
-  which gives no tempo. Files are opened for them only if one of these is stated nowhere else;
+- tags embedded in it: title, artist, album, genre and licence, as libsndfile and FFmpeg find them (ID3, Vorbis
+  comments, INFO, iTunes), which gives no tempo. Files are opened for them only if one of these is stated nowhere else;
 - the folder it lies in, if that is called as a part of a data set: `train`, `validation`, `test`, ...
 
 Letter case and Unicode form make no difference to whose a sidecar or row is, where only one file could be meant.
@@ -23,19 +23,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import soundfile
-
-from ssmttm import storage
+from ssmttm import opener, storage
 from ssmttm.errors import UserError
+from ssmttm.opener import AUDIO_EXTENSIONS, UNREAD_EXTENSIONS
 from ssmttm.sources import licences
 from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
 from ssmttm.sources.manifest import Reject, Scan, Source, Track, is_unicode
 from ssmttm.sources.splits import hold_out
 from ssmttm.sources.tables import csv_rows, parse_json, read_table_text
 
-# What libsndfile reads and people keep music in.
-AUDIO_EXTENSIONS = frozenset(
-    {"wav", "w64", "rf64", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "snd", "caf"}
+# What lies beside music, and is none. What is called anything else is looked into.
+COMPANION_EXTENSIONS = frozenset(
+    {"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "yml", "xml", "html", "htm", "pdf", "doc", "docx", "rtf"}
+    | {"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "svg", "ico", "psd"}
+    | {"lrc", "cue", "log", "nfo", "sfv", "md5", "m3u", "m3u8", "pls", "url", "ini", "db", "zip", "gz", "tar", "7z"}
+    | {"py", "sh", "parquet", "npy", "npz", "pt", "safetensors", "tmp"}
 )
 EMBEDDED_FIELDS = ("title", "artist", "licence")
 READER_THREADS = 16
@@ -78,6 +80,7 @@ def _scan(folder: str) -> Scan:
     ]
     present = [name for name in listed if name not in outside]
     audio = [name for name in present if _extension(name) in AUDIO_EXTENSIONS]
+    rejects += _unread(folder, present)
     rows, refused = _read_tables(folder, present, audio)
     rejects += refused
     sidecars = _Sidecars(present, audio)
@@ -122,6 +125,21 @@ def _split_of_folder(name: str) -> Literal["train", "val"] | None:
     """What the outermost folder in a path that is called as a part of a data set stands for."""
     folders = map(same_name, posixpath.dirname(name).split("/"))
     return next((SPLIT_NAMES[folder] for folder in folders if folder in SPLIT_NAMES), None)
+
+
+def _unread(folder: str, names: Iterable[str]) -> list[Reject]:
+    """A line for each file that looks like sound and is not read."""
+    rejects = []
+    for name in sorted(names):
+        extension = _extension(name)
+        uri = storage.join(folder, name)
+        if extension in UNREAD_EXTENSIONS:
+            detail = f"files that end in .{extension} are not read; make FLAC or WAV of it"
+            rejects.append(Reject(name, uri, "not-audio", detail))
+        elif extension not in AUDIO_EXTENSIONS | COMPANION_EXTENSIONS and opener.looks_like_sound(uri):
+            detail = "it begins like sound, but is not called so; give its name an ending such as .wav"
+            rejects.append(Reject(name, uri, "not-audio", detail))
+    return rejects
 
 
 def _links_outside(folder: str, names: list[str]) -> set[str]:
@@ -363,12 +381,7 @@ def read_embedded(uri: str) -> dict[str, str]:
 
     A licence counts only if it is one that we know: the field mostly holds a copyright notice.
     """
-    fs, path = storage.filesystem(uri)
-    try:
-        with fs.open(path, "rb") as stream, soundfile.SoundFile(stream) as file:
-            found = file.copy_metadata()
-    except (soundfile.LibsndfileError, FileNotFoundError, PermissionError, IsADirectoryError):
-        return {}
+    found = opener.read_tags(uri)
     tags = {name: found.get(name, "").strip() for name in ("title", "artist", "album", "genre")}
     notices = [found.get(name, "").strip() for name in ("license", "copyright")]
     tags["licence"] = next((notice for notice in notices if licences.normalise(notice)), "")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ssmttm import storage
 from ssmttm.errors import UserError
+from ssmttm.opener import AudioReason
 from ssmttm.sources.fields import read_fields
 from ssmttm.sources.tables import parse_json, read_table_text
 
@@ -28,11 +29,7 @@ Reason = Literal[
     "bad-entry",
     "outside-root",
     "no-caption",
-    "missing",
-    "unreadable",
-    "empty",
-    "not-audio",
-    "truncated",
+    AudioReason,
     "too-short",
     "not-finite",
     "silent",

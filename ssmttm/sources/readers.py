@@ -7,10 +7,11 @@ from dataclasses import replace
 from ssmttm import storage
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
+from ssmttm.opener import AUDIO_EXTENSIONS
 from ssmttm.registry import Registry
 from ssmttm.sources.captions import complete_captions
 from ssmttm.sources.fma import FmaSource
-from ssmttm.sources.folder import AUDIO_EXTENSIONS, FolderSource
+from ssmttm.sources.folder import FolderSource
 from ssmttm.sources.jamendo import JamendoSource
 from ssmttm.sources.manifest import MANIFEST_NAME, ManifestSource, Scan, Source, Track
 

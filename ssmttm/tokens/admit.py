@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from ssmttm import storage
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.errors import UserError
+from ssmttm.opener import UnusableAudioError, open_audio
 from ssmttm.sources import licences
 from ssmttm.sources.manifest import Reject, Track
-from ssmttm.tokens.decode import UnusableAudioError, file_seconds, open_audio
+from ssmttm.tokens.decode import LENGTH_TOLERANCE_S
 
 
 def check_licences(tracks: Iterable[Track], allowed: Sequence[str]) -> tuple[list[Track], list[Reject]]:
@@ -74,32 +75,47 @@ def overlong_captions(captions: Iterable[str], encoder: TextEncoder) -> set[str]
 
 @dataclass(frozen=True)
 class Measured:
-    """A track whose duration is known, and the size of its file."""
+    """A track whose duration is known, and the size of its file. claim: what header or table say of the duration, if
+    that is not so."""
 
     track: Track
     file_bytes: int
+    claim: str = ""
 
 
 def look_at(track: Track, minimum_seconds: float) -> Measured | Reject:
-    """Look at a track's file: its size, and its duration where the manifest does not state one."""
+    """Look at a track's file: its size, and the length of what it holds, whatever its header and the manifest say. On
+    remote storage a stated length is believed until the file is fetched to be encoded.
+
+    Raises:
+        UserError: if the storage fails.
+    """
     fs, path = storage.filesystem(track.audio)
     try:
-        seconds = track.duration_s or file_seconds(track.audio, minimum_seconds)
         size = int(storage.with_retries(lambda: fs.size(path), track.audio) or 0)
+        if track.duration_s and storage.is_remote(track.audio):
+            return Measured(track, size)
+        with open_audio(track.audio) as source:
+            seconds, claim = source.seconds, source.claim
+            if seconds < minimum_seconds:
+                detail = claim or f"{seconds:.2f} s, the minimum is {minimum_seconds:g} s"
+                return Reject(track.id, track.audio, "truncated" if source.is_cut else "too-short", detail)
     except UnusableAudioError as refused:
         return Reject(track.id, track.audio, refused.reason, refused.detail)
     except (FileNotFoundError, NotADirectoryError):
         return Reject(track.id, track.audio, "missing", "no such file")
-    return Measured(replace(track, duration_s=seconds), size)
+    if track.duration_s and abs(track.duration_s - seconds) > LENGTH_TOLERANCE_S:
+        claim = f"{track.duration_s:.2f} s are stated, {seconds:.2f} s are there"
+    return Measured(replace(track, duration_s=seconds), size, f"{track.id}: {claim} and used" if claim else "")
 
 
 def _digest(uri: str, begin_s: float | None = None) -> str | None:
     """SHA-256 of the decoded samples, of the whole or of the second from `begin_s` on; None if they cannot be had."""
     state = hashlib.sha256()
     with suppress(UnusableAudioError), open_audio(uri) as source:
-        rate = source.file.samplerate
-        state.update(f"{rate} {source.file.channels}".encode())
-        begin, count = (0, source.file.frames) if begin_s is None else (round(begin_s * rate), rate)
+        rate = source.sample_rate
+        state.update(f"{rate} {source.channels}".encode())
+        begin, count = (0, source.frames) if begin_s is None else (round(begin_s * rate), rate)
         for block_NC in source.read(begin, count):
             state.update(block_NC.tobytes())
         return state.hexdigest()

@@ -19,8 +19,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ssmttm import audio, storage
+from ssmttm.codec.mini import DEAD_SHARE, dead_codebooks
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import DamagedError, UserError
+from ssmttm.opener import UnusableAudioError, open_audio
 from ssmttm.sources import licences
 from ssmttm.sources.manifest import (
     MANIFEST_NAME,
@@ -33,9 +35,10 @@ from ssmttm.sources.manifest import (
     write_manifest,
 )
 from ssmttm.sources.readers import scan_source
+from ssmttm.tokens.admit import Measured, look_at
 from ssmttm.tokens.card import allow_list
-from ssmttm.tokens.decode import UnusableAudioError, file_seconds, open_audio
-from ssmttm.tokens.plan import READER_THREADS
+from ssmttm.tokens.decode import Decoding, read_segments
+from ssmttm.tokens.plan import READER_THREADS, plan_segments
 from ssmttm.tokens.schema import (
     COMMIT_NAME,
     ROW_COLUMNS,
@@ -54,8 +57,9 @@ NONE_STATED = "none stated"
 # Loudness of long files is measured on this much, so that a recording of hours does not fill the memory.
 LOUDNESS_SECONDS = 600.0
 GATING_BLOCK_S = 0.4  # of ITU-R BS.1770: nothing shorter has an integrated loudness
-# Rejects of a scan that are faults of the corpus itself, not decisions about good files.
-FAULTS = ("bad-entry", "missing")
+LOUDNESS_SAMPLES = 2**25  # of all its channels, at most
+# Rejects that are faults of the corpus itself, not decisions about good files.
+FAULTS = frozenset({"bad-entry", "missing", "unreadable", "empty", "not-audio", "truncated", "damaged", "not-finite"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Entry:
 @dataclass(frozen=True)
 class Inventory:
     """kind: what was found at `uri`. dataset: the content of `dataset.json`. present: URIs of the source files that
-    are there. problems: one line each."""
+    are there. problems: one line each. claims: a line for each track that is not as long as its header or the manifest
+    say. corpus: by what a corpus was read; its segments are cut and refused as these settings say."""
 
     uri: str
     kind: Literal["corpus", "dataset"]
@@ -82,6 +87,8 @@ class Inventory:
     present: frozenset[str]
     problems: list[str]
     dataset: dict[str, Any] = field(default_factory=dict)
+    claims: list[str] = field(default_factory=list)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
 
 
 def bar(items: Iterable[T], name: str, unit: str, progress: bool, total: int | None = None) -> Iterable[T]:
@@ -113,34 +120,26 @@ def _at_hand(root: str) -> frozenset[str]:
         return frozenset()
 
 
-def with_durations(
-    tracks: Sequence[Track], present: frozenset[str], progress: bool = True
-) -> tuple[list[Track], list[str]]:
-    """Fill in the lengths that are not stated, from the headers of files in `present`; also one line for each that
-    cannot be read."""
-    unknown = [track for track in tracks if track.duration_s <= 0 and track.audio in present]
-
-    def measured(track: Track) -> float | str:
-        try:
-            return file_seconds(track.audio)
-        except (UnusableAudioError, UserError) as error:
-            return f"cannot be read: {track.audio} ({error})"
-
-    with ThreadPoolExecutor(READER_THREADS) as pool:
-        found = list(bar(pool.map(measured, unknown), "lengths", "file", progress, len(unknown)))
-    seconds = {track.id: value for track, value in zip(unknown, found, strict=True) if isinstance(value, float)}
-    filled = [replace(track, duration_s=seconds.get(track.id, track.duration_s)) for track in tracks]
-    return filled, [value for value in found if isinstance(value, str)]
+def _fault(reject: Reject) -> str:
+    if reject.reason == "missing":
+        return f"missing file: {reject.audio}"
+    return f"{reject.reason}: {reject.detail}" + (f" ({reject.audio})" if reject.audio else "")
 
 
 def _corpus_inventory(uri: str, corpus: CorpusConfig, progress: bool) -> Inventory:
     tracks, rejects = scan_source(uri, corpus)
     present = _present(source_root(uri))
-    problems = [f"{r.reason}: {r.detail}" + (f" ({r.audio})" if r.audio else "") for r in rejects if r.reason in FAULTS]
-    problems += [f"missing file: {track.audio}" for track in tracks if track.audio not in present]
-    tracks, unreadable = with_durations(tracks, present, progress)
-    entries = [Entry(track, track.id) for track in tracks]
-    return Inventory(uri, "corpus", entries, rejects, present, problems + unreadable)
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        seen = pool.map(lambda track: look_at(track, corpus.minimum_seconds), tracks)
+        looked_at = list(bar(seen, "files", "file", progress, len(tracks)))
+    claims = [one.claim for one in looked_at if isinstance(one, Measured) and one.claim]
+    rejects += [one for one in looked_at if isinstance(one, Reject)]
+    entries = [
+        Entry(one.track if isinstance(one, Measured) else replace(track, duration_s=0.0), track.id)
+        for track, one in zip(tracks, looked_at, strict=True)
+    ]
+    problems = [_fault(reject) for reject in rejects if reject.reason in FAULTS]
+    return Inventory(uri, "corpus", entries, rejects, present, problems, claims=claims, corpus=corpus)
 
 
 def _damage(dataset: Listing, progress: bool) -> dict[str, str]:
@@ -304,8 +303,8 @@ def length_and_loudness(uri: str) -> tuple[float, float | None]:
 
     try:
         with open_audio(uri) as source:
-            seconds, rate = source.seconds, source.file.samplerate
-            samples_NC = source.samples(0, round(LOUDNESS_SECONDS * rate))
+            seconds, rate = source.seconds, source.sample_rate
+            samples_NC = source.samples(0, min(round(LOUDNESS_SECONDS * rate), LOUDNESS_SAMPLES // source.channels))
     except UnusableAudioError as error:
         raise UserError(f"cannot be decoded: {uri} ({error})") from None
     if samples_NC.shape[1] > 5:  # BS.1770 weighs five channels at most
@@ -316,13 +315,27 @@ def length_and_loudness(uri: str) -> tuple[float, float | None]:
     return seconds, loudness if math.isfinite(loudness) else None
 
 
-def _sample(inventory: Inventory, size: int, seed: int, progress: bool) -> tuple[dict[str, Any], list[str]]:
-    """Lengths and loudness of files drawn by seed, and what could not be decoded."""
+def _refused_within(track: Track, corpus: CorpusConfig) -> list[Reject]:
+    """The segments of a track that preprocessing would refuse."""
+    planned = plan_segments(track, corpus)
+    if isinstance(planned, Reject):
+        return [planned]
+    decoding = Decoding(0, corpus.minimum_seconds, corpus.silence_dbfs, corpus.maximum_clipped, None, "keep")
+    return [found for _, found in read_segments(planned, decoding) if isinstance(found, Reject)]
+
+
+def _sample(
+    inventory: Inventory, size: int, seed: int, progress: bool
+) -> tuple[dict[str, Any], list[Reject], list[str]]:
+    """Lengths and loudness of files drawn by seed; what of them would be refused, and what could not be decoded."""
     # Files without a length could not be opened, and are named already.
     files = sorted({entry.track.audio for entry in inventory.entries if entry.track.duration_s > 0} & inventory.present)
+    tracks = {entry.track.audio: entry.track for entry in inventory.entries}
     drawn = np.random.default_rng(seed).permutation(len(files))[:size]
-    seconds, loudness, problems = [], [], []
+    seconds, loudness, rejects, problems = [], [], [], []
     for index in bar(drawn, "loudness", "file", progress):
+        if inventory.kind == "corpus":
+            rejects += _refused_within(tracks[files[index]], inventory.corpus)
         try:
             length, lufs = length_and_loudness(files[index])
         except UserError as error:
@@ -338,7 +351,7 @@ def _sample(inventory: Inventory, size: int, seed: int, progress: bool) -> tuple
         "lufs": histogram(audible, 0.5),
         "silent": len(loudness) - len(audible),
     }
-    return figures, problems
+    return figures, rejects, problems
 
 
 def _codebooks(inventory: Inventory, progress: bool) -> dict[str, Any]:
@@ -354,11 +367,14 @@ def _codebooks(inventory: Inventory, progress: bool) -> dict[str, Any]:
             for counts_V, codes_T in zip(counts_KV, codes_KT, strict=True):
                 counts_V += np.bincount(codes_T, minlength=size)
     if counts_KV is None:
-        return {"size": size, "books": [], "counts_of_0": None}
+        return {"size": size, "books": [], "dead": [], "counts_of_0": None}
     shares_KV = counts_KV / counts_KV.sum(axis=1, keepdims=True)
     entropy_K = -np.sum(shares_KV * np.log(np.maximum(shares_KV, 1e-300)), axis=1)
+    # No more entries can occur than there are codes.
+    possible = min(size, int(counts_KV[0].sum()))
     return {
         "size": size,
+        "dead": [book for book, counts_V in enumerate(counts_KV) if (counts_V > 0).sum() < DEAD_SHARE * possible],
         "books": [
             {"used": float(np.mean(counts_V > 0)), "perplexity": round(float(np.exp(entropy)), 2)}
             for counts_V, entropy in zip(counts_KV, entropy_K, strict=True)
@@ -382,8 +398,13 @@ def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: boo
     entries = inventory.entries
     tracks = list({entry.source_id: entry for entry in reversed(entries)}.values())[::-1]
     allowed = allow_list(inventory.dataset) if inventory.dataset else CorpusConfig().allow_licences
-    measured, undecodable = _sample(inventory, sample, seed, progress)
+    measured, heard, undecodable = _sample(inventory, sample, seed, progress)
+    rejects = [*inventory.rejects, *heard]
     captions = [caption for entry in tracks for caption in entry.track.captions]
+    codebooks = _codebooks(inventory, progress) if inventory.kind == "dataset" else None
+    problems = [*inventory.problems, *(_fault(one) for one in heard if one.reason in FAULTS), *undecodable]
+    if codebooks and codebooks["dead"]:
+        problems.append(dead_codebooks(codebooks["dead"], len(codebooks["books"]), codebooks["size"]))
     return {
         "uri": inventory.uri,
         "kind": inventory.kind,
@@ -399,8 +420,9 @@ def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: boo
         "caption_words": histogram([len(caption.split()) for caption in captions]),
         "captions_per_track": histogram([len(entry.track.captions) for entry in tracks]),
         "sample": measured,
-        "codebooks": _codebooks(inventory, progress) if inventory.kind == "dataset" else None,
-        "rejects": len(inventory.rejects),
-        "rejects_by_reason": _rejects(inventory.rejects),
-        "problems": [*inventory.problems, *undecodable],
+        "codebooks": codebooks,
+        "rejects": len(rejects),
+        "rejects_by_reason": _rejects(rejects),
+        "claims": inventory.claims,
+        "problems": problems,
     }

@@ -86,12 +86,14 @@ Plan = ShardPlan | TextPlan
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """All work of one dataset. rejects: files refused before any audio is encoded."""
+    """All work of one dataset. rejects: files refused before any audio is encoded. claims: a line for each track that
+    is not as long as its header or the manifest say."""
 
     shards: list[ShardPlan]
     texts: list[TextPlan]
     rejects: list[Reject]
     overlong_captions: int
+    claims: list[str]
 
     @property
     def parts(self) -> list[Plan]:
@@ -241,4 +243,5 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
     ]
     captions = [caption for segment, _ in segments for caption in segment.track.captions]
     rejects = [replace(reject, audio=relative_to_source(reject.audio, corpus.source)) for reject in rejects]
-    return DatasetPlan(shards, plan_text(captions, encoder.fingerprint), rejects, overlong)
+    claims = [one.claim for one in measured if one.claim]
+    return DatasetPlan(shards, plan_text(captions, encoder.fingerprint), rejects, overlong, claims)

@@ -13,8 +13,8 @@ from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
 from ssmttm.errors import UserError
+from ssmttm.opener import UnusableAudioError, open_audio
 from ssmttm.tokens.check import Entry, Inventory, bar
-from ssmttm.tokens.decode import UnusableAudioError, open_audio
 from ssmttm.tokens.schema import codes_of, open_dataset, read_checked
 
 PREVIEWS = 10
@@ -44,9 +44,9 @@ def _from_source(inventory: Inventory, entry: Entry) -> Audio:
     """
     try:
         with open_audio(entry.track.audio) as source:
-            rate = source.file.samplerate
+            rate = source.sample_rate
             length = round(PREVIEW_SECONDS * rate)
-            begin = max(0, (source.file.frames - length) // 2)
+            begin = max(0, (source.frames - length) // 2)
             if inventory.dataset:
                 length = round(min(PREVIEW_SECONDS, entry.track.duration_s) * rate)
                 begin = round(entry.start_s * rate)

@@ -348,6 +348,8 @@ def _preprocess(
     if dataset is not None:
         return PreprocessResult(dataset, [], time.perf_counter() - started)
     _claim(out, plan)
+    for claim in plan.claims:
+        print(claim, flush=True)
     reports = list(tqdm(execute(writer, plan.parts), desc="preprocess", total=len(plan.parts), unit="part"))
     dataset = finish_dataset(out, plan, config, writer.codec, writer.encoder)
     return PreprocessResult(dataset, reports, time.perf_counter() - started)

@@ -166,6 +166,17 @@ def test_too_little_audio_is_refused() -> None:
         MiniCodec(CONFIG).fit([melody(1.0, 0)], seed=0, progress=False)
 
 
+def test_too_little_for_so_many_codebooks_is_said_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    many = CONFIG.model_copy(update={"num_codebooks": 8, "codebook_size": 64})
+    MiniCodec(many).fit([melody(3.0, seed) for seed in range(2)], seed=0, progress=False)
+    said = capsys.readouterr().out
+    assert "codebooks 4, 5, 6, 7 of 8 use less than a tenth" in said
+    assert "at least 384 code frames" in said
+    assert "codec.num_codebooks=4" in said
+    MiniCodec(many).fit([melody(3.0, seed) for seed in range(8)], seed=0, progress=False)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(("key", "value"), [("fft_size", 480), ("fft_size", 2047), ("pca_dim", 65)])
 def test_sizes_that_do_not_fit_together_are_refused(key: str, value: int) -> None:
     with pytest.raises(UserError, match=f"codec.{key}={value} must be"):

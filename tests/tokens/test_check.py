@@ -18,13 +18,13 @@ from ssmttm import config, storage
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.sources.readers import read_source
+from ssmttm.tokens import check
 from ssmttm.tokens.check import (
     LOUDNESS_SECONDS,
     census,
     histogram,
     length_and_loudness,
     read_inventory,
-    with_durations,
     write_scan,
 )
 from ssmttm.tokens.previews import previews
@@ -124,6 +124,19 @@ def test_codebook_usage(tiny_tokens: str) -> None:
     assert found["counts_of_0"]["most"] == np.bincount(every_KT[0]).max()
 
 
+def test_codebooks_that_say_nothing_are_a_problem_with_its_remedy(
+    tiny_tokens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert figures_of(tiny_tokens, sample=0)["problems"] == []
+    codes_of = check.codes_of
+    dead = np.array([[1], [1], [0], [0]])
+    monkeypatch.setattr(check, "codes_of", lambda row: codes_of(row) * dead[: len(codes_of(row))])
+    (problem,) = figures_of(tiny_tokens, sample=0)["problems"]
+    assert problem.startswith("codebooks 2, 3 of 4 use less than a tenth of their ")
+    assert "more music" in problem
+    assert "codec.num_codebooks=2" in problem
+
+
 def test_the_sample_is_drawn_by_seed(tiny_tokens: str) -> None:
     first, again, *others = (figures_of(tiny_tokens, sample=3, seed=seed)["sample"] for seed in (1, 1, *range(2, 8)))
     assert first == again
@@ -139,9 +152,10 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "gone.wav").unlink()
     (tmp_path / "broken.wav").write_text("no audio")
     problems = figures_of(str(tmp_path))["problems"]
-    assert problems[0] == f"missing file: {tmp_path}/gone.wav"
-    assert problems[1].startswith(f"cannot be decoded: {tmp_path}/broken.wav")
     assert len(problems) == 2
+    assert problems[0].startswith("not-audio: ")
+    assert problems[0].endswith(f"({tmp_path}/broken.wav)")
+    assert problems[1] == f"missing file: {tmp_path}/gone.wav"
 
 
 def test_ids_that_repeat_are_named(tmp_path: Path) -> None:
@@ -198,14 +212,16 @@ def test_measuring_files(tmp_path: Path) -> None:
     assert LOUDNESS_SECONDS >= 60
 
 
-def test_lengths_are_filled_in_where_they_are_not_stated(tmp_path: Path) -> None:
+def test_lengths_are_those_of_the_files_and_a_false_claim_is_a_line(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 1.5)
     write_tone(tmp_path / "b.wav", 1.5, duration_s=9.0)
     (tmp_path / "c.wav").write_text("no audio")
     inventory = read_inventory(str(tmp_path), DEFAULTS, progress=False)
-    assert {entry.track.id: entry.track.duration_s for entry in inventory.entries} == {"a": 1.5, "b": 9.0, "c": 0.0}
-    assert [problem.split(" (")[0] for problem in inventory.problems] == [f"cannot be read: {tmp_path}/c.wav"]
-    assert with_durations([], frozenset()) == ([], [])
+    assert {entry.track.id: entry.track.duration_s for entry in inventory.entries} == {"a": 1.5, "b": 1.5, "c": 0.0}
+    (problem,) = inventory.problems
+    assert problem.startswith("not-audio: ")
+    assert problem.endswith(f"({tmp_path}/c.wav)")
+    assert inventory.claims == ["b: 9.00 s are stated, 1.50 s are there and used"]
 
 
 def test_a_scan_becomes_a_manifest_that_reads_the_same(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
 
+from ssmttm import opener as module
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.tokens import decode as module
-from ssmttm.tokens.decode import Decoding, UnusableAudioError, decode, file_seconds, open_audio
+from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.tokens.decode import Decoding, decode
 
 DECODING = Decoding(24_000, 0.5, silence_dbfs=-60.0, maximum_clipped=0.05, loudness=None, vocals="keep")
 
@@ -71,7 +72,8 @@ def test_a_cut_file_is_truncated_from_its_end_on(tmp_path: Path, extension: str,
     data = path.read_bytes()[: round(0.6 * path.stat().st_size)]
     uri = f"memory://{tmp_path.name}/a.{extension}" if remote else str(path)
     storage.write_bytes(uri, data)
-    seconds = file_seconds(uri, 0.5)
+    with open_audio(uri) as source:
+        seconds = source.seconds
     last = math.ceil(seconds) - 1
     assert len(decoded(uri, 0.0)) == 24_000
     assert refusal(uri, last, seconds - last) == "truncated"

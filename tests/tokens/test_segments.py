@@ -112,7 +112,9 @@ def test_truncated_file_keeps_its_whole_segments(tmp_path: Path, extension: str)
     soundfile.write(path, rng.uniform(-0.5, 0.5, 9 * 24_000), 24_000)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    results = list(read_segments(planned(track_of(path, 9.0)), DECODING))
+    stated = plan_segments(track_of(path, 9.0), CORPUS)
+    assert isinstance(stated, list)
+    results = list(read_segments(stated, DECODING))
     assert isinstance(results[0][1], np.ndarray)
     assert [r.reason for _, r in results[1:] if isinstance(r, Reject)] == ["truncated", "truncated"]
 
