@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ import soundfile
 import soxr
 import torch
 
-from ssmttm import storage
+from ssmttm import storage, tags
 from ssmttm.errors import UserError
 from ssmttm.opener import AudioSource, UnusableAudioError, open_audio
 
@@ -29,12 +30,79 @@ class Audio(NamedTuple):
         return self.samples.shape[1] / self.sample_rate
 
 
-def read(uri: str, start_s: float = 0.0, seconds: float | None = None) -> Audio:
+LOWEST_RATE, HIGHEST_RATE, MOST_CHANNELS = 1_000, 768_000, 64
+LOUDEST = 32.0  # of float samples; what reaches further was meant for integers
+_ZERO = {"u": 1.0, "i": 0.0}  # of integer samples, as a share of full scale: unsigned ones lie around the middle
+
+
+def checked(audio: Any, name: str = "audio") -> Audio:
+    """Audio that somebody else's code gave, as float32 [C, N].
+
+    Args:
+        audio: (samples, rate in Hz). Samples of NumPy or torch, [C, N] or [N]; floats with full scale 1, or integers of
+            8, 16 or 32 bits, which are brought to that.
+        name: what the message calls it.
+
+    Raises:
+        UserError: if it is anything else: of another shape or type, with [N, C], samples that are not finite or far
+            beyond full scale, or a rate that is none.
+    """
+    try:
+        samples, rate = audio
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is {type(audio).__name__}; give Audio(samples, sample_rate)") from None
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    try:
+        samples = np.asarray(samples)
+    except ValueError:
+        raise UserError(f"{name} has samples that make no array; give [channels, samples]") from None
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if samples.ndim == 1:
+        samples = samples[None]
+    if samples.ndim != 2 or not len(samples):
+        raise UserError(f"{name} has samples of shape {list(samples.shape)}; give [channels, samples]")
+    if samples.shape[0] > MOST_CHANNELS:
+        raise UserError(
+            f"{name} has {samples.shape[0]} channels of {samples.shape[1]} samples; give [channels, samples], which "
+            "is .T of [samples, channels]"
+        )
+    if kind == "f":
+        with np.errstate(over="ignore"):  # told below
+            samples = samples.astype(np.float32, copy=False)
+    elif kind in _ZERO and size <= 4:
+        full = 2.0 ** (8 * size - 1)
+        samples = (samples / full - _ZERO[kind]).astype(np.float32)
+    else:
+        raise UserError(
+            f"{name} has samples of type {samples.dtype}; give floats from -1 to 1, or integers of 8, 16 or 32 bits"
+        )
+    loudest = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+    if not math.isfinite(loudest):
+        raise UserError(f"{name} holds samples that are not finite; replace them, e.g. with numpy.nan_to_num")
+    if loudest > LOUDEST:
+        raise UserError(f"{name} reaches {loudest:g}, and floats lie from -1 to 1; divide what was 16 bits by 32768")
+    return Audio(np.ascontiguousarray(samples), _rate(rate, name))
+
+
+def _rate(rate: Any, name: str) -> int:
+    plain = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
+    if not plain or not LOWEST_RATE <= rate <= HIGHEST_RATE or rate != int(rate):
+        told = rate if plain else type(rate).__name__
+        raise UserError(
+            f"{name} has a sample rate of {told}; give whole samples a second from {LOWEST_RATE} to {HIGHEST_RATE}"
+        )
+    return int(rate)
+
+
+def read(uri: str | os.PathLike[str], start_s: float = 0.0, seconds: float | None = None) -> Audio:
     """Decode an audio file, or `seconds` of it from `start_s` on, at its own rate.
 
     Raises:
         UserError: if the file does not exist or cannot be decoded.
     """
+    uri = storage.as_text(uri)
     try:
         with open_audio(uri) as source:
             begin = round(start_s * source.sample_rate)
@@ -111,42 +179,78 @@ FORMATS = {
     "ogg": ("OGG", "VORBIS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
+SOFTWARE = "ssmttm"
+
+
+def extension_of(uri: str) -> str:
+    """The format that a file's name stands for, one of `FORMATS`.
+
+    Raises:
+        UserError: for an unknown one.
+    """
+    extension = uri.rsplit(".", 1)[-1].lower()
+    if extension not in FORMATS:
+        raise UserError(f"cannot write {uri}; end its name in one of: {', '.join('.' + name for name in FORMATS)}")
+    return extension
 
 
 def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | None = None) -> bytes:
-    """Encode as WAV, FLAC, OGG or MP3; `metadata` goes into the file's comment field as JSON.
+    """Encode as WAV, FLAC, OGG or MP3; `metadata` goes into the file's comment field as JSON, and its `prompt` into the
+    title.
 
     Raises:
-        UserError: for an unknown extension.
+        UserError: for an unknown extension, or audio that `checked` refuses.
     """
     if extension not in FORMATS:
         raise UserError(f"cannot write .{extension}; use one of: {', '.join(FORMATS)}")
     container, subtype = FORMATS[extension]
+    audio = checked(audio)
+    comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True, default=np.generic.item) if metadata else ""
+    title = " ".join(str((metadata or {}).get("prompt") or "").replace("\0", " ").split())[:200]
     buffer = io.BytesIO()
-    channels = audio.samples.shape[0]
-    with soundfile.SoundFile(buffer, "w", audio.sample_rate, channels, subtype, format=container) as file:
-        if metadata:
-            if metadata.get("prompt"):  # libsndfile refuses an empty title
-                file.title = str(metadata["prompt"])[:200]
-            file.software = "ssmttm"
-            file.comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True)
+    with soundfile.SoundFile(buffer, "w", audio.sample_rate, len(audio.samples), subtype, format=container) as file:
+        if metadata and extension in ("flac", "ogg"):
+            if title:  # libsndfile refuses an empty one
+                file.title = title
+            file.software = SOFTWARE
+            file.comment = comment
         for begin in range(0, audio.samples.shape[1], WRITTEN):  # a clipped copy of all of it would take as much again
             file.write(np.clip(audio.samples[:, begin : begin + WRITTEN], -1.0, 1.0).T)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    if metadata and extension == "mp3":
+        return tags.id3(title, SOFTWARE, comment) + data
+    if metadata and extension == "wav":
+        told = {tags.TITLE: title} if title else {}
+        return tags.with_riff_info(data, told | {tags.SOFTWARE: SOFTWARE, tags.COMMENT: comment})
+    return data
 
 
-def write(uri: str, audio: Audio, metadata: dict[str, Any] | None = None) -> None:
+def write(uri: str | os.PathLike[str], audio: Audio, metadata: dict[str, Any] | None = None) -> None:
     """Write a file whose format follows from its extension (see `to_bytes`)."""
-    storage.write_bytes(uri, to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), metadata))
+    uri = storage.as_text(uri)
+    storage.write_bytes(uri, to_bytes(audio, extension_of(uri), metadata))
 
 
-def read_metadata(uri: str) -> dict[str, Any]:
-    """The JSON that `write` put into the comment field; empty if there is none."""
-    with soundfile.SoundFile(io.BytesIO(storage.read_bytes(uri))) as file:
+def read_metadata(uri: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON that `write` put into the comment field; empty if there is none.
+
+    Raises:
+        UserError: if the file does not exist or is no audio.
+    """
+    uri = storage.as_text(uri)
+    data = storage.read_bytes(uri)
+    comment = tags.riff_comment(data)
+    if comment is None:
         try:
-            return json.loads(file.comment)
-        except json.JSONDecodeError:
-            return {}
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                comment = file.comment
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise UserError(f"{uri} cannot be decoded as audio: {error}") from None
+    try:
+        found = json.loads(comment)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:

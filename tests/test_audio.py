@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -94,8 +95,79 @@ def test_unreadable_audio_and_unknown_formats_are_user_errors(tmp_path: Path) ->
         audio.read(str(tmp_path / "x.wav"))
     with pytest.raises(UserError, match=r"y\.wav does not exist"):
         audio.read(str(tmp_path / "y.wav"))
-    with pytest.raises(UserError, match=r"cannot write \.mp4; use one of: wav, flac, ogg"):
+    with pytest.raises(UserError, match=r"cannot write .*x\.mp4; end its name in one of: \.wav, \.flac, \.ogg"):
         audio.write(str(tmp_path / "x.mp4"), tone(440.0, 0.1))
+
+
+RAMP = np.linspace(-1, 1, 101, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        RAMP,
+        RAMP[None],
+        RAMP.astype(np.float64),
+        RAMP.astype(np.float16),
+        RAMP.astype(">f4"),
+        np.repeat(RAMP, 2)[::2],
+        RAMP.tolist(),
+        torch.from_numpy(RAMP),
+        torch.from_numpy(RAMP)[None].double().requires_grad_(),
+        torch.from_numpy(RAMP).bfloat16(),
+        np.rint(RAMP * 32767).astype(np.int16),
+        np.rint(RAMP * 32767).astype(">i2"),
+        np.rint(RAMP * (2**31 - 256)).astype(np.int32),
+        torch.from_numpy(np.rint(RAMP * 32767).astype(np.int16)),
+        np.rint(RAMP * 127).astype(np.int8),
+        np.rint(RAMP * 127 + 128).astype(np.uint8),
+    ],
+)
+@pytest.mark.parametrize("rate", [24_000, np.int64(24_000), 24_000.0, np.float32(24_000)])
+def test_samples_of_other_libraries_mean_the_same(samples: object, rate: object) -> None:
+    taken = audio.checked((samples, rate))
+    assert taken.samples.dtype == np.float32
+    assert taken.samples.shape == (1, 101)
+    assert (type(taken.sample_rate), taken.sample_rate) == (int, 24_000)
+    assert np.abs(taken.samples[0] - RAMP).max() < 0.013  # eight bits
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "is NoneType; give Audio"),
+        (RAMP, "is ndarray; give Audio"),
+        ((24_000, RAMP), r"has samples of shape \[\]"),
+        ((np.zeros((480, 2)), 24_000), "480 channels of 2 samples; .* is .T of"),
+        ((torch.zeros(480, 2), 24_000), "480 channels of 2 samples"),
+        ((np.zeros((1, 1, 9)), 24_000), r"shape \[1, 1, 9\]; give \[channels, samples\]"),
+        ((np.zeros((0, 9)), 24_000), r"shape \[0, 9\]"),
+        ((np.array([0.0, np.nan]), 24_000), "not finite"),
+        ((np.array([0.0, np.inf]), 24_000), "not finite"),
+        ((np.array([1e300]), 24_000), "not finite"),
+        ((np.array([0.0, 20_000.0]), 24_000), "reaches 20000, .* by 32768"),
+        ((np.zeros(9, np.int64), 24_000), "samples of type int64"),
+        ((np.zeros(9, bool), 24_000), "samples of type bool"),
+        ((np.zeros(9, complex), 24_000), "samples of type complex128"),
+        ((["a", "b"], 24_000), "samples of type <U1"),
+        ((np.array([None, 1.0]), 24_000), "samples of type object"),
+        (([[0.0], [0.0, 1.0]], 24_000), "no array"),
+        *(((RAMP, rate), "sample rate of") for rate in (0, -1, 1.5, math.nan, math.inf, 10**9, True, "44100", None)),
+    ],
+)
+def test_other_samples_are_refused_by_name(given: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        audio.checked(given, "the recording")
+    assert str(refused.value).startswith("the recording ")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=message):
+        audio.to_bytes(given)  # type: ignore[arg-type]
+
+
+def test_paths_may_be_paths_and_metadata_numbers_of_numpy(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", tone(440.0, 0.1), {"seed": np.int64(7), "gain": np.float32(0.5)})
+    assert audio.read(tmp_path / "a.wav").sample_rate == 24_000
+    assert audio.read_metadata(tmp_path / "a.wav") == {"seed": 7, "gain": 0.5}
 
 
 def test_resampling_keeps_pitch_length_and_level() -> None:

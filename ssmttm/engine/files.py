@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import ssmttm
-from ssmttm import audio
+from ssmttm import audio, tags
 from ssmttm.audio import Audio
 
 _REVERSED_BYTES = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -25,7 +25,7 @@ def provenance(model_id: str, prompt: str, seed: int) -> dict[str, Any]:
         "notice": "AI-generated",
         "model": model_id,
         "prompt": prompt,
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt_sha256": hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
         "seed": seed,
         "software": f"ssmttm {ssmttm.__version__}",
     }
@@ -46,11 +46,9 @@ def encode(clip: Audio, extension: str, metadata: dict[str, Any]) -> bytes:
 
 def wav_header(samples: int, sample_rate: int, metadata: dict[str, Any]) -> bytes:
     """The beginning of a mono 16-bit WAV file whose samples follow as they are made (RIFF, with the comment first)."""
-    comment = json.dumps(metadata, ensure_ascii=True, sort_keys=True).encode()
-    comment += bytes(2 - len(comment) % 2)  # ends with a zero, at an even length
-    told = b"INFO" + struct.pack("<4sI", b"ICMT", len(comment)) + comment
+    told = tags.riff_info({tags.COMMENT: json.dumps(metadata, ensure_ascii=True, sort_keys=True)})
     layout = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    chunks = struct.pack("<4sI", b"fmt ", len(layout)) + layout + struct.pack("<4sI", b"LIST", len(told)) + told
+    chunks = struct.pack("<4sI", b"fmt ", len(layout)) + layout + told
     data = struct.pack("<4sI", b"data", 2 * samples)
     return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + len(data) + 2 * samples, b"WAVE") + chunks + data
 
