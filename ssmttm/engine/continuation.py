@@ -44,7 +44,8 @@ class Take:
         samples: of the result in all, given audio included.
 
     Raises:
-        UserError: if the request is out of bounds, or its audio too short or, with what follows, too long.
+        UserError: if the request is out of bounds, or its audio not as `audio.checked` takes it, too short or, with
+            what follows, too long.
     """
 
     def __init__(self, bundle: Bundle, renderer: WindowRenderer, request: MusicRequest):
@@ -54,9 +55,10 @@ class Take:
         before, overlap, primer_KT, history = 0, 0, None, None
         self._given: GivenAudio | None = None
         if request.audio is not None:
-            if request.audio.seconds + request.seconds > longest:
+            audio = audio_io.checked(request.audio)
+            if audio.seconds + request.seconds > longest:
                 raise UserError(f"the continued piece would be over the limit of {longest:g} seconds")
-            given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, request.audio)
+            given = self._given = GivenAudio(codec, bundle.lm.config.num_codebooks, renderer, audio)
             fresh += given.rest
             before, overlap, primer_KT, history = given.known, given.overlap, given.primer_KT, given.history
         self.piece = Piece.of(bundle, request, -(-fresh // codec.hop_length), primer_KT, history)

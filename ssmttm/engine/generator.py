@@ -5,6 +5,7 @@ Shapes: B clips, K codebooks, T frames, N samples.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 import torch
 
 from ssmttm import storage
-from ssmttm.audio import Audio
+from ssmttm.audio import Audio, extension_of
 from ssmttm.bundle.load import Bundle, load_bundle, shipped_bundle
 from ssmttm.engine import files
 from ssmttm.engine.continuation import Take
-from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.request import BOUNDS, MusicRequest
 from ssmttm.engine.slot_engine import CodeStream, EngineMetrics, SlotEngine
 from ssmttm.engine.slots import Rereading, SlotBatch
 from ssmttm.engine.windows import Rendering, WindowPool, WindowRenderer
@@ -85,7 +86,7 @@ class Generator:
 
     @classmethod
     def load(
-        cls, uri: str | None = None, device: str | None = None, precision: str = "fp32", **slots: Any
+        cls, uri: str | os.PathLike[str] | None = None, device: str | None = None, precision: str = "fp32", **slots: Any
     ) -> Generator:
         """Load a bundle.
 
@@ -101,7 +102,7 @@ class Generator:
         """
         if precision not in PRECISIONS:
             raise UserError(f"precision is {precision!r}; give one of: {', '.join(PRECISIONS)}")
-        bundle = load_bundle(uri or shipped_bundle(), device)
+        bundle = load_bundle(storage.as_text(uri or shipped_bundle()), device)
         if precision != "fp32":
             bundle.lm.narrow(precision)
         return cls(bundle, **slots)
@@ -134,7 +135,7 @@ class Generator:
         """
         take = self._take(_request(prompt, *arguments, **fields))
         codes = None if self._engine is None else self._engine.submit(take.piece)
-        made = self._make_alone([take]) if codes is None else self._make_in_slots(take, codes)
+        made = (part for (part,) in self._make_alone([take])) if codes is None else self._make_in_slots(take, codes)
         pieces = (Audio(samples_1N, self.sample_rate) for samples_1N in made)
         return ClipStream(take.piece.request, pieces, codes)
 
@@ -151,7 +152,10 @@ class Generator:
         *arguments: Any,
         **fields: Any,
     ) -> list[Audio]:
-        """One clip per prompt, made together. Each is what `generate` gives with its seed, up to float rounding.
+        """One clip per prompt, made together. Each is what `generate` gives with its seed and as many threads: on a CPU
+        to the last bit, on a GPU up to rounding, as long as both draw the same codes.
+        Stage 1 rounds another way in company, by some 1e-6 of a probability: about one draw in a million falls on the
+        other side of the border between two codes, and the clip is another one from there on.
 
         Args:
             arguments, fields: of all requests, as `stream` takes them.
@@ -174,10 +178,11 @@ class Generator:
             with ThreadPoolExecutor(len(requests)) as threads:
                 return list(threads.map(self.generate, requests))
         pieces = list(self._make_alone([self._take(request) for request in requests]))
-        return [Audio(samples_N[None], self.sample_rate) for samples_N in np.concatenate(pieces, axis=1)]
+        return [Audio(np.concatenate(parts, axis=1), self.sample_rate) for parts in zip(*pieces, strict=True)]
 
     def extend(self, audio: Audio, prompt: str, *arguments: Any, **fields: Any) -> Audio:
-        """The given audio (mono, at the model's rate) followed by music that continues it.
+        """The given audio, of any rate and number of channels (see `audio.checked`), made mono at the model's rate,
+        followed by music that continues it.
 
         The last 0.1 s of the given audio fade into the model's rendering of them; all before stays as it is.
 
@@ -190,16 +195,23 @@ class Generator:
         return self.generate(_request(prompt, *arguments, **fields, audio=audio))
 
     def to_bytes(self, audio: Audio, extension: str, prompt: str, seed: int) -> bytes:
-        """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what."""
-        return files.encode(audio, extension, files.provenance(self.model_id, prompt, seed))
+        """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what.
 
-    def save(self, uri: str, audio: Audio, prompt: str, seed: int) -> None:
+        Raises:
+            UserError: for an unknown extension, audio that `audio.checked` refuses, or a seed that is none.
+        """
+        made = BOUNDS["seed"].plain("seed", seed)
+        BOUNDS["seed"].check("seed", made)
+        return files.encode(audio, extension, files.provenance(self.model_id, prompt, int(made)))
+
+    def save(self, uri: str | os.PathLike[str], audio: Audio, prompt: str, seed: int) -> None:
         """Write `to_bytes` to a file whose format follows from its extension.
 
         Raises:
-            UserError: for an unknown extension.
+            UserError: as `to_bytes`, and if the file cannot be written.
         """
-        storage.write_bytes(uri, self.to_bytes(audio, uri.rsplit(".", 1)[-1].lower(), prompt, seed))
+        uri = storage.as_text(uri)
+        storage.write_bytes(uri, self.to_bytes(audio, extension_of(uri), prompt, seed))
 
     def metrics(self) -> EngineMetrics:
         """Counters of stage 1 in a generator with slots."""
@@ -225,16 +237,22 @@ class Generator:
         self.bundle.lm.check_length(longest)
         return take
 
-    def _make_alone(self, takes: Sequence[Take]) -> Iterator[np.ndarray]:
-        """Audio [B, N] of takes that are equally long, made together as it is taken."""
-        pieces = [take.piece for take in takes]
-        rendering = Rendering(self.renderer, pieces)
+    def _make_alone(self, takes: Sequence[Take]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Consecutive audio of takes that are equally long, [1, N] of each, made as it is taken. A CPU renders them no
+        faster together, and one by one as if each were alone, to the last bit."""
+        alone = self.renderer.device.type == "cpu"
+        groups = [[take.piece] for take in takes] if alone else [[take.piece for take in takes]]
+        renderings = [Rendering(self.renderer, pieces) for pieces in groups]
         with torch_threads(self.config.threads):
-            batch = SlotBatch.of(self.bundle.lm, pieces, Rereading.of(self.config))
-        while rendering.left:
+            batch = SlotBatch.of(self.bundle.lm, [take.piece for take in takes], Rereading.of(self.config))
+        while renderings[0].left:
             with torch_threads(self.config.threads):
-                added = takes[0].add(rendering.render([batch.read(rendering.wanted)]))
-            yield from added
+                codes = batch.read(renderings[0].wanted).split([len(pieces) for pieces in groups])
+                made_B1N = torch.cat(
+                    [one.render([codes_BKT]) for one, codes_BKT in zip(renderings, codes, strict=True)]
+                )
+                added = [take.add(made_11N) for take, made_11N in zip(takes, made_B1N.split(1), strict=True)]
+            yield from zip(*added, strict=True)
 
     def _make_in_slots(self, take: Take, codes: CodeStream) -> Iterator[np.ndarray]:
         rendering = Rendering(self.renderer, [take.piece])

@@ -6,9 +6,11 @@ from it. It imports nothing heavy, so that the CLI's help comes at once.
 
 from __future__ import annotations
 
+import operator
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ssmttm.config import GenerationConfig
 
 MAX_SEED = 2**63 - 1
+WHOLE = "a whole number"
 UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"}  # Unicode categories of what leaves the paper white
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # so do these, letters and signs by their category: fillers, Braille's blank
 
@@ -34,6 +37,29 @@ class Bounds:
     kind: str = "a number"
     above: bool = False
     least: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.kind == WHOLE
+
+    def plain(self, name: str, value: Any) -> int | float:
+        """A number of any library as Python's own: an int where it is one, or has to be; otherwise a float.
+
+        Raises:
+            UserError: naming the field, if it is none, or no whole one where it has to be. True is no number.
+        """
+        try:
+            is_truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+            if is_truth or isinstance(value, str) or getattr(value, "ndim", False):
+                raise TypeError
+            with suppress(TypeError):
+                return operator.index(value)
+            if self.is_whole:
+                raise TypeError
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            told = " ".join(repr(value).split())
+            raise UserError(f"{name} is {told[:60]}; give {self.told()}") from None
 
     def check(self, name: str, value: float, high: float | None = None) -> None:
         """Raises UserError, naming the field and its bounds, unless `value` is within them; NaN never is."""
@@ -101,29 +127,38 @@ class Sampling:
 
 @dataclass(frozen=True)
 class MusicRequest:
-    """One clip. What is None takes the bundle's default (the seed is drawn).
+    """One clip. What is None takes the bundle's default (the seed is drawn). Numbers of NumPy or torch are taken, and
+    kept as Python's own.
 
     guidance, temperature, top_k, top_p: of stage 1, see `Sampling`. steps: of stage 2; refused where there is none.
     controls: values by name, each checked by the conditioner that has the name.
-    audio: what the music continues, of any rate and number of channels; `seconds` are those that follow it.
+    audio: what the music continues, of any rate and number of channels, see `audio.checked`; `seconds` are those that
+        follow it.
+
+    Raises:
+        UserError: naming the field, if a number is none.
     """
 
     prompt: str
     seconds: float = _asked(10.0, "length of the clip; the model sets the upper limit", 0, 86_400, "a length", True)
-    seed: int | None = _asked(None, "same seed, same audio; drawn when left out", 0, MAX_SEED, "a whole number")
+    seed: int | None = _asked(None, "same seed, same audio; drawn when left out", 0, MAX_SEED, WHOLE)
     guidance: float | None = _asked(None, "how closely to follow the prompt; 1: unguided", 0, 20)
     temperature: float | None = _asked(
         None, "above 1 wilder, below 1 tamer, 0: always the likeliest code", 0, 5, least=0.01
     )
-    top_k: int | None = _asked(None, "draw among the k likeliest codes; 0: all", 0, 100_000, "a whole number")
-    steps: int | None = _asked(
-        None, "sampling steps of the second stage; refused where there is none", 1, 200, "a whole number"
-    )
+    top_k: int | None = _asked(None, "draw among the k likeliest codes; 0: all", 0, 100_000, WHOLE)
+    steps: int | None = _asked(None, "sampling steps of the second stage; refused where there is none", 1, 200, WHOLE)
     top_p: float | None = _asked(
         None, "draw among the likeliest codes that together reach this probability", 0, 1, above=True
     )
     controls: Mapping[str, Any] = field(default_factory=dict)
     audio: Audio | None = None
+
+    def __post_init__(self) -> None:
+        for name, bounds in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None or name == "seconds":
+                object.__setattr__(self, name, bounds.plain(name, value))
 
     def filled(self, config: GenerationConfig) -> MusicRequest:
         """The same request with the bundle's defaults in the place of None.

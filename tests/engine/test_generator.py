@@ -64,13 +64,20 @@ def test_threads_share_one_generator(generator: Generator) -> None:
 
 
 def test_a_batch_gives_what_single_clips_are(generator: Generator) -> None:
+    """The same codes, and so the same sound to the last bit: company changes neither windows nor phases."""
     prompts = [PROMPT, "techno", "a slow waltz for strings and harp, in D major, without any drums at all"]
-    batch = generator.generate_batch(prompts, 3.0, seeds=[1, 2, 3])
+    batch = generator.generate_batch(prompts, 3.0, seeds=[1, np.int64(2), 3])
     for clip, prompt, seed in zip(batch, prompts, (1, 2, 3), strict=True):
-        alone = generator.generate(prompt, 3.0, seed=seed)
-        assert clip.samples.shape == alone.samples.shape
-        # Recovering phases amplifies rounding, most of all in silence; another code would be far outside this.
-        assert np.abs(clip.samples - alone.samples).mean() < 0.1 * np.abs(alone.samples).mean()
+        assert np.array_equal(clip.samples, generator.generate(prompt, 3.0, seed=seed).samples)
+
+
+@pytest.mark.slow
+def test_a_batch_of_the_packages_model_gives_what_single_clips_are() -> None:
+    generator = Generator.load()
+    prompts = [f"{genre}, {tempo} bpm" for genre in ("calm piano", "techno", "jazz trio") for tempo in (70, 120)]
+    batch = generator.generate_batch(prompts, 4.0, seeds=range(6))
+    for seed, (clip, prompt) in enumerate(zip(batch, prompts, strict=True)):
+        assert np.array_equal(clip.samples, generator.generate(prompt, 4.0, seed=seed).samples)
 
 
 def test_batches_check_their_input(generator: Generator) -> None:
@@ -125,6 +132,34 @@ def test_extend_reads_other_rates_and_channels(generator: Generator) -> None:
     assert generator.extend(stereo, PROMPT, 1.0, seed=1).samples.shape == (1, 48_000)
 
 
+def test_extend_takes_samples_of_any_library(generator: Generator) -> None:
+    given = 0.3 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 24_000)
+    longer = generator.extend(Audio(given.astype(np.float32)[None], 24_000), PROMPT, 0.5, seed=1).samples
+    for same in (given.astype(np.float32), torch.from_numpy(given)[None], given):
+        assert np.array_equal(generator.extend(Audio(same, np.int64(24_000)), PROMPT, 0.5, seed=1).samples, longer)
+    sixteen = generator.extend(Audio(np.rint(given * 32768).astype(np.int16), 24_000), PROMPT, 0.5, seed=1).samples
+    assert np.abs(sixteen - longer)[:, : 24_000 - 2400].max() < 1e-4  # what was given
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros((24_000, 2), np.float32), 24_000, "audio has 24000 channels of 2 samples"),
+        (np.full((1, 24_000), np.nan), 24_000, "audio holds samples that are not finite"),
+        (np.full((1, 24_000), 12_000.0), 24_000, "audio reaches 12000"),
+        (np.zeros((1, 24_000), np.int64), 24_000, "audio has samples of type int64"),
+        (np.zeros((1, 24_000), np.float32), 0, "audio has a sample rate of 0"),
+        (np.zeros((1, 0), np.float32), 24_000, "too short"),
+        (np.zeros(0), 24_000, "too short"),
+        ("take.wav", 24_000, "audio has samples of shape"),
+    ],
+)
+def test_extend_refuses_what_is_no_sound(generator: Generator, samples: object, rate: int, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        generator.extend(Audio(samples, rate), PROMPT, 1.0)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
 def test_extend_refuses_what_it_cannot_continue(generator: Generator) -> None:
     with pytest.raises(UserError, match="too short"):
         generator.extend(Audio(np.zeros((1, 100), np.float32), 24_000), PROMPT, 1.0)
@@ -147,6 +182,9 @@ def test_extend_refuses_what_it_cannot_continue(generator: Generator) -> None:
         ({"seconds": 601}, "up to 600"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+        ({"seed": True}, "seed is True; give a whole number"),
+        ({"prompt": None}, "the prompt is of type NoneType; give text"),
         ({"guidance": -0.1}, "guidance is -0.1"),
         ({"guidance": math.nan}, "guidance is nan"),
         ({"temperature": -1}, "temperature is -1"),
@@ -184,9 +222,23 @@ def test_files_are_marked_and_reproducible(generator: Generator, tmp_path: Path,
     assert abs(decoded.seconds - 1.0) < 0.01
 
 
+def test_files_may_be_paths_and_seeds_numbers_of_numpy(generator: Generator, tmp_path: Path) -> None:
+    clip = Audio(np.zeros((1, 2400), np.float32), 24_000)
+    generator.save(tmp_path / "a.wav", clip, PROMPT, np.int64(9))  # type: ignore[arg-type]
+    assert audio.read_metadata(tmp_path / "a.wav")["seed"] == 9
+    for seed in (1.5, True, -1, None):
+        with pytest.raises(UserError, match=f"seed is {seed}; give a whole number"):
+            generator.save(tmp_path / "b.wav", clip, PROMPT, seed)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="audio has samples of type int64"):
+        generator.save(tmp_path / "b.wav", Audio(np.zeros(9, np.int64), 24_000), PROMPT, 1)
+    with pytest.raises(UserError, match="a part of its path is a file"):
+        generator.save(tmp_path / "a.wav" / "b.wav", clip, PROMPT, 1)
+    assert [*tmp_path.iterdir()] == [tmp_path / "a.wav"]
+
+
 def test_another_format_is_refused(generator: Generator, tmp_path: Path) -> None:
     clip = Audio(np.zeros((1, 100), np.float32), 24_000)
-    with pytest.raises(UserError, match=r"cannot write \.aiff"):
+    with pytest.raises(UserError, match=r"cannot write .*x\.aiff; end its name in one of"):
         generator.save(str(tmp_path / "x.aiff"), clip, PROMPT, 1)
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ssmttm.config import GenerationConfig
 from ssmttm.engine.request import BOUNDS, DEFAULTS, MAX_SEED, MusicRequest, Sampling, check_prompt
@@ -43,6 +46,41 @@ def test_each_bound_holds(name: str) -> None:
     for value in outside:
         with pytest.raises(UserError, match=f"^{name} is .*; give a"):
             MusicRequest(**{"prompt": "x", name: value}).filled(config)
+
+
+def numbers(value: float) -> list[object]:
+    """A number as other libraries have it."""
+    kinds = [np.float32, np.float64, *([np.int64, np.int32, np.uint8] if value == int(value) else [])]
+    return [*(kind(value) for kind in kinds), np.array(value), torch.tensor(value)]
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_numbers_of_other_libraries_become_pythons_own(name: str) -> None:
+    bounds = BOUNDS[name]
+    for value in numbers(3 if bounds.is_whole else 0.5):
+        if bounds.is_whole and "int" not in str(value.dtype):  # type: ignore[attr-defined]
+            continue
+        request = MusicRequest(**{"prompt": "x", name: value})  # type: ignore[arg-type]
+        kept = getattr(request, name)
+        assert type(kept) in (int, float)
+        assert kept == value
+        assert type(getattr(request.filled(GenerationConfig()), name)) is type(kept)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_is_no_number_is_refused_by_name(name: str) -> None:
+    whole = [1.0, 1.5, np.float64(1), math.inf, torch.tensor(1.0)] if BOUNDS[name].is_whole else []
+    none = [] if name != "seconds" else [None]
+    for value in ["1", True, np.True_, torch.tensor(True), 1j, [1], np.array([1, 2]), np.array([1]), {}, *whole, *none]:
+        with pytest.raises(UserError, match=f"^{name} is .*; give a") as refused:
+            MusicRequest(**{"prompt": "x", name: value})  # type: ignore[arg-type]
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 160
+
+
+def test_a_number_beyond_floats_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^seconds is 1000"):
+        MusicRequest("x", 10**400).filled(GenerationConfig())
 
 
 def test_messages_name_the_bounds() -> None:
