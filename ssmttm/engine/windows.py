@@ -151,10 +151,13 @@ class WindowRenderer:
         config: window, context and look-ahead in code frames; solver and the rest of stage 2's sampling.
 
     Raises:
-        UserError: if context and look-ahead leave no room in the window.
+        UserError: if context and look-ahead leave no room in the window, or there is a completer and no number of
+            sampling steps.
     """
 
     def __init__(self, completer: LatentCompleter | None, codec: Codec, config: GenerationConfig):
+        if completer is not None and config.steps is None:
+            raise UserError("generation.steps=null, but stage 2 is sampled in steps; give their number, e.g. 8")
         self._fine: FineSource = FromCodebooks(codec) if completer is None else FromStage2(completer, codec, config)
         self.context, self.lookahead = config.context_frames, self._fine.lookahead
         self.hop = config.window_frames - self.context - self.lookahead

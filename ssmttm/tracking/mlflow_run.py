@@ -25,10 +25,13 @@ def default_uri(out: str) -> str:
     """SQLite beside the runs.
 
     Raises:
-        UserError: where runs lie on an object store, which holds no database.
+        UserError: where runs lie on an object store, which holds no database, or their folder's name would end its
+            address.
     """
     if storage.is_remote(out):
         raise UserError(f"runs at {out} need tracking.uri, an MLflow server (or tracking.enabled=false)")
+    if "?" in storage.absolute(out):
+        raise UserError(f"runs at {out}, a name with a question mark, need tracking.uri (or tracking.enabled=false)")
     return f"sqlite:///{storage.join(storage.local_path(storage.absolute(out)), 'mlflow.db')}"
 
 

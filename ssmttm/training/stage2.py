@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ssmttm.audio import Audio
 from ssmttm.conditions.base import Conditions
 from ssmttm.config import Config
+from ssmttm.errors import UserError
 from ssmttm.model.diffusion import LatentCompleter, Sampler
 from ssmttm.model.weights import describe_widths
 from ssmttm.training.order import Draw, keyed_generator
@@ -91,6 +92,8 @@ class Stage2Task(StageTask):
     name = "stage2"
 
     def __init__(self, config: Config):
+        if config.generation.steps is None:
+            raise UserError("generation.steps=null, but stage 2 is sampled in steps; give their number, e.g. 8")
         super().__init__(config, with_fine=True)
         self.unit = {"l2": "squared error/frame", "l1": "absolute error/frame"}[config.stage2.loss]
 

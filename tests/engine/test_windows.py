@@ -200,6 +200,11 @@ def test_history_is_heard_first(generator: Generator, renderer: WindowRenderer) 
     )
 
 
+def test_a_stage_two_without_steps_is_refused(generator: Generator) -> None:
+    with pytest.raises(UserError, match=r"generation\.steps=null, but stage 2 is sampled in steps"):
+        WindowRenderer(generator.bundle.completer, generator.bundle.codec, GenerationConfig(steps=None))
+
+
 def test_a_window_without_room_is_refused(generator: Generator) -> None:
     config = GenerationConfig(window_frames=36, context_frames=24, lookahead_frames=12)
     with pytest.raises(UserError, match=r"generation\.window_frames=36 must exceed"):

@@ -12,7 +12,8 @@ import pytest
 
 from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
-from ssmttm.tracking import Tracker, courier, flatten
+from ssmttm.errors import UserError
+from ssmttm.tracking import Tracker, courier, default_uri, flatten
 
 
 def tracked(folder: Path, *overrides: str) -> config.Config:
@@ -138,6 +139,13 @@ def test_an_object_store_without_a_server_is_said_once(tmp_path: Path, capsys: p
     assert time.monotonic() - start < 10
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: MLflow is not used: runs at memory://runs need tracking.uri")
+
+
+def test_a_folder_that_no_database_can_be_named_after_is_said() -> None:
+    for name in ("a?b", "/tmp/?"):
+        with pytest.raises(UserError, match="a name with a question mark, need tracking"):
+            default_uri(name)
+    assert default_uri("/tmp/a#b%20::c") == "sqlite:////tmp/a#b%20::c/mlflow.db"
 
 
 def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:
