@@ -46,7 +46,7 @@ def _controls(options: list[str]) -> dict[str, Any]:
 @app.command(epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav')
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
-    out: Annotated[str, typer.Option(help="File to write; .wav, .flac or .ogg.")] = "music.wav",
+    out: Annotated[str, typer.Option(help="File to write; .wav, .flac, .ogg or .mp3.")] = "music.wav",
     seconds: Annotated[float, _asked("seconds")] = 10.0,
     seed: Annotated[int | None, _asked("seed")] = None,
     bundle: Annotated[
@@ -73,11 +73,11 @@ def generate(
     Options left out take the bundle's own defaults. The file's metadata says that it is AI-generated, by which model,
     from which prompt and seed.
     """
-    from ssmttm.audio import FORMATS
+    from ssmttm import storage
+    from ssmttm.audio import extension_of
 
-    extension = out.rsplit(".", 1)[-1].lower()
-    if extension not in FORMATS:
-        raise UserError(f"cannot write {out}; end its name in one of: {', '.join('.' + name for name in FORMATS)}")
+    extension = extension_of(out)
+    storage.check_writable(out)
 
     import time
 
@@ -87,6 +87,8 @@ def generate(
     from ssmttm.audio import Audio
     from ssmttm.engine.generator import Generator
 
+    if any("\udc80" <= one <= "\udcff" for one in prompt):  # bytes that the terminal's encoding does not know
+        prompt = os.fsencode(prompt).decode("utf-8", "surrogateescape")
     request = MusicRequest(
         prompt, seconds, seed, guidance, temperature, top_k, steps, top_p, controls=_controls(control or [])
     )
@@ -96,6 +98,8 @@ def generate(
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
     stream = generator.stream(request)
+    if extension == "wav":
+        storage.check_writable(out, 2 * round(seconds * generator.sample_rate))
     with tqdm(total=round(seconds, 2), unit="s", desc="music", leave=False, disable=None) as bar:
         for piece in stream:
             pieces.append(piece.samples)
@@ -168,16 +172,20 @@ def listen(
     Clips are brought to one loudness; order and sides are drawn for each listener; anchors and checks are among them.
     Nothing is kept of a listener but the answers.
     """
+    from ssmttm import storage
     from ssmttm.evaluation import listening_app
     from ssmttm.evaluation.listening import TrialCounts
     from ssmttm.reports import listening
 
     if results is not None:
+        for extension in ("json", "md", "html"):
+            storage.check_writable(f"{results}.{extension}")
         content = listening.write(listening_app.results(answers), results)
         print(f"{results}.json, .md, .html: {content['sessions']} sessions")
         return
     if not folders:
         raise UserError("nothing to listen to; give a folder of clips for each system")
+    storage.check_writable(answers)
     print(f"http://{host}:{port} (answers go to {answers}; stop with Ctrl-C)", flush=True)
     listening_app.serve(folders, answers, host, port, TrialCounts(pairs, ratings), listening.page_of_test())
 

@@ -75,6 +75,8 @@ def check(
     from ssmttm import storage
     from ssmttm.tokens.check import census, read_inventory
 
+    if html is not None:
+        storage.check_writable(html)
     inventory = read_inventory(uri, _corpus_config(layout, licence))
     figures = census(inventory, sample, seed)
     if html is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +27,18 @@ class MissingExtraError(UserError):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit code 2; let every other exception show its trace."""
+    """Turn a `UserError`, also one that a Ray task raised, into one line on stderr and exit code 2; let every other
+    exception show its trace. What is printed meanwhile never fails for a terminal that lacks a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        told = getattr(error, "cause", None)  # Ray's own exception is pages long
+        if not isinstance(told, UserError):
+            told = error
+        if not isinstance(told, UserError):
+            raise
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

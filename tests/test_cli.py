@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -87,6 +90,112 @@ def test_mistakes_end_in_one_line_and_code_2(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "arguments"),
+    [
+        ("a.wav", ["generate", PROMPT, "--bundle", "no/such/bundle", "--out"]),
+        ("bundle/bundle.json", ["export", "no/run", "no/other", "--out"]),
+        ("corpus", ["corpus", "compose", "--hours", "1000", "--out"]),
+        ("page.html", ["corpus", "check", "no/corpus", "--html"]),
+        ("answers.sqlite", ["listen", "no/folder", "no/other", "--answers"]),
+        ("results.json", ["listen", "--answers", "no/answers", "--results"]),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "x" * 300])
+def test_outputs_are_looked_at_before_any_work(
+    ssmttm: Command, tmp_path: Path, place: str, out: str, arguments: list[str]
+) -> None:
+    """The inputs are missing too, which is not even noticed."""
+    (tmp_path / "file").write_bytes(b"content")
+    given = out.split("/")[0].removesuffix(".json")
+    code, printed, err = ssmttm(*arguments, f"{tmp_path}/{place}/{given}")
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path}/{place}/{out} cannot be written: ")
+    assert err.count("\n") == 1
+    assert printed == ""
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_manifest_is_looked_at_before_the_scan(ssmttm: Command, tmp_path: Path) -> None:
+    code, _, err = ssmttm("corpus", "scan", str(tmp_path), "--out", f"{tmp_path}/{'x' * 300}.jsonl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "x.jsonl cannot be written: the name is too long; shorten it" in err
+
+
+def test_a_folder_is_no_output(ssmttm: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").mkdir()
+    code, _, err = ssmttm("generate", PROMPT, "--out", str(tmp_path / "a.wav"), "--bundle", "no/such/bundle")
+    assert (code, err) == (2, f"error: {tmp_path}/a.wav cannot be written: it is a folder; name a file\n")
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_a_disk_that_fills_up_leaves_one_line_and_the_old_file(
+    ssmttm: Command, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / f"a.{extension}"
+    out.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    code, printed, err = ssmttm("generate", PROMPT, "--out", str(out), "--seconds", "0.5", "--bundle", bundle)
+    assert (code, printed) == (2, "")
+    assert err == f"error: {out} cannot be written: the disk is full; make room there, or name another place\n"
+    assert [*tmp_path.iterdir()] == [out]
+    assert out.read_bytes() == b"old"
+
+
+def test_too_little_room_is_known_before(
+    ssmttm: Command, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssmttm.engine.generator import Rendering
+
+    monkeypatch.setattr(Rendering, "render", lambda *_: pytest.fail("something was made"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, _, err = ssmttm(
+            "generate", PROMPT, "--out", str(tmp_path / "a.wav"), "--seconds", "60", "--bundle", bundle
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert err.endswith("a.wav cannot be written: the file would be larger than this place allows\n")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["take.wav::2.wav", "#1.wav", "~tilde.wav", "50%.wav", "a[1].wav", "-.wav"])
+def test_names_of_files_are_taken_as_they_stand(
+    ssmttm: Command, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("take.wav").write_bytes(b"old")
+    code, printed, _ = ssmttm("generate", PROMPT, f"--out={name}", "--seconds", "0.2", "--bundle", bundle)
+    assert (code, printed.split(": ")[0]) == (0, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "take.wav"])
+    assert Path("take.wav").read_bytes() == b"old"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_a_terminal_without_utf8_hears_of_its_file(bundle: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    prompt, out = "静かなピアノ, flûte", tmp_path / "静か.wav"
+    command = [sys.executable, "-c", "from ssmttm.cli import main; main()", "generate", prompt, "--seconds", "0.5"]
+    done = subprocess.run(
+        [*command, "--out", out, "--bundle", bundle], capture_output=True, env={**os.environ, **environment}, check=True
+    )
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
+    assert audio.read_metadata(out)["prompt"] == prompt
 
 
 def test_the_console_command_itself(bundle: str, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def ablate(systems: Sequence[System], config: Config, out: str, at_once: int) ->
         UserError: if a job fails.
     """
     folder = os.path.join(out, "logs")
-    os.makedirs(folder, exist_ok=True)
+    storage.make_dirs(folder)
     runs = [run for run in trainings(systems) if not storage.exists(run_of(run.config, run.stage).summary)]
     run_all({run.name: command(f"train_{run.stage}", run.config, folder) for run in runs}, folder, at_once)
     for system in systems:

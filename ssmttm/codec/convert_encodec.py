@@ -97,9 +97,10 @@ def convert(source: str, out: str, config: dict[str, Any] | None = None) -> None
         config: keys of `EncodecConfig`; default: the published 24 kHz model.
 
     Raises:
-        UserError: if the file cannot be read, the package is not installed, or the tensors are not those of the
-            configured model.
+        UserError: if `out` cannot be written, the file cannot be read, the package is not installed, or the tensors are
+            not those of the configured model.
     """
+    storage.check_writable(storage.join(out, PUBLISHED_CONFIG_NAME))
     codec = EncodecCodec.from_description(config or {})
     tensors = {published_name(name): tensor for name, tensor in _read(source).items()}
     try:

@@ -95,9 +95,11 @@ def evaluate(settings: Config) -> dict[str, Any]:
     """Hear a bundle on held-out prompts and write evaluation.json, whose content is returned.
 
     Raises:
-        UserError: if a mark of `evaluate.long_minutes` is too early, or see `segments`.
+        UserError: if a mark of `evaluate.long_minutes` is too early or `evaluate.out` cannot be written, or see
+            `segments`.
     """
     start, options = time.perf_counter(), settings.evaluate
+    storage.check_writable(storage.join(options.out, "evaluation.json"))
     if any(60 * minutes < settings.corpus.segment_seconds for minutes in options.long_minutes):
         raise UserError(f"evaluate.long_minutes={list(options.long_minutes)} has a mark before the first segment's end")
     training, held_out = segments(settings)
@@ -214,9 +216,11 @@ def compare(settings: Config) -> dict[str, Any]:
     Returns the content of comparison.json.
 
     Raises:
-        UserError: if there is nothing to compare, or an input is missing or malformed.
+        UserError: if there is nothing to compare, an input is missing or malformed, or `evaluate.out` cannot be
+            written.
     """
     options, device = settings.evaluate, device_of(settings)
+    storage.check_writable(storage.join(options.out, "comparison.json"))
     systems = systems_of(options)
     if options.prompts == HELD_OUT:
         prompts = held_out_tracks(settings)

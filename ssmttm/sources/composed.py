@@ -115,7 +115,7 @@ def compose_corpus(
     tracks are those of the manifest, with audio paths relative to `out`.
 
     Raises:
-        UserError: for a length or count that is not positive, or when no soundfont is found.
+        UserError: for a length or count that is not positive, when no soundfont is found, or `out` cannot be written.
     """
     if not (hours > 0 and math.isfinite(hours)) or not 1.0 <= clip_seconds <= 600:
         raise UserError(
@@ -124,8 +124,9 @@ def compose_corpus(
     if captions_per_track < 1 or (workers is not None and workers < 1):
         raise UserError(f"captions_per_track={captions_per_track} and workers={workers} must be at least 1")
     pieces = max(2, round(hours * 3600 / clip_seconds))
-    soundfont = find_soundfont()
     manifest = storage.join(out, MANIFEST_NAME)
+    storage.check_writable(manifest)
+    soundfont = find_soundfont()
     if storage.exists(manifest):
         storage.remove_tree(manifest)  # so that a run cut short leaves no manifest that vouches for mixed files
     batches = [range(start, min(start + PIECES_PER_TASK, pieces)) for start in range(0, pieces, PIECES_PER_TASK)]

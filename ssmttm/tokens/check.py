@@ -216,7 +216,8 @@ def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: boo
         progress: show progress bars.
 
     Raises:
-        UserError: if there is no source, or `out` lies elsewhere or exists: people may have edited it.
+        UserError: if there is no source, or `out` lies elsewhere or exists: people may have edited it; or it cannot be
+            written.
     """
     source = storage.absolute(source)
     root = source_root(source)
@@ -225,6 +226,7 @@ def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: boo
         raise UserError(f"--out {out} must be a .jsonl file in {root}: a manifest's paths are relative to its folder")
     if storage.exists(manifest):
         raise UserError(f"{manifest} exists and may have been edited; give another --out, or delete it")
+    storage.check_writable(manifest)
     inventory = _corpus_inventory(source, corpus, progress)
     write_manifest(manifest, [entry.track for entry in inventory.entries])
     return inventory, manifest

@@ -324,11 +324,13 @@ def preprocess(
 
     Raises:
         UserError: if the source is missing or yields no row, the codec is missing or of another kind than
-            `codec.name`, or `corpus.out` holds another dataset or is written by another job.
+            `codec.name`, or `corpus.out` holds another dataset, is written by another job or cannot be
+            written.
     """
     out = writer.config.corpus.out
     if storage.exists(storage.join(out, COMMIT_NAME)):  # nothing will be written
         return _preprocess(writer, execute)
+    storage.check_writable(storage.join(out, PLAN_NAME))
     with hold(out, "choose another corpus.out"):
         return _preprocess(writer, execute)
 

@@ -49,8 +49,8 @@ def train_codec(config: Config, tracker: Tracker | None = None, job: Process | N
         clips, and seconds.
 
     Raises:
-        UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings or is written by another
-            job, or the codec is not one that is fitted.
+        UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, is written by another job
+            or cannot be written, or the codec is not one that is fitted.
     """
     kind = CODECS.find(config.codec.name)
     if not kind.is_fitted:
@@ -63,6 +63,7 @@ def train_codec(config: Config, tracker: Tracker | None = None, job: Process | N
     settings = _settings(config)
     done = _finished(config.codec.path, settings)
     if done is None:
+        storage.check_writable(storage.join(config.codec.path, REPORT_NAME))
         with hold(config.codec.path, "choose another codec.path", job):
             done = _finished(config.codec.path, settings)  # by now, perhaps
             if done is None:

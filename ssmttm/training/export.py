@@ -112,8 +112,10 @@ def export_bundle(
     Raises:
         UserError: if a run is unfinished or of the other stage, if the two were not trained on the same codec and
             text encoder, if stage 1 models more than codebook 0 beside a stage 2 or no more without one, if the
-            attribution of the data is gone, if another job writes there, or if the bundle cannot be registered.
+            attribution of the data is gone, if another job writes there, or if the bundle cannot be written or
+            registered.
     """
+    storage.check_writable(storage.join(out, COMMIT_NAME))
     asked: dict[StageName, tuple[str, str | None]] = {"stage1": (stage1_run, stage1_checkpoint)}
     if stage2_run is not None:
         asked["stage2"] = (stage2_run, stage2_checkpoint)
