@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Iterator
 from typing import TypeVar
 
+import uvicorn.config
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -75,7 +76,12 @@ class Readers:
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray Serve's proxies, which take them from RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """For Ray Serve's proxies, which take them from RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH before they listen.
+
+    They also read requests with h11 from then on, which ends headers at 16 KiB. The parser that uvicorn prefers takes a
+    header of any size, and for 100 MB the proxy is deaf for a minute. Ray does not hand on uvicorn's own setting.
+    """
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS["h11"]
     return [Middleware(Readers)]
 
 

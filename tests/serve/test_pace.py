@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import uvicorn
 from serving import EXTENSIONS, GOOD, URL, FakeService, call
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serve import pace
 from serve.api import make_api
@@ -154,5 +155,32 @@ def test_time_comes_back_with_what_is_moved(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(go())
 
 
-def test_proxies_of_ray_take_it_from_here() -> None:
+@pytest.fixture
+def _proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proxy of Ray's is once it has asked for these."""
+    monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
     assert [one.cls for one in middlewares()] == [Readers]
+
+
+@pytest.mark.usefixtures("_proxy")
+def test_proxies_of_ray_end_headers_without_an_end() -> None:
+    with serving(FakeService()) as server:
+        address = server.servers[0].sockets[0].getsockname()
+        # It hangs up.
+        with suppress(BrokenPipeError, ConnectionResetError), socket.create_connection(address, timeout=30) as one:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+            for _ in range(10_300):
+                one.sendall(b"x" * 10_000)
+            raise AssertionError("it took 103 MB of headers")
+        with httpx.Client(base_url="http://{}:{}".format(*address), timeout=30) as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/healthz", headers={"X-Long": "x" * 12_000}).status_code == 200
+            assert client.post(URL, json={**GOOD, "stream": True}).status_code == 200
+
+
+@pytest.mark.usefixtures("_proxy")
+def test_the_server_that_ray_starts_takes_it() -> None:
+    """As Ray calls it: without a word about the parser. With another version, see whether it hands on a limit."""
+    config = uvicorn.Config(lambda: None, factory=True, lifespan="off", log_config=None)
+    config.load()
+    assert config.http_protocol_class is H11Protocol
