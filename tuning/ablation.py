@@ -16,8 +16,6 @@ continues: what is finished is kept. Writes ablation.csv and ablation.md; bundle
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import statistics
 import subprocess
@@ -37,6 +35,7 @@ from ssmttm.config import Config, JobName
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.lease import hold
+from ssmttm.spreadsheet import to_csv
 from ssmttm.training.export import export_bundle
 from ssmttm.training.run import run_of
 from tuning.ablation_plan import SYSTEMS, System, TrainingRun, plan
@@ -142,11 +141,8 @@ def row_of(system: System, out: str, seconds: float) -> dict[str, Any]:
 
 def write_tables(rows: Sequence[dict[str, Any]], out: str) -> str:
     """ablation.csv, and ablation.md, whose text is returned."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    storage.write_text(storage.join(out, "ablation.csv"), buffer.getvalue())
+    table = to_csv(list(COLUMNS), ([row[name] for name in COLUMNS] for row in rows))
+    storage.write_text(storage.join(out, "ablation.csv"), table)
     lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS), *([str(row[key]) for key in COLUMNS] for row in rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     storage.write_text(storage.join(out, "ablation.md"), text)

@@ -8,8 +8,6 @@ Writes report.html (self-contained), report.md, report.csv (a row per family and
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ from ssmttm import storage
 from ssmttm.errors import UserError, exit_on_user_error
 from ssmttm.reports.page import markdown_table, render
 from ssmttm.reports.pictures import Line, chart
+from ssmttm.spreadsheet import to_csv
 from tuning import analysis
 from tuning.analysis import Mean, Trial
 
@@ -212,12 +211,6 @@ def content(folder: str, named_rivals: Sequence[str] = ()) -> Content:
     return Content(title, verdict(compared), table_rows(trials), findings, drawn)
 
 
-def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
-    return buffer.getvalue()
-
-
 def curve_rows(trials: Sequence[Trial]) -> list[tuple[object, ...]]:
     return [
         (trial.row.name, round(tokens), f"{flops:.4g}", f"{nats:.4f}")
@@ -238,9 +231,9 @@ def write_report(folder: str, out: str, rivals: Sequence[str] = ()) -> str:
     made = content(folder, rivals)
     for name, (svg, _) in made.pictures.items():
         storage.write_bytes(storage.join(out, name), svg)
-    storage.write_text(storage.join(out, "report.csv"), _csv(COLUMNS, made.rows))
+    storage.write_text(storage.join(out, "report.csv"), to_csv(COLUMNS, made.rows))
     curves = curve_rows(analysis.read_trials(folder))
-    storage.write_text(storage.join(out, "curves.csv"), _csv(("trial", "tokens", "flops", "nats"), curves))
+    storage.write_text(storage.join(out, "curves.csv"), to_csv(("trial", "tokens", "flops", "nats"), curves))
     storage.write_text(storage.join(out, "report.md"), to_markdown(made))
     storage.write_text(storage.join(out, "report.html"), render("study", made=made, columns=COLUMNS))
     return storage.join(out, "report.html")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, get_type_hints
 
 from ssmttm import storage
+from ssmttm.spreadsheet import from_csv, to_csv
 
 DONE = "done"
 
@@ -68,14 +67,10 @@ def read_rows(uri: str) -> list[Row]:
     """The table's rows; none if there is no table yet."""
     if not storage.exists(uri):
         return []
-    return [Row.parse(line) for line in csv.DictReader(io.StringIO(storage.read_text(uri)))]
+    return [Row.parse(line) for line in from_csv(storage.read_text(uri))]
 
 
 def write_rows(uri: str, rows: list[Row]) -> None:
     """Replace the table; rows are sorted by size, backbone, variant, steps and seed."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
     ordered = sorted(rows, key=lambda row: (row.size, row.backbone, row.variant, row.steps, row.seed))
-    writer.writerows(asdict(row) for row in ordered)
-    storage.write_text(uri, buffer.getvalue())
+    storage.write_text(uri, to_csv([field.name for field in fields(Row)], map(astuple, ordered)))

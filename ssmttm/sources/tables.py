@@ -12,8 +12,8 @@ from typing import Any
 
 from ssmttm import storage
 from ssmttm.errors import UserError
+from ssmttm.spreadsheet import FIELD_LIMIT
 
-FIELD_LIMIT = 1 << 26  # characters; the csv module's own limit is below the longest biographies in published tables
 # The marks that texts may begin with, the longer first: that of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import yaml
 
-from ssmttm.sources import licences
+from ssmttm import licences
 from ssmttm.tokens.schema import ATTRIBUTION_COLUMNS, ATTRIBUTION_NAME, PartReport
 
 # Families that are one licence on the Hugging Face hub; the others carry no version, which the hub's names need.
@@ -60,15 +58,6 @@ def allow_list(dataset: dict[str, Any]) -> tuple[str, ...]:
     """The licence families let into a dataset, from the content of its `dataset.json`; older ones state them in their
     configuration alone."""
     return tuple(dataset.get("allow_licences") or dataset["config"]["corpus"]["allow_licences"])
-
-
-def attribution_csv(statistics: DatasetStatistics) -> str:
-    """One line per track used: who made it, under which licence, where it came from, seconds used."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*ATTRIBUTION_COLUMNS, "seconds"])
-    writer.writerows([*track, f"{seconds:.3f}"] for track, seconds in statistics.seconds_by_track.items())
-    return buffer.getvalue()
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

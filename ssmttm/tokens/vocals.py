@@ -16,6 +16,7 @@ import torch
 
 from ssmttm import storage
 from ssmttm.audio import Audio, resample
+from ssmttm.config import CorpusConfig
 from ssmttm.errors import MissingExtraError, UserError
 
 FILE_VARIABLE = "SSMTTM_DEMUCS"
@@ -24,6 +25,15 @@ FILE_VARIABLE = "SSMTTM_DEMUCS"
 HUB_REPOSITORY, HUB_FILE = "adefossez/HTDemucs", "955717e8.safetensors"
 MODEL_CLASS = "demucs.htdemucs.HTDemucs"
 OVERLAP = 0.25  # of neighbouring windows, demucs' default
+
+
+def vocal_remover(corpus: CorpusConfig) -> VocalRemover | None:
+    """What takes the vocals out of a corpus; None with `corpus.vocals=keep`.
+
+    Raises:
+        UserError: as `VocalRemover` does.
+    """
+    return None if corpus.vocals == "keep" else VocalRemover("cuda" if corpus.gpus_per_actor else "cpu")
 
 
 class VocalRemover:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from ssmttm.errors import UserError
 from ssmttm.hardware import multiplies_bf16, torch_threads
 from ssmttm.lease import hold
 from ssmttm.sources.manifest import REJECTS_NAME, Reject, count_reasons, merged, relative_to_source, to_jsonl
-from ssmttm.tokens.card import DatasetStatistics, attribution_csv, dataset_card
+from ssmttm.tokens.attribution import attribution_csv
+from ssmttm.tokens.card import DatasetStatistics, dataset_card
 from ssmttm.tokens.decode import RemoveVocals, Segment, read_segments
 from ssmttm.tokens.plan import DatasetPlan, Plan, ShardPlan, TextPlan, plan_dataset
 from ssmttm.tokens.schema import (
@@ -55,9 +56,7 @@ from ssmttm.tokens.schema import (
     row_schema,
     write_part,
 )
-
-if TYPE_CHECKING:
-    from ssmttm.tokens.vocals import VocalRemover
+from ssmttm.tokens.vocals import VocalRemover, vocal_remover
 
 
 @dataclass(frozen=True)
@@ -194,11 +193,7 @@ class PartWriter:
 
     @cached_property
     def remove_vocals(self) -> VocalRemover | None:
-        if self.config.corpus.vocals == "keep":
-            return None
-        from ssmttm.tokens.vocals import VocalRemover
-
-        return VocalRemover("cuda" if self.config.corpus.gpus_per_actor else "cpu")
+        return vocal_remover(self.config.corpus)
 
     @cached_property
     def controls(self) -> list[ControlConditioner]:
@@ -277,7 +272,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     }
     if config.corpus.controls:
         content["controls"] = widths_of(config.corpus.controls)
-    storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics))
+    storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics.seconds_by_track))
     storage.write_text(storage.join(out, "README.md"), dataset_card(content))
     storage.write_commit(out, COMMIT_NAME, content)
     return content
