@@ -17,6 +17,8 @@ LAYERS = {
     "ssmttm.storage": 0,
     "ssmttm.lease": 0,
     "ssmttm.cluster": 0,
+    "ssmttm.licences": 0,
+    "ssmttm.spreadsheet": 0,
     "ssmttm.registry": 0,
     "ssmttm.config": 0,
     "ssmttm.audio": 0,

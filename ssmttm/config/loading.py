@@ -73,6 +73,8 @@ def _explain(error: ValidationError) -> str:
     location = [str(part) for part in first["loc"]]
     dotted = ".".join(location)
     if first["type"] != "extra_forbidden":
+        if first["type"] == "value_error":  # a check of ours, which names what it was given
+            return f"{dotted}: {first['ctx']['error']}"
         return f"{dotted}: {first['msg']} (got {first['input']!r})"
     model: type[BaseModel] = Config
     for part in location[:-1]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssmttm.licences import normalise
 from ssmttm.reports import page, pictures
-from ssmttm.sources.licences import normalise
 from ssmttm.tokens.previews import Preview
 
 MOST_PROBLEMS = 100

@@ -23,10 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ssmttm import opener, storage
+from ssmttm import licences, opener, storage
 from ssmttm.errors import UserError
 from ssmttm.opener import AUDIO_EXTENSIONS, UNREAD_EXTENSIONS
-from ssmttm.sources import licences
 from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
 from ssmttm.sources.manifest import Reject, Scan, Source, Track, is_unicode
 from ssmttm.sources.splits import hold_out
@@ -383,8 +382,8 @@ def read_embedded(uri: str) -> dict[str, str]:
     """
     found = opener.read_tags(uri)
     tags = {name: found.get(name, "").strip() for name in ("title", "artist", "album", "genre")}
-    notices = [found.get(name, "").strip() for name in ("license", "copyright")]
-    tags["licence"] = next((notice for notice in notices if licences.normalise(notice)), "")
+    stated, notice = (found.get(name, "").strip() for name in ("license", "copyright"))
+    tags["licence"] = stated if licences.normalise(stated) else notice if licences.of_notice(notice) else ""
     return {name: value for name, value in tags.items() if value}
 
 

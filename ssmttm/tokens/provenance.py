@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 
-from ssmttm import storage
+from ssmttm import licences, storage
 from ssmttm.errors import UserError
-from ssmttm.sources import licences
 from ssmttm.sources.manifest import source_root
+from ssmttm.spreadsheet import from_csv
 from ssmttm.tokens.schema import ATTRIBUTION_COLUMNS, ATTRIBUTION_NAME, COMMIT_NAME, read_columns, shard_names
 
 COLUMNS = ("id", "split", "start_s", "duration_s", *ATTRIBUTION_COLUMNS)
@@ -23,7 +21,8 @@ COLUMNS = ("id", "split", "start_s", "duration_s", *ATTRIBUTION_COLUMNS)
 class Trace:
     """The chain of one row. start_s, duration_s: the segment, in seconds of the source file. audio: the source file,
     relative to the corpus; `source_uri` is where it was when the dataset was made, and `at_hand` whether it is there
-    now. licence: as stated; family: None for unknown terms. missing: links that the dataset does not hold."""
+    now. licence: as stated; family: None for unknown terms. missing: links that the dataset does not hold; one's own
+    work needs neither artist, title nor URL."""
 
     row_id: str
     shard: str
@@ -62,7 +61,7 @@ def _attributed(uri: str, row: dict[str, Any]) -> bool:
     if not storage.exists(table):
         return False
     expected = {name: row[name] for name in ATTRIBUTION_COLUMNS}
-    lines = csv.DictReader(io.StringIO(storage.read_text(table), newline=""))
+    lines = from_csv(storage.read_text(table))
     return any({name: line.get(name) for name in ATTRIBUTION_COLUMNS} == expected for line in lines)
 
 
@@ -84,13 +83,14 @@ def trace(dataset_uri: str, row_id: str | None = None, seed: int = 0) -> Trace:
     shard, row = _row(shards, row_id, seed, dataset)
     family = licences.normalise(row["licence"])
     source_uri = storage.join(source_root(dataset["config"]["corpus"]["source"]), row["audio"])
+    is_own = family == "own-work"  # of whoever made the data set, who need not look for it, nor be told its name
     links = {
         "source file": row["audio"],
-        "artist": row["artist"].strip(),
-        "title": row["title"].strip(),
+        "artist": is_own or row["artist"].strip(),
+        "title": is_own or row["title"].strip(),
         "licence": row["licence"].strip(),
         "licence family": family,
-        "URL": row["source_url"].strip(),
+        "URL": is_own or row["source_url"].strip(),
         f"line in {ATTRIBUTION_NAME}": _attributed(dataset_uri, row),
         f"shard as {COMMIT_NAME} has it": storage.digest(storage.join(dataset_uri, shard))
         == dataset["files"][shard]["sha256"],
@@ -108,16 +108,17 @@ def trace(dataset_uri: str, row_id: str | None = None, seed: int = 0) -> Trace:
 
 def describe(chain: Trace) -> str:
     """The chain for people, a link per line, and whether it is complete."""
+    own = "not stated: own work" if chain.family == "own-work" else ""
     end_s = chain.start_s + chain.duration_s
     lines = {
         "row": f"{chain.row_id} ({chain.split})",
         "shard": chain.shard,
         "segment": f"{chain.start_s:.2f} s to {end_s:.2f} s ({chain.duration_s:.2f} s) of track {chain.source_id}",
         "source file": f"{chain.audio} ({'at' if chain.at_hand else 'not at hand: was'} {chain.source_uri})",
-        "title": chain.title,
-        "artist": chain.artist,
+        "title": chain.title or own,
+        "artist": chain.artist or own,
         "licence": f"{chain.licence} (family: {chain.family or 'unknown'})",
-        "URL": chain.source_url,
+        "URL": chain.source_url or own,
     }
     verdict = f"incomplete, missing: {', '.join(chain.missing)}" if chain.missing else "complete"
     return "\n".join(f"{name:<12} {value}" for name, value in [*lines.items(), ("chain", verdict)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.licences import normalise
+from ssmttm.licences import normalise
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source, scan_source
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
+from ssmttm.licences import normalise
 from ssmttm.sources.jamendo import Credit, parse_credits
-from ssmttm.sources.licences import normalise
 from ssmttm.sources.readers import read_source, scan_source
 
 CORPUS = CorpusConfig()
