@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 import ssmttm
+from ssmttm.codec.registry import CODECS
 from ssmttm.config import Config
 
 OBJECTIVES = {"flow": "flow matching", "v": "v-prediction", "regression": "regression"}
@@ -52,7 +53,9 @@ class CardFields:
     data: what was learned from. costs: by part ("codec", "stage1", "stage2").
     metrics: name to value, measured on held-out prompts.
     started_from: by stage, whose weights its training began with. uncounted: the stages for which nobody knows what
-    these had cost.
+    these had cost. codec_data: the records of what codec and vocoder learned from (`ClipReader.record`), None where
+    nobody wrote one; empty for a published codec. changes: by stage, a line about each setting that its training went
+    on with another value of.
     """
 
     data: Sequence[TrainingData]
@@ -61,6 +64,8 @@ class CardFields:
     metrics: dict[str, float] = field(default_factory=dict)
     started_from: dict[str, str] = field(default_factory=dict)
     uncounted: frozenset[str] = frozenset()
+    codec_data: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -70,6 +75,10 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _number(value: float | int | None, form: str) -> str:
     return "not recorded" if value is None else format(value, form)
+
+
+def _hours(seconds_by_licence: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds / 3600, 3) for name, seconds in sorted(seconds_by_licence.items())}
 
 
 def _metadata(card: CardFields) -> str:
@@ -85,32 +94,57 @@ def _metadata(card: CardFields) -> str:
                 "name": data.name,
                 "stages": list(data.stages),
                 "allow_licences": list(data.allow_licences),
-                "hours_by_licence": {name: round(s / 3600, 3) for name, s in sorted(data.seconds_by_licence.items())},
+                "hours_by_licence": _hours(data.seconds_by_licence),
                 "rejects": data.rejects,
             }
             for data in card.data
+        ],
+        "codec_training_data": [
+            {
+                "part": part,
+                "recordings": data["tracks"],
+                "allow_licences": data["allow_licences"],
+                "hours_by_licence": _hours(data["seconds_by_licence"]),
+                "rejects": data["rejects"],
+            }
+            for part, data in card.codec_data.items()
+            if data is not None
         ],
     }
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---"
 
 
-def _training_data(sets: Sequence[TrainingData]) -> list[str]:
+def _training_data(config: Config, card: CardFields) -> list[str]:
+    is_fitted = CODECS.find(config.codec.name).is_fitted
+    parts = card.codec_data or ({"codec": None} if is_fitted else {})
+    sets, codec = card.data, {part: data for part, data in parts.items() if data is not None}
     seconds = sum(sum(data.seconds_by_licence.values()) for data in sets)
     what = "A data set" if len(sets) == 1 else f"{len(sets)} data sets"
-    hours = [
-        (data.name, licence, f"{s / 3600:.2f}")
-        for data in sets
-        for licence, s in sorted(data.seconds_by_licence.items())
-    ]
+    by_licence = [(data.name, data.seconds_by_licence) for data in sets]
+    by_licence += [(part, data["seconds_by_licence"]) for part, data in codec.items()]
+    hours = [(name, family, f"{s / 3600:.2f}") for name, found in by_licence for family, s in sorted(found.items())]
     rules = [(data.name, ", ".join(data.stages), ", ".join(data.allow_licences), f"{data.rejects:,}") for data in sets]
+    rules += [(part, part, ", ".join(data["allow_licences"]), f"{data['rejects']:,}") for part, data in codec.items()]
     return [
         f"{what} of {seconds / 3600:.2f} hours of recordings under the licences below, some of them held out for "
         "measuring. `ATTRIBUTION.csv` names every one of them.",
-        _table(("data set", "licence", "hours"), hours),
-        "Only recordings under a licence of the allow-list are let in; what is refused, for this or another reason, "
-        "was not learned from.",
-        _table(("data set", "stages", "allow-list", "refused"), rules),
+        *(_learned_by_codec(part, data) for part, data in parts.items()),
+        *([] if parts else ["The codec is a published one; its own card says what it learned from."]),
+        _table(("data", "licence", "hours"), hours),
+        "Only recordings under a licence of a row's allow-list are let in, and what a row counts as refused, for this "
+        "or another reason, was not learned from there.",
+        _table(("data", "learned by", "allow-list", "refused"), rules),
     ]
+
+
+def _learned_by_codec(part: str, data: dict[str, Any] | None) -> str:
+    if data is None:
+        return f"What the {part} learned from was not recorded when it was trained; nothing is claimed of it here."
+    seconds = sum(data["seconds_by_licence"].values())
+    return (
+        f"The {part} learned from {data['tracks']:,} recordings ({seconds / 3600:.2f} hours) and refused "
+        f"{data['rejects']:,}; those it learned from or was measured on are in `ATTRIBUTION.csv` too."
+    )
 
 
 def _stages(config: Config) -> str:
@@ -156,12 +190,16 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         "## Use",
         '```sh\nssmttm generate "calm solo piano, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
         "## Training data",
-        *_training_data(card.data),
+        *_training_data(config, card),
         *(
             f"{stage} did not begin with random weights but with those of `{name}`; what these had learned from is "
             "named in `ATTRIBUTION.csv` too, and their training is "
             f"{'not ' if stage in card.uncounted else ''}part of the cost below."
             for stage, name in card.started_from.items()
+        ),
+        *(
+            f"{stage} was not trained in one way from end to end: {'; '.join(lines)}."
+            for stage, lines in card.changes.items()
         ),
         "## Training cost",
         f"In all {_number(sum(flops) if flops else None, '.2e')} FLOPs and {hours:.2f} hours.",

@@ -5,8 +5,6 @@ What the weights learned from stays named: the run keeps their attribution, and 
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +18,8 @@ from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
 from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
-from ssmttm.tokens.card import ATTRIBUTION_NAME
+from ssmttm.tokens.attribution import merged_attribution
+from ssmttm.tokens.schema import ATTRIBUTION_NAME
 
 NOTE, ATTRIBUTION = "initial.json", "initial.csv"
 
@@ -66,14 +65,31 @@ def find(uri: str, stage: str) -> Initial:
         content = weights.read_description(folder, stage)
         section, tensors = content["config"], storage.join(folder, weights.TENSORS)
         name = uri.rstrip("/").rsplit("/", 1)[-1]
-        earlier = storage.join(uri, ATTRIBUTION)
-        sources = (storage.join(content["data"]["uri"], ATTRIBUTION_NAME),)
-        sources += (earlier,) if storage.exists(earlier) else ()
+        sources = attribution_of_run(uri, content["data"]["uri"])
         counted, is_all = cost_of(uri, content)
         cost = counted if is_all else None
     # Keys that are newer than the weights have their defaults.
     whole = SECTIONS[stage](**section).model_dump(mode="json")
     return Initial(name, whole, content["codec"]["fingerprint"], content["text"]["fingerprint"], tensors, sources, cost)
+
+
+def attribution_of_run(folder: str, data: str) -> tuple[str, ...]:
+    """URIs of the attribution tables of all that a run learned from: its own, which runs of before had not, that of its
+    data, and that of what it started from. Its own or its data's must be there."""
+    own, of_data, earlier = (
+        storage.join(folder, ATTRIBUTION_NAME),
+        storage.join(data, ATTRIBUTION_NAME),
+        storage.join(folder, ATTRIBUTION),
+    )
+    there = tuple(uri for uri in (own, of_data, earlier) if storage.exists(uri))
+    return there if own in there or of_data in there else (of_data, *there)
+
+
+def hand_on(earlier: str, folder: str) -> None:
+    """Let a run that goes on from a checkpoint of another know what that one started from."""
+    for name in (NOTE, ATTRIBUTION):
+        if storage.exists(uri := storage.join(earlier, name)):
+            storage.write_bytes(storage.join(folder, name), storage.read_bytes(uri))
 
 
 def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
@@ -103,10 +119,10 @@ def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
     return initial
 
 
-def keep(initial: Initial, folder: str) -> None:
+def keep(initial: Initial, stage: str, folder: str) -> None:
     """Note in a run's folder what it started from, and what that had learned from."""
-    texts = [storage.read_text(uri) for uri in initial.sources]
-    storage.write_text(storage.join(folder, ATTRIBUTION), merged_attribution(texts))
+    tables = [(storage.read_text(uri), (stage,)) for uri in initial.sources]
+    storage.write_text(storage.join(folder, ATTRIBUTION), merged_attribution(tables))
     cost = None if initial.cost is None else asdict(initial.cost)
     storage.write_json(storage.join(folder, NOTE), {"name": initial.name, "cost": cost})
 
@@ -162,11 +178,3 @@ def cost_of(folder: str, description: dict[str, Any]) -> tuple[TrainingCost, boo
         return cost, True
     earlier = storage.read_json(note).get("cost")
     return (cost, False) if earlier is None else (cost.after(TrainingCost(**earlier)), True)
-
-
-def merged_attribution(tables: list[str]) -> str:
-    """The rows of attribution tables, each once, under one head."""
-    rows = dict.fromkeys(tuple(row) for table in tables for row in csv.reader(io.StringIO(table)))
-    merged = io.StringIO()
-    csv.writer(merged, lineterminator="\n").writerows(rows)
-    return merged.getvalue()

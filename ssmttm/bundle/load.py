@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import torch
 
@@ -69,6 +70,14 @@ def read_costs(uri: str) -> dict[str, TrainingCost]:
         return {}
     costs = storage.read_json(storage.join(uri, "config.json")).get("costs", {})
     return {part: TrainingCost(**cost) for part, cost in costs.items()}
+
+
+def read_codec_data(uri: str) -> dict[str, Any]:
+    """What the codec of the bundle in a folder learned from, and its vocoder, by part; nothing where the folder holds
+    no bundle, or one of before."""
+    if not storage.exists(storage.join(uri, COMMIT_NAME)):
+        return {}
+    return storage.read_json(storage.join(uri, "config.json"))["codec"].get("data", {})
 
 
 def load_bundle(uri: str, device: str | None = None) -> Bundle:

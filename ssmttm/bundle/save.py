@@ -96,7 +96,7 @@ def write_bundle(
         "format": FORMAT,
         "config": values,
         **descriptions,
-        "codec": {"fingerprint": codec_fingerprint},
+        "codec": {"fingerprint": codec_fingerprint, "data": card.codec_data},
         "text": {"reference": text["reference"], "fingerprint": text["fingerprint"]},
         "costs": {part: asdict(cost) for part, cost in card.costs.items() if part not in card.uncounted},
     }

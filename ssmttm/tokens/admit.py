@@ -1,4 +1,5 @@
-"""Which tracks are let into a dataset: licence, captions, file, and the same audio under one name alone.
+"""Which tracks are let in, to a dataset or to what a codec learns from: licence, file, and the same audio under one
+name alone; to a dataset, captions too.
 
 The same audio is found by what is decoded, whatever the file's tags, name or lossless format: only tracks of equal
 length can be the same, and of those only what agrees in one second from the middle is decoded whole.
@@ -9,17 +10,33 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ssmttm import storage
+from tqdm import tqdm
+
+from ssmttm import licences, storage
 from ssmttm.conditions.encoders import TextEncoder
+from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.opener import UnusableAudioError, open_audio
-from ssmttm.sources import licences
-from ssmttm.sources.manifest import Reject, Track
-from ssmttm.tokens.decode import LENGTH_TOLERANCE_S
+from ssmttm.sources.manifest import Reject, Scan, Track
+from ssmttm.sources.readers import scan_source
+from ssmttm.tokens.decode import LENGTH_TOLERANCE_S, Decoding
+
+READER_THREADS = 16
+
+
+def licensed_tracks(corpus: CorpusConfig) -> Scan:
+    """The tracks of `corpus.source` under a licence that is allowed, and all that is refused until then.
+
+    Raises:
+        UserError: as `scan_source` does.
+    """
+    tracks, rejects = scan_source(corpus.source, corpus)
+    kept, refused = check_licences(tracks, corpus.allow_licences)
+    return kept, rejects + refused
 
 
 def check_licences(tracks: Iterable[Track], allowed: Sequence[str]) -> tuple[list[Track], list[Reject]]:
@@ -30,7 +47,11 @@ def check_licences(tracks: Iterable[Track], allowed: Sequence[str]) -> tuple[lis
             detail = "no licence stated; set corpus.default_licence if you know it"
             rejects.append(Reject(track.id, track.audio, "missing-licence", detail))
         elif not licences.is_allowed(track.licence, allowed):
-            detail = f"'{track.licence}' is not in corpus.allow_licences"
+            family = licences.normalise(track.licence)
+            detail = f"'{track.licence}' is no licence that is known, and unknown terms are never let in"
+            if family is not None:
+                named = track.licence if family == track.licence else f"'{track.licence}', that is {family},"
+                detail = f"{named} is not in corpus.allow_licences"
             rejects.append(Reject(track.id, track.audio, "licence-not-allowed", detail))
         else:
             kept.append(track)
@@ -107,6 +128,33 @@ def look_at(track: Track, minimum_seconds: float) -> Measured | Reject:
     if track.duration_s and abs(track.duration_s - seconds) > LENGTH_TOLERANCE_S:
         claim = f"{track.duration_s:.2f} s are stated, {seconds:.2f} s are there"
     return Measured(replace(track, duration_s=seconds), size, f"{track.id}: {claim} and used" if claim else "")
+
+
+def measure(tracks: Sequence[Track], corpus: CorpusConfig) -> tuple[list[Measured], list[Reject]]:
+    """Look at every file; of the same audio under several names, the first is taken."""
+    found: list[Measured] = []
+    rejects: list[Reject] = []
+    # Threads: files are opened, perhaps on an object store, and libsndfile lets others work.
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        measured = pool.map(lambda track: look_at(track, corpus.minimum_seconds), tracks)
+        for one in tqdm(measured, desc="files", total=len(tracks), unit="file", leave=False):
+            if isinstance(one, Measured):
+                found.append(one)
+            else:
+                rejects.append(one)
+        if corpus.duplicates == "reject":
+            duplicates = find_duplicates([one.track for one in found], pool)
+            rejects += duplicates
+            again = {reject.id for reject in duplicates}
+            found = [one for one in found if one.track.id not in again]
+    return found, rejects
+
+
+def decoding_of(corpus: CorpusConfig, sample_rate: int, vocals: str) -> Decoding:
+    """How stretches of a corpus are decoded, and which are refused. vocals: see `Decoding`."""
+    return Decoding(
+        sample_rate, corpus.minimum_seconds, corpus.silence_dbfs, corpus.maximum_clipped, corpus.loudness, vocals
+    )
 
 
 def _digest(uri: str, begin_s: float | None = None) -> str | None:

@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ssmttm import audio, storage
+from ssmttm import audio, licences, storage
 from ssmttm.codec.mini import DEAD_SHARE, dead_codebooks
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import DamagedError, UserError
 from ssmttm.opener import UnusableAudioError, open_audio
-from ssmttm.sources import licences
 from ssmttm.sources.manifest import (
     MANIFEST_NAME,
     REJECTS_NAME,
@@ -35,10 +34,10 @@ from ssmttm.sources.manifest import (
     write_manifest,
 )
 from ssmttm.sources.readers import scan_source
-from ssmttm.tokens.admit import Measured, look_at
+from ssmttm.tokens.admit import READER_THREADS, Measured, look_at
 from ssmttm.tokens.card import allow_list
 from ssmttm.tokens.decode import Decoding, read_segments
-from ssmttm.tokens.plan import READER_THREADS, plan_segments
+from ssmttm.tokens.plan import plan_segments
 from ssmttm.tokens.schema import (
     COMMIT_NAME,
     ROW_COLUMNS,

@@ -10,26 +10,21 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-
-from tqdm import tqdm
 
 from ssmttm.codec.base import Codec
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.config import Config, CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.sources.manifest import Reject, Track, relative_to_source
-from ssmttm.sources.readers import scan_source
 from ssmttm.sources.splits import with_held_out
-from ssmttm.tokens.admit import Measured, check_licences, drop_overlong_captions, find_duplicates, look_at
+from ssmttm.tokens.admit import Measured, decoding_of, drop_overlong_captions, licensed_tracks, measure
 from ssmttm.tokens.decode import Decoding, Segment, read_segments
 from ssmttm.tokens.schema import FORMAT_VERSION, SHARD_FOLDER, TEXT_FOLDER
 
 logger = logging.getLogger(__name__)
 
 CAPTIONS_PER_PART = 1024
-READER_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -144,26 +139,6 @@ def plan_text(captions: Sequence[str], encoder_fingerprint: str) -> list[TextPla
     ]
 
 
-def _measure(tracks: Sequence[Track], corpus: CorpusConfig) -> tuple[list[Measured], list[Reject]]:
-    """Look at every file; of the same audio under several names, the first is taken."""
-    found: list[Measured] = []
-    rejects: list[Reject] = []
-    # Threads: files are opened, perhaps on an object store, and libsndfile lets others work.
-    with ThreadPoolExecutor(READER_THREADS) as pool:
-        measured = pool.map(lambda track: look_at(track, corpus.minimum_seconds), tracks)
-        for one in tqdm(measured, desc="files", total=len(tracks), unit="file", leave=False):
-            if isinstance(one, Measured):
-                found.append(one)
-            else:
-                rejects.append(one)
-        if corpus.duplicates == "reject":
-            duplicates = find_duplicates([one.track for one in found], pool)
-            rejects += duplicates
-            again = {reject.id for reject in duplicates}
-            found = [one for one in found if one.track.id not in again]
-    return found, rejects
-
-
 def _with_held_out(measured: list[Measured], corpus: CorpusConfig, decoding: Decoding) -> list[Measured]:
     """The tracks with something held out that yields at least one row, and something else to learn from.
 
@@ -197,25 +172,16 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
         UserError: if `corpus.source` does not exist or holds no track, or too few to hold one out.
     """
     corpus = config.corpus
-    tracks, rejects = scan_source(corpus.source, corpus)
-    tracks, refused = check_licences(tracks, corpus.allow_licences)
-    rejects += refused
+    tracks, rejects = licensed_tracks(corpus)
     if corpus.captioner:
         from ssmttm.sources.captioner import caption_tracks
 
         tracks = caption_tracks(tracks, corpus.captioner, corpus.out)
     tracks, refused, overlong = drop_overlong_captions(tracks, encoder)
     rejects += refused
-    measured, refused = _measure(tracks, corpus)
+    measured, refused = measure(tracks, corpus)
     rejects += refused
-    decoding = Decoding(
-        codec.sample_rate,
-        corpus.minimum_seconds,
-        corpus.silence_dbfs,
-        corpus.maximum_clipped,
-        corpus.loudness,
-        vocals,
-    )
+    decoding = decoding_of(corpus, codec.sample_rate, vocals)
     measured = _with_held_out(measured, corpus, decoding)
     segments: list[tuple[Segment, int]] = []
     for one in measured:

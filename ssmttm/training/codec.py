@@ -1,12 +1,13 @@
 """Fit the codec on clips of a corpus and measure it on held-out ones.
 
-codec.path/  codec.json  codec.safetensors  samples/0-original.wav ...  report.json (commit file, written last)
+codec.path/  codec.json  codec.safetensors  samples/0-original.wav ...  rejects.jsonl  ATTRIBUTION.csv
+             report.json (commit file, written last)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,14 @@ from ssmttm.config import CodecConfig, Config
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads
 from ssmttm.lease import Process, hold
-from ssmttm.sources.manifest import Track
-from ssmttm.sources.readers import read_source
+from ssmttm.sources.manifest import REJECTS_NAME
+from ssmttm.tokens.attribution import merged_attribution
+from ssmttm.tokens.schema import ATTRIBUTION_NAME
 from ssmttm.tracking import Tracker
+from ssmttm.training.clips import ClipReader, choose_clips, corpus_settings, read_held_out
 
 REPORT_NAME = "report.json"
 RUN_NAME = "train_codec"
-HELD_OUT_CLIPS = 16
 SAMPLE_CLIPS = 4
 
 
@@ -44,9 +46,9 @@ def train_codec(config: Config, tracker: Tracker | None = None, job: Process | N
         job: the process that this one works for, if it is a worker.
 
     Returns:
-        The report: `logmel_l1` (all codebooks), `logmel_l1_coarse` (codebook 0), `logmel_l1_latents` (coarse and
-        continuous fine latents, nothing quantised away), the share of each codebook's entries used by the held-out
-        clips, and seconds.
+        The report: `data` (what it was fitted on, and what was refused), `logmel_l1` (all codebooks),
+        `logmel_l1_coarse` (codebook 0), `logmel_l1_latents` (coarse and continuous fine latents, nothing quantised
+        away), the share of each codebook's entries used by the held-out clips, and seconds.
 
     Raises:
         UserError: if the corpus cannot be used, `codec.path` holds a codec of other settings, is written by another job
@@ -88,8 +90,7 @@ def _fit(config: Config, settings: dict[str, dict[str, Any]], tracker: Tracker |
 def _settings(config: Config) -> dict[str, dict[str, Any]]:
     """What a fitted codec depends on."""
     codec = config.codec.model_dump(mode="json", include=set(CodecConfig.deciding("model", "training")))
-    corpus = {"source": config.corpus.source, "segment_seconds": config.corpus.segment_seconds}
-    return {"codec": codec, "corpus": corpus, "train": {"seed": config.train.seed}}
+    return {"codec": codec, "corpus": corpus_settings(config), "train": {"seed": config.train.seed}}
 
 
 def _finished(uri: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -106,84 +107,52 @@ def _finished(uri: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] |
 
 
 def check_same(what: str, before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]], key: str) -> None:
-    """Raises UserError naming the first setting that differs, and the key to change."""
+    """Raises UserError naming the first setting that differs, and the key to change. What was made before there was a
+    setting says nothing of it."""
     old = _flat(before)
     for name, value in _flat(now).items():
-        if old.get(name) != value:
-            raise UserError(f"{what} with {name}={old.get(name)}, now {value}; choose another {key} or remove it")
+        if name in old and old[name] != value:
+            raise UserError(f"{what} with {name}={old[name]}, now {value}; choose another {key} or remove it")
 
 
 def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, table in settings.items() for key, value in table.items()}
 
 
-def choose_clips(tracks: Sequence[Track], count: int, seed: int) -> tuple[list[Track], list[Track]]:
-    """Clips to fit on, at most `count`, and clips to measure on, at most `HELD_OUT_CLIPS`.
-
-    Held out are tracks of the `val` split, or, in a corpus without one, training tracks that are not fitted on.
-
-    Raises:
-        UserError: if nothing is left for one of the two.
-    """
-    generator = np.random.default_rng(seed)
-    train = [track for track in tracks if track.split == "train"]
-    order = [train[i] for i in generator.permutation(len(train))]
-    validation = [track for track in tracks if track.split == "val"]
-    if not validation:
-        count = min(count, len(order) - 1)
-        validation = order[count:]
-    if not train or count < 1:
-        raise UserError("the corpus has too few tracks to fit a codec and measure it; give at least two")
-    picks = generator.permutation(len(validation))[:HELD_OUT_CLIPS]
-    return order[:count], [validation[i] for i in picks]
-
-
-def read_clips(tracks: Sequence[Track], config: Config, refused: list[str]) -> Iterator[np.ndarray]:
-    """One segment of each track, mono float32 [N] at the codec's rate: the whole of it, or a seeded place of a longer
-    one. Files that cannot be decoded or are too short are named in `refused`."""
-    rate, seconds = config.codec.sample_rate, config.corpus.segment_seconds
-    for track in tracks:
-        try:
-            whole = audio.read(track.audio)
-        except UserError as error:
-            refused.append(str(error))
-            continue
-        length = min(round(seconds * whole.sample_rate), whole.samples.shape[1])
-        if length < config.corpus.minimum_seconds * whole.sample_rate:
-            refused.append(f"{track.audio} is shorter than corpus.minimum_seconds={config.corpus.minimum_seconds}")
-            continue
-        place = np.random.default_rng([config.train.seed, *track.id.encode()])
-        start = int(place.integers(whole.samples.shape[1] - length + 1))
-        segment = Audio(whole.samples[:, start : start + length], whole.sample_rate)
-        yield audio.resample(audio.to_mono(segment), rate).samples[0]
-
-
 def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracker: Tracker) -> dict[str, Any]:
     start = time.perf_counter()
-    tracks = read_source(config.corpus.source, config.corpus)
-    to_fit, held_out = choose_clips(tracks, config.codec.fit_clips, config.train.seed)
-    refused: list[str] = []
-    codec = CODECS.find(config.codec.name).from_config(config.codec)
-    with FlopCounterMode(display=False) as counter:  # counts products, not Fourier transforms
-        codec.fit(read_clips(to_fit, config, refused), config.train.seed)
+    reader = ClipReader(config)
+    learned: dict[str, float] = {}
+    measured: dict[str, float] = {}
+    storage.remove_tree(storage.join(config.codec.path, REJECTS_NAME))  # of a fit that was not finished
+    try:
+        to_fit, held_out = choose_clips(reader.tracks, config.codec.fit_clips, config.train.seed)
+        originals = read_held_out(reader, to_fit, held_out, measured)
+        codec = CODECS.find(config.codec.name).from_config(config.codec)
+        with FlopCounterMode(display=False) as counter:  # counts products, not Fourier transforms
+            codec.fit(reader.read(to_fit, learned), config.train.seed)
+    except UserError as error:
+        raise UserError(f"{error} ({reader.refusals()})" if reader.rejects else str(error)) from None
+    finally:
+        reader.write_rejects(config.codec.path)
     fitted = time.perf_counter()
-    originals = list(read_clips(held_out, config, refused))
     if not originals:
-        raise UserError(
-            f"none of the {len(held_out)} held-out clips of {config.corpus.source} can be used: {refused[0]}"
-        )
+        raise UserError(f"no clip of {config.corpus.source} is left to measure the codec on ({reader.refusals()})")
     save_codec(codec, config.codec.path)
-    figures, samples = measure(codec, originals)
+    figures, samples = measure_codec(codec, originals)
     for name, clip in samples.items():
         storage.make_dirs(storage.join(config.codec.path, "samples"))
         audio.write(storage.join(config.codec.path, "samples", f"{name}.wav"), clip)
-    for reason in refused:
-        print(f"refused: {reason}", flush=True)
+    table = merged_attribution([(reader.attribution(learned | measured), ("codec",))])
+    storage.write_text(storage.join(config.codec.path, ATTRIBUTION_NAME), table)
+    if reader.rejects:
+        print(f"{reader.refusals()}; see {storage.join(config.codec.path, REJECTS_NAME)}", flush=True)
     report = {
         **figures,
         "seconds": {"fit": round(fitted - start, 2), "measure": round(time.perf_counter() - fitted, 2)},
         "flops": counter.get_total_flops(),
-        "clips": {"fit": len(to_fit), "held_out": len(originals), "refused": len(refused)},
+        "clips": {"fit": len(learned), "held_out": len(originals), "refused": len(reader.rejects)},
+        "data": reader.record(learned),
         "fingerprint": codec.fingerprint(),
         "settings": settings,
     }
@@ -204,7 +173,7 @@ def _fit_and_measure(config: Config, settings: dict[str, dict[str, Any]], tracke
 
 @torch_threads()  # speeds are stated for one thread, and one clip's small steps gain nothing from more
 @torch.inference_mode()
-def measure(codec: Codec, originals: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, Audio]]:
+def measure_codec(codec: Codec, originals: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, Audio]]:
     """Figures of a codec on held-out clips (float32 [N] each), and the first `SAMPLE_CLIPS` of them as they are, from
     all codebooks and from codebook 0 alone (`0-original`, `0-codec`, `0-coarse`, `1-original`, ...)."""
     errors: dict[str, list[float]] = {"logmel_l1": [], "logmel_l1_coarse": [], "logmel_l1_latents": []}

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ssmttm import storage
 from ssmttm.bundle import initial
 from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
-from ssmttm.bundle.load import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.bundle.load import COMMIT_NAME, read_codec_data, read_costs, read_model_id
 from ssmttm.bundle.save import ARCHITECTURE, write_bundle
 from ssmttm.codec.store import load_codec
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.lease import hold
 from ssmttm.model import weights
-from ssmttm.tokens.card import ATTRIBUTION_NAME, allow_list
+from ssmttm.tokens.attribution import merged_attribution
+from ssmttm.tokens.card import allow_list
+from ssmttm.tokens.schema import ATTRIBUTION_NAME
 from ssmttm.tracking.mlflow_run import read_note
 from ssmttm.tracking.registry import register_bundle
 from ssmttm.training.checkpoint import COMMIT, CheckpointStore, folder_of, load_checkpoint, under_current_names
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.progress import flops_per_token
 from ssmttm.training.results import BUILDERS
-from ssmttm.training.run import Run
+from ssmttm.training.run import NAME_DIGITS, History, Run, learnt_from
 from ssmttm.training.stage_task import StageName
-
-NAME_DIGITS = 12  # of a data set's fingerprint: short, and unlike any other's
 
 
 def _resolved(descriptions: Mapping[StageName, dict[str, Any]]) -> Config:
@@ -38,22 +38,44 @@ def _resolved(descriptions: Mapping[StageName, dict[str, Any]]) -> Config:
     return from_dict(values)
 
 
-def _attribution(datasets: list[str], runs: list[Run]) -> str:
-    """The attribution tables of all datasets, and of what the runs' first weights had learned from, as one."""
-    uris = [storage.join(uri, ATTRIBUTION_NAME) for uri in datasets]
-    uris += [uri for run in runs if storage.exists(uri := run.path(initial.ATTRIBUTION))]
-    return initial.merged_attribution([storage.read_text(uri) for uri in uris])
+def _attribution(codec_uri: str, codec_data: Mapping[str, Any], runs: Mapping[StageName, Run], data: list[str]) -> str:
+    """The attribution tables of all that codec and runs learned from, as one. codec_data: as `_codec_data` has it."""
+    tables: list[tuple[str, Collection[str]]] = []
+    uri = storage.join(codec_uri, ATTRIBUTION_NAME)
+    if any(codec_data.values()) or (codec_data and storage.exists(uri)):  # who wrote a record wrote a table
+        tables.append((storage.read_text(uri), codec_data))
+    for (stage, run), dataset in zip(runs.items(), data, strict=True):
+        tables += [(storage.read_text(uri), (stage,)) for uri in initial.attribution_of_run(run.uri, dataset)]
+    return merged_attribution(tables)
+
+
+def _codec_data(uri: str) -> dict[str, dict[str, Any] | None]:
+    """What codec and vocoder learned from, as the report of their training or the bundle they lie in has it, None where
+    nobody wrote it down; of a published codec nothing."""
+    codec = load_codec(uri)
+    if not codec.is_fitted:
+        return {}
+    report = storage.join(uri, REPORT_NAME)
+    if storage.exists(report):
+        fitted = storage.read_json(report)
+        known = {"codec": fitted.get("data"), "vocoder": fitted.get("vocoder", {}).get("data")}
+    else:
+        known = read_codec_data(uri)
+    parts = ("codec",) if codec.describe_vocoder() is None else ("codec", "vocoder")
+    return {part: known.get(part) for part in parts}
 
 
 def _training_data(runs: Mapping[StageName, Run]) -> list[TrainingData]:
     """What the runs, by stage, learned from. A data set that both read, even from two places, counts once."""
-    known = {stage: storage.read_json(run.path("dataset.json")) for stage, run in runs.items()}
+    known: dict[str, dict[str, Any]] = {}
     stages: dict[str, list[StageName]] = {}
-    for stage, dataset in known.items():
-        stages.setdefault(dataset["fingerprint"], []).append(stage)
+    for stage, run in runs.items():
+        for dataset in learnt_from(run):
+            known.setdefault(dataset["fingerprint"], dataset)
+            stages.setdefault(dataset["fingerprint"], []).append(stage)
     sets = []
     for fingerprint, names in stages.items():
-        dataset = known[names[0]]
+        dataset = known[fingerprint]
         sets.append(
             TrainingData(
                 fingerprint[:NAME_DIGITS],
@@ -129,6 +151,7 @@ def export_bundle(
         config, first = _resolved(descriptions), descriptions["stage1"]
         codec_uri, runs = first["codec"]["uri"], {stage: run for stage, (run, _, _) in trained.items()}
         costs, uncounted = _costs(codec_uri, runs, descriptions)
+        codec_data = _codec_data(codec_uri)
         card = CardFields(
             _training_data(runs),
             costs,
@@ -136,6 +159,8 @@ def export_bundle(
             metrics or {},
             {stage: name for stage, run in runs.items() if (name := initial.started_from(run.uri))},
             uncounted,
+            codec_data,
+            {stage: changes for stage, run in runs.items() if (changes := History.of(run).changes)},
         )
         write_bundle(
             out,
@@ -146,8 +171,7 @@ def export_bundle(
             codec_fingerprint=first["codec"]["fingerprint"],
             text=first["text"],
             attribution=_attribution(
-                list(dict.fromkeys(part["data"]["uri"] for part in descriptions.values())),
-                list(runs.values()),
+                codec_uri, codec_data, runs, [part["data"]["uri"] for part in descriptions.values()]
             ),
             card=card,
             half=half,

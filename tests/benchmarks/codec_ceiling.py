@@ -39,7 +39,7 @@ from ssmttm.evaluation.embeddings import logmel_statistics
 from ssmttm.evaluation.measures import ClipAnalysis, analyse
 from ssmttm.sources.manifest import Track
 from ssmttm.sources.readers import read_source
-from ssmttm.training.codec import choose_clips, read_clips
+from ssmttm.training.clips import ClipReader, choose_clips
 
 RESULTS = Path(__file__).parent / "results"
 REGIONS_HZ = (0, 250, 1000, 4000, 12_000)
@@ -163,9 +163,9 @@ def code_table(
 
 
 def load_wavs(tracks: Sequence[Track], settings: Config) -> list[np.ndarray]:
-    refused: list[str] = []
-    wavs = list(read_clips(tracks, settings, refused))
-    assert not refused, refused[0]
+    reader = ClipReader(settings)
+    wavs = list(reader.read(tracks, {}))
+    assert not reader.rejects, reader.rejects[0]
     return wavs
 
 

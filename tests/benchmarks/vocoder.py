@@ -22,8 +22,7 @@ from measuring import machine
 from ssmttm import audio, config
 from ssmttm.audio import Audio
 from ssmttm.codec import MiniCodec, load_codec
-from ssmttm.sources.readers import read_source
-from ssmttm.training.codec import choose_clips, read_clips
+from ssmttm.training.clips import ClipReader, choose_clips
 from ssmttm.training.vocoder import RIVAL_ITERATIONS, SPEED_THREADS, compare
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,9 +30,10 @@ SUFFIXES = {".opus", ".ogg", ".flac", ".wav", ".mp3"}
 
 
 def composed_clips(folder: str, count: int, seconds: float) -> list[np.ndarray]:
-    settings = config.load("mini", [f"corpus.segment_seconds={seconds}"], "codec")
-    _, held_out = choose_clips(read_source(folder, settings.corpus), 1, settings.train.seed)
-    return list(read_clips(held_out[:count], settings, []))
+    settings = config.load("mini", [f"corpus.source={folder}", f"corpus.segment_seconds={seconds}"], "codec")
+    reader = ClipReader(settings)
+    _, held_out = choose_clips(reader.tracks, 1, settings.train.seed)
+    return list(reader.read(held_out[:count], {}))
 
 
 def recorded_clips(folder: Path, count: int, seconds: float, rate: int) -> list[np.ndarray]:

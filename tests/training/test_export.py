@@ -15,6 +15,7 @@ from ssmttm.config import Config, from_dict
 from ssmttm.engine.generator import Generator
 from ssmttm.errors import UserError
 from ssmttm.model.weights import load_tensors
+from ssmttm.spreadsheet import from_csv
 from ssmttm.training.export import export_bundle
 from ssmttm.training.launch import train
 
@@ -43,14 +44,17 @@ def change_description(run: str, change: dict[str, Any]) -> None:
     storage.write_json(uri, {**storage.read_json(uri), **change})
 
 
+def attribution_of(folder: str) -> list[dict[str, str]]:
+    return from_csv(storage.read_text(storage.join(folder, "ATTRIBUTION.csv")))
+
+
 def test_two_runs_become_a_bundle(trained: Runs, tiny_tokens: str, tmp_path: Path) -> None:
     out = str(tmp_path / "bundle")
     assert export_bundle(*trained, out, {"genre": 0.875}) == out
     clip = Generator.load(out).generate("calm piano", 1.0, seed=1)
     assert clip.samples.shape == (1, 24_000)
-    attribution = storage.read_text(storage.join(out, "ATTRIBUTION.csv"))
-    original = storage.read_text(storage.join(tiny_tokens, "ATTRIBUTION.csv"))
-    assert attribution.splitlines() == original.splitlines()
+    original = from_csv(storage.read_text(storage.join(tiny_tokens, "ATTRIBUTION.csv")))
+    assert attribution_of(out) == [{**row, "used_by": "stage1 stage2"} for row in original]
     card = storage.read_text(storage.join(out, "README.md"))
     for expected in ("CC0-1.0", "| stage1 |", "| stage2 |", "0.875"):
         assert expected in card
@@ -71,6 +75,40 @@ def test_the_card_counts_the_codec_too(runs: Runs, tmp_path: Path) -> None:
     change_description(runs[0], {"codec": {**description["codec"], "uri": out}})  # the bundle's codec, used again
     card = storage.read_text(storage.join(export_bundle(*runs, str(tmp_path / "second")), "README.md"))
     assert "| codec | not recorded | 3.00e+18 | 2.00 |" in card
+
+
+def test_the_card_tells_what_the_codec_learned_from(runs: Runs, tmp_path: Path) -> None:
+    """And the bundle carries it, so that who uses its codec again tells it too. Of a codec that nobody recorded,
+    nothing is claimed."""
+    description = storage.read_json(storage.join(runs[0], "weights", "model.json"))
+    codec = shutil.copytree(description["codec"]["uri"], tmp_path / "codec")
+    change_description(runs[0], {"codec": {**description["codec"], "uri": str(codec)}})
+    out = str(tmp_path / "bundle")
+    unknown = storage.read_text(storage.join(export_bundle(*runs, out), "README.md"))
+    assert "What the codec learned from was not recorded" in unknown
+    assert "| codec | codec |" not in unknown
+    record = {"tracks": 1200, "seconds_by_licence": {"CC-BY": 7200.0}, "allow_licences": ["CC-BY"], "rejects": 34}
+    storage.write_json(str(codec / "report.json"), {"seconds": {"fit": 1.0}, "data": record})
+    heard = (
+        "source_id,title,artist,licence,source_url,audio,seconds,used_by\nheard,=T,A,CC BY 4.0,,heard.wav,6.000,codec\n"
+    )
+    storage.write_text(str(codec / "ATTRIBUTION.csv"), heard.replace("=T", "'=T"))
+    other = str(tmp_path / "second")
+    (codec / "ATTRIBUTION.csv").rename(codec / "lost.csv")
+    with pytest.raises(UserError, match=r"codec/ATTRIBUTION\.csv does not exist"):
+        export_bundle(*runs, out)
+    (codec / "lost.csv").rename(codec / "ATTRIBUTION.csv")
+    for uri, bundle in ((str(codec), out), (out, other)):
+        change_description(runs[0], {"codec": {**description["codec"], "uri": uri}})
+        card = storage.read_text(storage.join(export_bundle(*runs, bundle), "README.md"))
+        assert "The codec learned from 1,200 recordings (2.00 hours) and refused 34" in card
+        assert "| codec | CC-BY | 2.00 |" in card
+        assert "| codec | codec | CC-BY | 34 |" in card
+        (data,) = card_of(bundle)["codec_training_data"]
+        assert data["recordings"] == 1200
+        (row,) = [row for row in attribution_of(bundle) if row["used_by"] == "codec"]
+        assert (row["source_id"], row["title"]) == ("heard", "=T")
+        assert len(attribution_of(bundle)) == 9
 
 
 def test_the_card_adds_up_what_the_runs_counted(runs: Runs, tmp_path: Path) -> None:
@@ -97,7 +135,7 @@ def test_data_of_both_stages_is_attributed(runs: Runs, tiny_tokens: str, tmp_pat
     change_description(runs[1], {"data": {"uri": other, "rows": 1}})
     out = export_bundle(*runs, str(tmp_path / "bundle"))
     rows = storage.read_text(storage.join(out, "ATTRIBUTION.csv")).splitlines()
-    assert rows[-1] == 'x,"a, b",,,,'
+    assert rows[-1] == 'x,"a, b",,,,,,stage2'
     assert len(rows) == len(set(rows))
 
 
