@@ -108,7 +108,7 @@ def check_same_study(config: Config, uri: str) -> None:
     """
     varied = {"backbone", "layers", "width"}
     now = {f"stage1.{k}": value for k, value in config.stage1.model_dump(mode="json").items() if k not in varied}
-    kept = set(TrainConfig.deciding("training", "schedule")) - {"lr", "seed"}
+    kept = set(TrainConfig.deciding("training", "schedule")) - {"data", "lr", "seed"}
     now |= {f"train.{key}": value for key, value in config.train.model_dump(mode="json", include=kept).items()}
     if storage.exists(uri) and (before := storage.read_json(uri)) != now:
         changed = next(key for key in now if before.get(key) != now[key])

@@ -5,6 +5,7 @@ line of the jobs (`command_line`).
 from ssmttm.config.command_line import help_on_keys, inside_ray_job, parse_arguments, with_absolute_paths
 from ssmttm.config.loading import from_dict, load, preset_names, with_overrides
 from ssmttm.config.sections import (
+    CHANGEABLE,
     SECTIONS,
     CodecConfig,
     Config,
@@ -20,9 +21,12 @@ from ssmttm.config.sections import (
     TrackingConfig,
     TrainConfig,
     VocoderConfig,
+    changeable,
+    full_name,
 )
 
 __all__ = [
+    "CHANGEABLE",
     "SECTIONS",
     "CodecConfig",
     "Config",
@@ -38,7 +42,9 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "VocoderConfig",
+    "changeable",
     "from_dict",
+    "full_name",
     "help_on_keys",
     "inside_ray_job",
     "load",

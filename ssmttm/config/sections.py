@@ -5,20 +5,27 @@ paths of submitted jobs, `--help`) asks here.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ssmttm import licences
 
 JobName = Literal["demo", "codec", "preprocess", "stage1", "stage2", "evaluate"]
 # What another value of a key would change:
 # model: what trained weights compute; they fit no other. training: what they learn; a run keeps it, but weights may go
-# on with another. schedule: the learning rate; it may change as long as the steps already done keep theirs.
-# nothing: where, how fast and how often; it may change between two starts of one run.
-Decides = Literal["model", "training", "schedule", "nothing"]
+# on with another. arithmetic: how a step's work is divided and computed, which shows in what weights learn, if only in
+# their last bits; a run keeps it. schedule: the learning rate; it may change as long as the steps already done keep
+# theirs. nothing: where, how fast and how often; it may change between two starts of one run, to the same weights.
+Decides = Literal["model", "training", "arithmetic", "schedule", "nothing"]
+
+CHANGEABLE: tuple[Decides, ...] = ("training", "arithmetic")
 
 STAGES: tuple[JobName, ...] = ("stage1", "stage2")
 TRAININGS: tuple[JobName, ...] = ("codec", *STAGES)
+LEARNERS_OF_AUDIO: tuple[JobName, ...] = ("codec", "preprocess")
 READERS_OF_AUDIO: tuple[JobName, ...] = ("codec", "preprocess", "evaluate")
 
 
@@ -97,22 +104,30 @@ class CorpusConfig(Section):
         jobs=READERS_OF_AUDIO,
     )
     out: str = key("runs/demo/tokens", "folder or URI for the token shards", is_path=True)
-    default_licence: str | None = key(None, "licence of tracks that state none, e.g. own-work")
+    default_licence: str | None = key(None, "licence of tracks that state none, e.g. own-work", jobs=LEARNERS_OF_AUDIO)
     allow_licences: tuple[str, ...] = key(
-        ("public-domain", "CC0-1.0", "CC-BY", "CC-BY-SA", "own-work"), "licence families let in"
+        ("public-domain", "CC0-1.0", "CC-BY", "CC-BY-SA", "own-work"),
+        "licences let in: families, as these, or SPDX names in any spelling",
+        jobs=LEARNERS_OF_AUDIO,
     )
     hours: float = key(1.0, "hours to compose (demo corpus)", gt=0, jobs=("demo",))
     clip_seconds: float = key(10.0, "length of a composed clip", gt=0, jobs=("demo",))
     segment_seconds: float = key(10.0, "length of a training segment", gt=0, jobs=READERS_OF_AUDIO)
     segments: Literal["all", "middle"] = key("all", "all: cut at a fixed hop; middle: one of each track")
     hop_seconds: float | None = key(None, "from one segment to the next; default: end to end", gt=0)
-    minimum_seconds: float = key(1.0, "shorter segments are rejected", gt=0, jobs=("codec", "preprocess"))
-    loudness: float | None = key(None, "LUFS (ITU-R BS.1770) every segment is brought to; off: as is", lt=0)
-    silence_dbfs: float = key(-60.0, "segments whose peak lies below are rejected", lt=0)
-    maximum_clipped: float = key(0.05, "share of samples at full scale a segment may have", gt=0, le=1)
-    duplicates: Literal["reject", "keep"] = key("reject", "the same audio under a second name")
+    minimum_seconds: float = key(1.0, "shorter segments are rejected", gt=0, jobs=LEARNERS_OF_AUDIO)
+    loudness: float | None = key(
+        None, "LUFS (ITU-R BS.1770) every segment is brought to; off: as is", lt=0, jobs=LEARNERS_OF_AUDIO
+    )
+    silence_dbfs: float = key(-60.0, "segments whose peak lies below are rejected", lt=0, jobs=LEARNERS_OF_AUDIO)
+    maximum_clipped: float = key(
+        0.05, "share of samples at full scale a segment may have", gt=0, le=1, jobs=LEARNERS_OF_AUDIO
+    )
+    duplicates: Literal["reject", "keep"] = key("reject", "the same audio under a second name", jobs=LEARNERS_OF_AUDIO)
     maximum_rejects: float = key(1.0, "share of rejected tracks beyond which the job fails", ge=0, le=1)
-    vocals: Literal["keep", "remove"] = key("keep", "remove: separate them with demucs (extra: vocals)")
+    vocals: Literal["keep", "remove"] = key(
+        "keep", "remove: separate them with demucs (extra: vocals)", jobs=LEARNERS_OF_AUDIO
+    )
     captioner: str | None = key(None, "folder of an audio LLM (Qwen2-Audio) that captions what has none", is_path=True)
     rephrased: str | None = key(
         None,
@@ -129,6 +144,14 @@ class CorpusConfig(Section):
     controls: tuple[str, ...] = key((), "controls by frame that are measured and learned, by their names")
     captions_per_track: int = key(6, "captions composed for each piece (demo corpus)", gt=0, jobs=("demo",))
     seed: int = key(0, "of the composed corpus", jobs=("demo",))
+
+    @field_validator("default_licence", "allow_licences")
+    @classmethod
+    def _check_licences(cls, value: Any) -> Any:
+        for name in (value,) if isinstance(value, str) else value or ():
+            if name.strip() and licences.normalise(name) is None:
+                raise ValueError(f"'{name}' is no licence that is known; nearest: {', '.join(licences.nearest(name))}")
+        return value
 
 
 class CodecConfig(Section):
@@ -276,7 +299,7 @@ class TrainConfig(Section):
     jobs = STAGES
     decides = "training"
 
-    data: str = key("runs/demo/tokens", "token shards", is_path=True, decides="nothing", jobs=(*STAGES, "evaluate"))
+    data: str = key("runs/demo/tokens", "token shards", is_path=True, jobs=(*STAGES, "evaluate"))
     out: str = key("runs", "folder or URI that holds all runs", is_path=True, decides="nothing", jobs=TRAININGS)
     name: str | None = key(None, "run name; default: the job's", decides="nothing", jobs=TRAININGS)
     steps: int = key(1000, "optimizer steps", gt=0, decides="schedule")
@@ -286,25 +309,25 @@ class TrainConfig(Section):
     launch: Literal["ray", "local"] = key(
         "ray",
         "local: in process, plain torch, without Ray",
-        decides="nothing",
+        decides="arithmetic",
         jobs=("codec", "preprocess", *STAGES, "evaluate"),
     )
-    workers: int = key(1, "processes that share a step's work", gt=0, decides="nothing", jobs=TRAININGS)
-    cpus_per_worker: float = key(1, "CPUs that each takes", gt=0, decides="nothing", jobs=TRAININGS)
-    use_gpu: bool = key(False, "a GPU for each", decides="nothing", jobs=(*TRAININGS, "evaluate"))
+    workers: int = key(1, "processes that share a step's work", gt=0, decides="arithmetic", jobs=TRAININGS)
+    cpus_per_worker: float = key(1, "CPUs that each takes", gt=0, decides="arithmetic", jobs=TRAININGS)
+    use_gpu: bool = key(False, "a GPU for each", decides="arithmetic", jobs=(*TRAININGS, "evaluate"))
     global_batch: int = key(16, "sequences per optimizer step over all workers", gt=0)
-    micro_batch: int = key(8, "sequences per worker and forward pass, at most", gt=0, decides="nothing")
-    zero: Literal[0, 1, 2, 3] = key(0, "stage of DeepSpeed's ZeRO", decides="nothing")
+    micro_batch: int = key(8, "sequences per worker and forward pass, at most", gt=0, decides="arithmetic")
+    zero: Literal[0, 1, 2, 3] = key(0, "stage of DeepSpeed's ZeRO", decides="arithmetic")
     offload: Literal["none", "optimizer", "parameters"] = key(
         "none",
         "what the machine holds for the GPU: optimizer state (zero=1 to 3), or all (zero=3)",
-        decides="nothing",
+        decides="arithmetic",
     )
     deepspeed: str | None = key(
-        None, "JSON file with further DeepSpeed settings, e.g. bucket sizes", is_path=True, decides="nothing"
+        None, "JSON file with further DeepSpeed settings, e.g. bucket sizes", is_path=True, decides="arithmetic"
     )
     precision: Literal["auto", "fp32", "bf16"] = key(
-        "auto", "auto: bf16 where the machine computes in it", decides="nothing", jobs=TRAININGS
+        "auto", "auto: bf16 where the machine computes in it", decides="arithmetic", jobs=TRAININGS
     )
     lr: float = key(2e-3, "peak learning rate", gt=0)
     min_lr_ratio: float = key(
@@ -332,6 +355,11 @@ class TrainConfig(Section):
         decides="nothing",
         jobs=TRAININGS,
     )
+    continue_with: list[str] = key(
+        [],
+        "settings, such as data, that a run may go on with though it was started with others; run and card say so",
+        decides="nothing",
+    )
     checkpoint_every: int = key(
         200, "optimizer steps between two checkpoints, at most", decides="nothing", jobs=TRAININGS
     )
@@ -347,6 +375,29 @@ class TrainConfig(Section):
     log_every: int = key(10, "optimizer steps between two lines", decides="nothing", jobs=TRAININGS)
     max_failures: int = key(2, "times that Ray starts the training again", decides="nothing", jobs=TRAININGS)
     max_skipped: int = key(20, "non-finite steps in a row before training gives up", decides="nothing", jobs=TRAININGS)
+
+    @field_validator("continue_with")
+    @classmethod
+    def _check_names(cls, value: list[str]) -> list[str]:
+        may = changeable(*STAGES)
+        for name in value:
+            if full_name(name) not in may:
+                (nearest,) = difflib.get_close_matches(full_name(name), may, n=1, cutoff=0.0)
+                raise ValueError(f"'{name}' is no setting that a run may go on with another of; nearest: {nearest}")
+        return value
+
+
+def full_name(key: str) -> str:
+    """The dotted name of a key that may leave out its section, `train`."""
+    return key if "." in key else f"train.{key}"
+
+
+def changeable(*stages: str) -> list[str]:
+    """Dotted names of what a run keeps unless `train.continue_with` names it: all that decides what weights learn, but
+    for their own shape and what they began with."""
+    kinds: dict[str, type[Section]] = {"stage1": Stage1Config, "stage2": Stage2Config, "train": TrainConfig}
+    names = [f"{section}.{name}" for section in ("train", *stages) for name in kinds[section].deciding(*CHANGEABLE)]
+    return [name for name in names if name not in ("train.init", "train.init_without")]
 
 
 class TrackingConfig(Section):

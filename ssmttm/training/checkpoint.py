@@ -36,7 +36,7 @@ class Progress:
 
     step: optimizer steps done. position: global batches consumed, skipped ones included. tokens: loss terms
     learnt from. seconds: of training so far, over restarts. best_loss, best_step: with `train.keep_best`, the lowest
-    validation loss so far and the step whose checkpoint has it.
+    validation loss so far and the step whose checkpoint has it. precision: that of the last step.
     """
 
     step: int = 0
@@ -46,6 +46,7 @@ class Progress:
     seconds: float = 0.0
     best_loss: float | None = None
     best_step: int | None = None
+    precision: str | None = None
 
 
 @dataclass
@@ -227,5 +228,5 @@ def restore(config: Config, task: str, checkpoints: str) -> Checkpoint | None:
         own = load_checkpoint(config.train.resume)
         if own.task not in (None, task):
             raise UserError(f"train.resume={config.train.resume} is a checkpoint of {own.task}; {task} is needed here")
-        own.progress = replace(own.progress, best_loss=None, best_step=None)
+        own.progress = replace(own.progress, best_loss=None, best_step=None, precision=None)
     return None if own is None else under_current_names(own, task)

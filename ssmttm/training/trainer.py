@@ -15,14 +15,15 @@ from typing import Any, NoReturn
 import torch
 
 from ssmttm.bundle import initial
+from ssmttm.config import full_name
 from ssmttm.errors import UserError
 from ssmttm.hardware import denormals_as_zero
 from ssmttm.training.checkpoint import Checkpoint, Progress, restore
-from ssmttm.training.engine import Engine, LossModule, State
+from ssmttm.training.engine import Engine, LossModule, State, use_bf16
 from ssmttm.training.order import Prefetcher, SampleOrder, batch_shape, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
 from ssmttm.training.results import sample, write_results
-from ssmttm.training.run import Run, keep_steps
+from ssmttm.training.run import Run, keep_steps, note_change
 from ssmttm.training.schedule import TimeBudget, decay_start, learning_rate
 from ssmttm.training.session import DivergedError, Listener, PreemptedError, Signals, StartUp, TrainingStoppedError
 from ssmttm.training.stage_task import StageTask
@@ -74,6 +75,7 @@ class Trainer:
         self.engine = make_engine(module, task.optimizer_groups(model), checkpoint.average if checkpoint else None)
         if checkpoint:
             self.engine.load_optimizer_state(checkpoint.optimizer)
+        self._check_precision()
         self.shape = batch_shape(self.config, self.engine.world_size)
         self.order = SampleOrder(len(task.data), self.config.seed)
         self._refused_in_a_row, self._begun = 0, False
@@ -201,6 +203,22 @@ class Trainer:
         }
 
     # Its parts
+
+    def _check_precision(self) -> None:
+        """What `auto` means hangs on the machine: a run that goes on keeps to what it was, or is told to go on so."""
+        before, now = self.progress.precision, "bf16" if use_bf16(self.config) else "fp32"
+        self.progress.precision = now
+        (others,) = self.engine.sum(float(before not in (None, now)))
+        if not others:
+            return
+        if "train.precision" not in map(full_name, self.config.continue_with):
+            raise UserError(
+                f"{self.run.uri} was trained in {before}, and train.precision={self.config.precision} means {now} "
+                f"here; choose another train.name, or train.continue_with=[precision]"
+            )
+        if self.engine.rank == 0:
+            change = f"train.precision={now}, {before} before"
+            note_change(self.run, self.task.name, self.progress.step, change)
 
     def _signals(self) -> Signals:
         stop, preempted, minutes = self._stop_requested(), self._preempted(), self.config.checkpoint_minutes

@@ -20,12 +20,16 @@ from ssmttm.audio import Audio
 from ssmttm.codec.metrics import logmel_l1, stft_distance
 from ssmttm.codec.mini import MiniCodec
 from ssmttm.codec.store import load_codec, save_codec
-from ssmttm.config import Config
+from ssmttm.config import Config, TrainConfig
+from ssmttm.config.sections import Decides
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads, tune_allocator
 from ssmttm.lease import Process, hold
-from ssmttm.sources.readers import read_source
-from ssmttm.training.codec import REPORT_NAME, check_same, choose_clips, read_clips
+from ssmttm.tokens.attribution import merged_attribution
+from ssmttm.tokens.schema import ATTRIBUTION_NAME
+from ssmttm.training.clips import ClipReader, choose_clips, corpus_settings, read_held_out
+from ssmttm.training.codec import REPORT_NAME, check_same
+from ssmttm.training.engine import use_bf16
 from ssmttm.training.run import Run
 from ssmttm.training.session import sigterm_flag, tracking
 from ssmttm.training.trainer import Trainer
@@ -57,7 +61,11 @@ def train_vocoder(config: Config, job: Process | None = None) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(config.train.workers * config.train.cpus_per_worker)))
     path = config.codec.path
     report = storage.read_commit(path, REPORT_NAME)
-    settings = {"vocoder": config.vocoder.model_dump(mode="json"), "train": {"seed": config.train.seed}}
+    settings = {
+        "vocoder": config.vocoder.model_dump(mode="json"),
+        "corpus": corpus_settings(config),
+        "train": _settings(config.train, "training", "schedule"),
+    }
     if "vocoder" in report:
         check_same(f"codec.path={path} holds a vocoder trained", report["vocoder"]["settings"], settings, "codec.path")
         print(f"vocoder is already finished: {storage.join(path, REPORT_NAME)}", flush=True)
@@ -74,13 +82,19 @@ def _train(
     config: Config, codec: MiniCodec, report: dict[str, Any], settings: dict[str, Any], run: Run
 ) -> dict[str, Any]:
     path = config.codec.path
-    _prepare(run, {**settings, "codec": {"fingerprint": report["fingerprint"]}})
-    tracks = read_source(config.corpus.source, config.corpus)
-    chosen = choose_clips(tracks, config.vocoder.clips, config.train.seed)
-    refused: list[str] = []
-    clips, originals = (list(read_clips(part, config, refused)) for part in chosen)
+    kept = {"codec": {"fingerprint": report["fingerprint"]}, "train": _kept(config.train)}
+    _prepare(run, {**settings, **kept})
+    reader = ClipReader(config)
+    learned: dict[str, float] = {}
+    measured: dict[str, float] = {}
+    try:
+        to_learn, held_out = choose_clips(reader.tracks, config.vocoder.clips, config.train.seed)
+        originals = read_held_out(reader, to_learn, held_out, measured)
+        clips = list(reader.read(to_learn, learned))
+    except UserError as error:
+        raise UserError(f"{error} ({reader.refusals()})" if reader.rejects else str(error)) from None
     if not clips or not originals:
-        raise UserError(f"no clip of {config.corpus.source} can be used to train a vocoder: {refused[0]}")
+        raise UserError(f"too few clips of {config.corpus.source} can be used to train a vocoder ({reader.refusals()})")
     task = VocoderTask(codec, clips, config)
     with tracking(config, task.name, run) as tracker:
         with sigterm_flag() as stop:
@@ -97,14 +111,31 @@ def _train(
         figures |= {
             "parameters": parameters,
             "seconds": round(trainer.progress.seconds, 1),
-            "clips": {"train": len(clips), "held_out": len(originals), "refused": len(refused)},
+            "clips": {"train": len(clips), "held_out": len(originals), "refused": len(reader.rejects)},
+            "data": reader.record(learned),
             "settings": settings,
         }
+        reader.write_rejects(path)
+        _attribute(path, reader.attribution(learned | measured))
         storage.write_commit(path, REPORT_NAME, {**report, "vocoder": figures})
         tracker.metrics(_scalars(figures), step=trainer.progress.step)
         tracker.artifacts([storage.join(path, REPORT_NAME), *uris])
     _print(figures)
     return storage.read_json(storage.join(path, REPORT_NAME))
+
+
+def _settings(train: TrainConfig, *kinds: Decides) -> dict[str, Any]:
+    """Those of a training's settings that are the vocoder's too, which has steps and a rate of its own."""
+    mine = {name for name in train.deciding(*kinds) if "codec" in train.facts()[name].jobs}
+    return train.model_dump(mode="json", include=mine)
+
+
+def _kept(train: TrainConfig) -> dict[str, Any]:
+    """What an unfinished run keeps besides: how it is computed, and in which precision, whatever `auto` means here."""
+    precision = "bf16" if use_bf16(train) else "fp32"
+    kept = _settings(train, "training", "schedule", "arithmetic")
+    del kept["launch"]  # it is trained in one process whatever that says
+    return {**kept, "precision": precision}
 
 
 def _prepare(run: Run, asked: dict[str, dict[str, Any]]) -> None:
@@ -113,6 +144,13 @@ def _prepare(run: Run, asked: dict[str, dict[str, Any]]) -> None:
         started = f"run {run.uri} was started"
         check_same(started, storage.read_json(run.path("config.json")), asked, "train.name")
     storage.write_json(run.path("config.json"), asked)
+
+
+def _attribute(path: str, table: str) -> None:
+    """Add what the vocoder used to the attribution of its codec."""
+    uri = storage.join(path, ATTRIBUTION_NAME)
+    known = [(storage.read_text(uri), ("codec",))] if storage.exists(uri) else []
+    storage.write_text(uri, merged_attribution([*known, (table, ("vocoder",))]))
 
 
 def _scalars(figures: dict[str, Any]) -> dict[str, float]:

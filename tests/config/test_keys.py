@@ -13,15 +13,18 @@ from ssmttm.errors import UserError
 
 JOBS: tuple[Any, ...] = get_args(JobName)
 KEYS = {f"{section}.{name}": facts for section, kind in SECTIONS.items() for name, facts in kind.facts().items()}
-# A run that is started again may have other values of these; runs of before rely on it.
+# A run that is started again may have other values of these, and comes to the same weights (test_continuing.py).
 FREE = {
-    *("data", "out", "name", "launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "offload"),
-    *("deepspeed", "precision", "resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
+    *("out", "name", "resume", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best"),
     *("validate_every", "validation_rows", "samples", "samples_every", "log_every", "max_failures", "max_skipped"),
-    "minutes",
+    *("minutes", "continue_with"),
+}
+# Kept by a run too, unless `train.continue_with` names them.
+ARITHMETIC = {
+    *("launch", "workers", "cpus_per_worker", "use_gpu", "micro_batch", "zero", "offload", "deepspeed", "precision"),
 }
 SCHEDULE = {"steps", "schedule", "warmup_steps", "decay_share", "min_lr_ratio"}
-IDENTITY = {"global_batch", "lr", "betas", "weight_decay", "clip", "ema", "seed", "init", "init_without"}
+IDENTITY = {"data", "global_batch", "lr", "betas", "weight_decay", "clip", "ema", "seed", "init", "init_without"}
 # Weights may go on (train.init) with other values of these.
 ONLY_TRAINING = {
     "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
@@ -46,6 +49,7 @@ PATHS = sorted(set.union(*READ.values()))
 # Texts that name no file: a new one must be marked as a path or listed here.
 OTHER_TEXTS = {
     *("corpus.default_licence", "corpus.allow_licences", "train.name", "train.init_without"),
+    "train.continue_with",
     *("tracking.experiment", "tracking.parent"),
 }
 REGISTERED = {  # names of classes
@@ -84,6 +88,8 @@ def test_everything_is_said_of_every_key(key: str) -> None:
 def test_what_a_run_keeps_is_what_it_was() -> None:
     train = SECTIONS["train"]
     assert set(train.deciding("nothing")) == FREE
+    assert set(train.deciding("arithmetic")) == ARITHMETIC
+    assert set(train.model_fields) == FREE | ARITHMETIC | SCHEDULE | IDENTITY
     assert set(train.deciding("schedule")) == SCHEDULE
     assert set(train.deciding("model", "training")) == IDENTITY
     for stage in ("stage1", "stage2"):

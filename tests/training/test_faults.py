@@ -108,7 +108,8 @@ def test_workers_come_and_go_and_zero_stages_change(make_config: MakeConfig, tmp
         ("train.workers=2", "train.zero=3"),
     ]
     for number, (settings, world, stop) in enumerate(zip(parts, (2, 1, 2), (17, 34, -1), strict=True)):
-        config = make_config("stage1", *COMPARABLE, "train.name=changing", *settings)
+        asked = (*settings, "train.continue_with=[workers,zero]")
+        config = make_config("stage1", *COMPARABLE, "train.name=changing", *asked)
         expected = 0 if number == 2 else EXIT_STOPPED
         assert run_workers(config, tmp_path, world, (0, f"stop={stop}")) == [expected] * world
     assert_each_sample_once(config)

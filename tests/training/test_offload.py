@@ -62,10 +62,9 @@ def test_a_run_may_leave_and_take_up_offload(make_config: MakeConfig, tmp_path: 
     plain = make_config("stage1", *SETTINGS, "train.zero=2", "train.name=plain")
     assert run_workers(plain, tmp_path, 2) == [0, 0]
     parts = [("3", "parameters", 4), ("1", "optimizer", 8), ("0", "none", -1)]
+    asked = (*SETTINGS, "train.name=changing", "train.continue_with=[zero,offload]")
     for zero, offload, stop in parts:
-        config = make_config(
-            "stage1", *SETTINGS, "train.name=changing", f"train.zero={zero}", f"train.offload={offload}"
-        )
+        config = make_config("stage1", *asked, f"train.zero={zero}", f"train.offload={offload}")
         assert run_workers(config, tmp_path, 2, (0, f"stop={stop}")) == [0 if stop < 0 else EXIT_STOPPED] * 2
     assert relative_difference(config, plain) < 1e-5
 

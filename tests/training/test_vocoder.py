@@ -14,6 +14,7 @@ from ssmttm import config, storage
 from ssmttm.codec import MiniCodec, load_codec
 from ssmttm.config import Config
 from ssmttm.errors import UserError
+from ssmttm.spreadsheet import from_csv
 from ssmttm.training import vocoder, vocoder_task
 from ssmttm.training.codec import train_codec
 from ssmttm.training.run import Run
@@ -72,6 +73,10 @@ def test_from_corpus_to_report(own_config: Config) -> None:
             assert values["stft_distance"] == pytest.approx(values["convergence"] + values["level"], abs=2e-4)
             assert 0 < values["logmel_l1"] < 5
     assert figures["clips"] == {"train": 6, "held_out": 2, "refused": 0}
+    assert figures["data"] == report["data"]
+    table = from_csv(storage.read_text(storage.join(own_config.codec.path, "ATTRIBUTION.csv")))
+    assert {row["used_by"] for row in table} == {"codec vocoder"}
+    assert len(table) == 8
     assert set(figures["x_realtime"]) == {"neural", "griffin_lim_16"}
     codec = load_codec(own_config.codec.path)
     assert isinstance(codec, MiniCodec)
@@ -93,6 +98,8 @@ def test_finished_is_left_alone_and_other_settings_are_refused(
     assert "vocoder is already finished" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"trained with vocoder.lr=0.003, now 0.5; choose another codec.path"):
         train_vocoder(changed(own_config, "vocoder", lr=0.5))
+    with pytest.raises(UserError, match=r"trained with corpus.source=\S+, now /elsewhere; choose another codec.path"):
+        train_vocoder(changed(own_config, "corpus", source="/elsewhere"))
 
 
 def test_a_run_of_other_settings_is_refused(own_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
