@@ -55,7 +55,7 @@ def job_client() -> Iterator[JobSubmissionClient]:
         return
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with _exit_on_sigterm(), _local_head() as url:
+    with _exit_on_sigterm(), local_head() as url:
         from ray.job_submission import JobSubmissionClient
 
         yield JobSubmissionClient(url)
@@ -76,7 +76,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _local_head() -> Iterator[str]:
+def local_head() -> Iterator[str]:
     """A head of our own for as long as the block lasts; yields the address of its job server.
 
     It has its own folder and free ports, since Ray's defaults for both make two clusters on one machine answer each

@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+
+from ssmttm.training.ray_jobs import local_head
 
 ROOT = Path(__file__).parent.parent.parent
 MOST = 15
@@ -32,9 +35,17 @@ def check(lines: list[str]) -> None:
     assert not [line for line in lines if FOREIGN.search(line)], shown
 
 
-@pytest.mark.parametrize("launch", ["local", "ray"])
-def test_a_training_prints_its_own_lines(launch: str, tiny_tokens: str, tiny_folder: Path, tmp_path: Path) -> None:
-    """With tracking, as it is by default, and in a home that holds no token yet."""
+@pytest.mark.parametrize("launch", ["local", "ray", "ray beside another"])
+def test_a_training_prints_its_own_lines(
+    launch: str, tiny_tokens: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tracking, as it is by default, in a home that holds no token yet, and also where a Ray runs already."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with local_head() if launch == "ray beside another" else nullcontext():
+        train(launch.split()[0], tiny_tokens, tiny_folder, tmp_path)
+
+
+def train(launch: str, tiny_tokens: str, tiny_folder: Path, tmp_path: Path) -> None:
     words = [f"train.data={tiny_tokens}", f"train.out={tmp_path}", f"codec.path={tiny_folder}/codec"]
     words += [f"train.launch={launch}", "train.cpus_per_worker=0.5"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -45,7 +56,7 @@ def test_a_training_prints_its_own_lines(launch: str, tiny_tokens: str, tiny_fol
         text=True,
         timeout=500,
         check=False,
-        env={**environment, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout
     lines = own_lines(done.stdout)
