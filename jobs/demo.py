@@ -202,14 +202,15 @@ def write_report(demo: Demo) -> dict[str, Any]:
 
 def show(summary: dict[str, Any]) -> None:
     """The summary's main figures on the console; how prompts were followed, the evaluation has just said."""
-    times = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["wall_s"].items())
     nats = "  ".join(f"{name} {value:.3f}" for name, value in summary["stage1"]["val_nats"].items())
     frechet = "  ".join(f"{name} {value:.2f}" for name, value in summary["stage2"]["frechet"].items())
-    steps = summary["steps"]
-    print(f"\n{times}  = {sum(summary['wall_s'].values()):.0f} s")
-    print(f"stage 1: {steps['stage1']:,} steps, held-out nats per code: {nats}")
-    print(f"stage 2: {steps['stage2']:,} steps, Fréchet distance: {frechet}")
-    print(f"listen: {summary['report']} (generation {summary['generation']['times_real_time']}x real time)")
+    steps, total = summary["steps"], sum(summary["wall_s"].values())
+    print(
+        f"\nstage 1: {steps['stage1']:,} steps, held-out nats per code {nats}; "
+        f"stage 2: {steps['stage2']:,} steps, Fréchet distance {frechet}"
+    )
+    speed = summary["generation"]["times_real_time"]
+    print(f"listen: {summary['report']} (made in {total:.0f} s, generates at {speed}x real time)")
 
 
 def main(argv: list[str] | None = None) -> int:

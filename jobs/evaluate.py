@@ -29,8 +29,10 @@ def measure(settings: config.Config) -> None:
         for name, row in content["adherence"].items()
         if "generated" in row
     )
-    print(f"follows the prompt (shuffled prompts): {heard}")
-    print(f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s")
+    print(
+        f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s; "
+        f"follows the prompt (shuffled prompts): {heard}"
+    )
 
 
 def main() -> None:
