@@ -153,6 +153,29 @@ def export(
     print(f"{out}: {read_model_id(out)}")
 
 
+@app.command(epilog="Example: ssmttm verify runs/demo/bundle s3://bucket/tokens")
+def verify(
+    uris: Annotated[
+        list[str], typer.Argument(help="Folder or URI of a bundle, codec, dataset, run, checkpoint, manifest or study.")
+    ],
+) -> None:
+    """Say of anything that ssmttm wrote whether it is whole, a line each: what is listed is there, as its digests say.
+
+    What it is shows by itself; of a run, its checkpoints and weights are judged too, and of any other folder what lies
+    in it. Nothing is changed. Exit code 0: all is whole; 1: something is damaged or unfinished, and the line names the
+    file and the remedy; 2: nothing of ssmttm's lies there.
+    """
+    from ssmttm.cli_verify import verify as judge
+
+    damaged = False
+    for uri in uris:
+        for verdict in judge(uri):
+            print(verdict, flush=True)
+            damaged |= bool(verdict.problem)
+    if damaged:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: ssmttm listen runs/compare/ours runs/compare/musicgen --answers answers.sqlite")
 def listen(
     folders: Annotated[

@@ -127,16 +127,16 @@ class File:
 
         return storage.with_retries(whole, self.uri)
 
-    def check(self) -> None:
+    def check(self, limit: int | None = None) -> None:
         """Read all of it, a little at a time, unless this process did already.
 
         Raises:
-            DamagedError: if it is not as listed.
+            DamagedError: if it is not as listed, or has more than `limit` bytes.
         """
 
         def whole() -> None:
             with self._opened() as (file, size, stamp):
-                self._check_size(size, None)
+                self._check_size(size, limit)
                 if self._is_known(stamp):
                     return
                 state = hashlib.sha256()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ssmttm import storage
 from ssmttm.bundle.card import TrainingCost
-from ssmttm.bundle.load import COMMIT_NAME, read_costs, read_model_id
+from ssmttm.bundle.load import COMMIT_NAME, open_bundle, read_costs, read_model_id
+from ssmttm.conditions.encoders import is_same_text
 from ssmttm.conditions.numbers import PLACES, fingerprint_with_numbers
 from ssmttm.config import SECTIONS, Config
 from ssmttm.errors import UserError
@@ -50,8 +51,10 @@ def find(uri: str, stage: str) -> Initial:
         UserError: if there are none.
     """
     if storage.exists(storage.join(uri, COMMIT_NAME)):
-        storage.read_commit(uri, COMMIT_NAME, verify=True)
-        content = storage.read_json(storage.join(uri, "config.json"))
+        listing, content = open_bundle(uri)
+        for name in (f"{stage}.safetensors", ATTRIBUTION_NAME):
+            if name in listing.files:
+                listing.file(name).check()
         if stage not in content:
             raise UserError(f"train.init={uri} is of a single stage and has no {stage}; start {stage} without it")
         section, name = content[stage]["config"], read_model_id(uri)
@@ -111,7 +114,8 @@ def check(config: Config, stage: str, dataset: dict[str, Any]) -> Initial:
             f"train.init={uri} speaks another codec's codes than {config.train.data} holds; preprocess the corpus "
             f"with its codec (a bundle holds it: codec.path={uri})"
         )
-    if dataset["text"]["fingerprint"] not in (initial.text, fingerprint_with_numbers(initial.text)):
+    text = dataset["text"]["fingerprint"]
+    if not any(is_same_text(text, known) for known in (initial.text, fingerprint_with_numbers(initial.text))):
         raise UserError(
             f"train.init={uri} reads another text encoder's states than {config.train.data} holds; preprocess the "
             "corpus with its text encoder"
@@ -131,7 +135,7 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
     """Give a freshly built model the weights that `train.init` names, but for those of `train.init_without`.
 
     Raises:
-        UserError: if a name of `train.init_without` is none of the model's.
+        UserError: if a name of `train.init_without` is none of the model's, or the weights are not what they should be.
     """
     uri, without = config.train.init, config.train.init_without
     if uri is None:
@@ -151,6 +155,11 @@ def load(model: nn.Module, config: Config, stage: str) -> None:
             )
             raise UserError(f"train.init_without={name} names nothing in {stage}; its modules: {choices}")
         known |= matching
+    for name in fresh.keys() | known.keys():
+        if name not in fresh or name not in known or fresh[name].shape != known[name].shape:
+            raise UserError(
+                f"train.init={uri} has other weights than its configuration says ({name!r}); fetch it again"
+            )
     model.load_state_dict(known)
 
 

@@ -7,21 +7,25 @@ config.json model.safetensors                                                  p
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 
 from ssmttm import storage
 from ssmttm.codec.base import Codec
 from ssmttm.codec.registry import CODECS
 from ssmttm.errors import UserError
+from ssmttm.tensors import TensorFile
+from ssmttm.verified import File, Listing
 
 CONFIG_NAME = "codec.json"
 WEIGHTS_NAME = "codec.safetensors"
 PUBLISHED_CONFIG_NAME, PUBLISHED_WEIGHTS_NAME = "config.json", "model.safetensors"  # of transformers
 VOCODER_NAME = "vocoder.safetensors"
 FORMAT = 1
+FIT_AGAIN = "fit it again with jobs/train_codec.py, or fetch it again"
+TRAIN_AGAIN = "train it again with jobs/train_codec.py codec.vocoder=neural"
 
 
 def save_codec(codec: Codec, uri: str) -> None:
@@ -41,77 +45,82 @@ def save_codec(codec: Codec, uri: str) -> None:
     storage.write_json(storage.join(uri, CONFIG_NAME), description)
 
 
-def load_codec(uri: str) -> Codec:
+def load_codec(uri: str, listing: Listing | None = None) -> Codec:
     """Load a codec from a folder that `save_codec` wrote (or a bundle, which holds the same files), or a published
     one as transformers lays it out (`config.json`, `model.safetensors`).
+
+    Args:
+        uri: of the folder.
+        listing: of a bundle: only files that it lists are read.
 
     Raises:
         UserError: naming the folder and the remedy, if it holds no codec, one this version cannot read, or a
             damaged one.
     """
-    if not storage.exists(storage.join(uri, CONFIG_NAME)) and storage.exists(storage.join(uri, PUBLISHED_CONFIG_NAME)):
-        return _load_published(uri)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not storage.exists(storage.join(uri, name)):
-            raise UserError(
-                f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}, or give the "
-                "folder of a published DAC or EnCodec checkpoint"
-            )
-    description = storage.read_json(storage.join(uri, CONFIG_NAME))
+
+    def file(name: str, remedy: str = FIT_AGAIN) -> File:
+        if listing is not None:
+            return listing.file(name)
+        return File(storage.join(uri, name), uri, described=f"{uri} is damaged: {name}", remedy=remedy)
+
+    if listing is None:
+        is_ours = storage.exists(storage.join(uri, CONFIG_NAME))
+        if not is_ours and storage.exists(storage.join(uri, PUBLISHED_CONFIG_NAME)):
+            return _load_published(file(PUBLISHED_CONFIG_NAME), file(PUBLISHED_WEIGHTS_NAME))
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not storage.exists(storage.join(uri, name)):
+                raise UserError(
+                    f"no codec at {uri}: {name} is missing; fit one with jobs/train_codec.py codec.path={uri}, or give "
+                    "the folder of a published DAC or EnCodec checkpoint"
+                )
+    about = file(CONFIG_NAME)
+    description = about.json()
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f"the codec at {uri} is not of format {FORMAT}; fit it again with jobs/train_codec.py")
-    codec = _build(storage.join(uri, CONFIG_NAME), CODECS, description.get("name"), description.get("config"))
-    _load_weights(codec, storage.join(uri, WEIGHTS_NAME), "")
+    weights = TensorFile.look(file(WEIGHTS_NAME))
+    codec = _build(about, weights, CODECS, description.get("name"), description.get("config"))
+    weights.expect(codec.weights())
+    codec.load_state_dict(weights.load())
     if codec.fingerprint() != description.get("fingerprint"):
-        raise UserError(f"the codec at {uri} is damaged: its fingerprint differs from {CONFIG_NAME}; fit it again")
+        raise weights.file.damaged(f"is another than {CONFIG_NAME} names (its fingerprint)")
     if "vocoder" in description:
-        _load_vocoder(codec, uri, description["vocoder"])
+        _load_vocoder(codec, about, file(VOCODER_NAME, TRAIN_AGAIN), description["vocoder"])
     return codec.eval()
 
 
-def _load_vocoder(codec: Codec, uri: str, entry: Any) -> None:
+def _load_vocoder(codec: Codec, about: File, file: File, entry: Any) -> None:
     """Put the vocoder that a folder holds on top of its codec."""
-    remedy = "train it again with jobs/train_codec.py codec.vocoder=neural"
-    weights_uri = storage.join(uri, VOCODER_NAME)
-    if not storage.exists(weights_uri):
-        raise UserError(f"the codec at {uri} lacks its {VOCODER_NAME}; {remedy}")
-    data = storage.read_bytes(weights_uri)
-    try:
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise ValueError(f"it differs from its digest in {CONFIG_NAME}")
-        codec.add_vocoder(entry["config"])
-        weights = safetensors.torch.load(data)
-        codec.load_state_dict({**codec.weights(), **weights})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights_uri} is damaged or of another version ({reason}); {remedy}") from None
+    if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
+        raise about.damaged("does not describe its vocoder")
+    if file.sha256 not in (None, entry.get("sha256")):
+        raise about.damaged(f"names another {VOCODER_NAME}")
+    vocoder = TensorFile.look(replace(file, sha256=entry.get("sha256")))
+    vocoder.build(lambda: codec.add_vocoder(entry["config"]))
+    vocoder.expect(codec.weights(vocoder=True))
+    codec.load_state_dict({**codec.weights(), **vocoder.load()})
 
 
-def _load_published(uri: str) -> Codec:
-    config = storage.read_json(storage.join(uri, PUBLISHED_CONFIG_NAME))
+def _load_published(about: File, file: File) -> Codec:
+    config = about.json()
+    if not isinstance(config, dict):
+        raise about.damaged("does not describe a codec")
     kinds = {kind.published_as: kind for kind in CODECS.values() if kind.published_as is not None}
-    codec = _build(storage.join(uri, PUBLISHED_CONFIG_NAME), kinds, config.get("model_type"), config)
-    _load_weights(codec, storage.join(uri, PUBLISHED_WEIGHTS_NAME), "model.")
+    weights = TensorFile.look(file)
+    codec = _build(about, weights, kinds, config.get("model_type"), config)
+    total = sum(entry.size for entry in weights.entries.values())
+    wanted = sum(weight.numel() for weight in codec.state_dict().values())
+    if total != wanted:
+        raise file.damaged(f"holds {total:,} weights, where its configuration wants {wanted:,}")
+    try:
+        codec.load_state_dict({f"model.{name}": weight for name, weight in weights.load().items()})
+    except RuntimeError as error:  # names or shapes; published checkpoints may have older names, which load too
+        raise file.damaged(f"does not fit its configuration ({error})") from None
     return codec.eval()
 
 
-def _load_weights(codec: Codec, uri: str, prefix: str) -> None:
-    """Load a safetensors file whose names lack `prefix`."""
-    try:
-        weights = safetensors.torch.load(storage.read_bytes(uri))
-        codec.load_state_dict({prefix + name: weight for name, weight in weights.items()})
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{uri} is damaged ({reason}); fit or fetch the codec again") from None
-
-
-def _build(uri: str, kinds: dict[str, type[Codec]], name: Any, config: Any) -> Codec:
-    if name not in kinds:
-        raise UserError(f"{uri} is of an unknown kind '{name}'; known: {', '.join(kinds)}")
-    try:
-        return kinds[name].from_description(config)
-    except UserError as error:
-        raise UserError(f"{uri}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{uri} has a bad config ({reason}); fit or fetch the codec again") from None
+def _build(about: File, weights: TensorFile, kinds: dict[str, type[Codec]], name: Any, config: Any) -> Codec:
+    if not isinstance(name, str) or name not in kinds:
+        raise about.damaged(f"is of an unknown kind '{name}'; known: {', '.join(kinds)}")
+    if not isinstance(config, dict):
+        raise about.damaged("has a bad configuration (no table)")
+    return replace(weights, file=about).build(lambda: kinds[name].from_description(config))

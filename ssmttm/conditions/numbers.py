@@ -38,4 +38,6 @@ def with_numbers(prompt: str, states_SD: np.ndarray) -> np.ndarray:
 
 def fingerprint_with_numbers(fingerprint: str) -> str:
     """Of the encoder of this fingerprint, once numbers stand beside its states."""
-    return hashlib.sha256(f"{fingerprint}:numbers:{LOWEST:g}-{HIGHEST:g}/{PLACES}".encode()).hexdigest()[:16]
+    weights, dot, settings = fingerprint.partition(".")
+    both = hashlib.sha256(f"{weights}:numbers:{LOWEST:g}-{HIGHEST:g}/{PLACES}".encode()).hexdigest()[:16]
+    return f"{both}{dot}{settings}"

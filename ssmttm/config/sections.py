@@ -69,7 +69,7 @@ def key(
 class Section(BaseModel):
     """A table of keys. `jobs` and `decides` hold for keys that say nothing else."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     jobs: ClassVar[tuple[JobName, ...]]
     decides: ClassVar[Decides | None] = None
 
@@ -169,19 +169,19 @@ class CodecConfig(Section):
         decides="nothing",
         jobs=("codec", "preprocess"),
     )
-    sample_rate: int = key(24_000, "samples per second")
-    fft_size: int = key(2048, "samples in a window of the spectrum")
-    hop: int = key(480, "samples between mel frames (50 Hz at 24 kHz)")
-    num_mels: int = key(192, "mel bands")
-    pca_dim: int = key(64, "principal components kept of a mel frame")
-    stack: int = key(2, "mel frames per code frame")
-    num_codebooks: int = key(8, "codebooks, each of what those before it leave")
-    codebook_size: int = key(1024, "entries of a codebook")
-    griffin_lim_iterations: int = key(8, "of the vocoder without weights")
+    sample_rate: int = key(24_000, "samples per second", gt=0, le=768_000)
+    fft_size: int = key(2048, "samples in a window of the spectrum", gt=0, le=16_384)
+    hop: int = key(480, "samples between mel frames (50 Hz at 24 kHz)", gt=0)
+    num_mels: int = key(192, "mel bands", gt=0, le=512)
+    pca_dim: int = key(64, "principal components kept of a mel frame", gt=0)
+    stack: int = key(2, "mel frames per code frame", gt=0, le=1024)
+    num_codebooks: int = key(8, "codebooks, each of what those before it leave", gt=0, le=256)
+    codebook_size: int = key(1024, "entries of a codebook", gt=0, le=32_768)
+    griffin_lim_iterations: int = key(8, "of the vocoder without weights", ge=0, le=1000)
     vocoder: Literal["griffin_lim", "neural"] = key(
         "griffin_lim", "neural: train one on top; tokens stay as they are", decides="nothing"
     )
-    fit_clips: int = key(400, "clips used to fit the codec", decides="training")
+    fit_clips: int = key(400, "clips used to fit the codec", decides="training", gt=0)
 
 
 class VocoderConfig(Section):
@@ -219,7 +219,7 @@ class TextConfig(Section):
     )
     path: str | None = key(None, "folder of a transformers text encoder (encoder=transformers)", is_path=True)
     dim: int | None = key(None, "dimensions of its states; an encoder with others is refused")
-    max_tokens: int = key(96, "longer prompts are an error, never cut")
+    max_tokens: int = key(96, "longer prompts are an error, never cut", gt=0, le=100_000)
     numbers: bool = key(
         False,
         "a prompt's numbers as places on a scale of tempi, beside each token's state",
@@ -238,23 +238,23 @@ class Stage1Config(Section):
         "how text comes in and which layers mix frames: prefix_simba, prefix_mamba, "
         "prefix_transformer, cross_simba or cross_transformer",
     )
-    width: int = key(256, "channels between layers")
-    layers: int = key(6, "blocks")
-    state_size: int = key(64, "of each channel of a state-space layer")
-    head_dim: int = key(64, "channels of a head")
-    expand: int = key(2, "inner width of a state-space layer, relative to width")
-    conv_kernel: int = key(4, "frames that its short convolution sees")
-    groups: int = key(1, "of heads that share what writes and reads the state")
-    chunk_size: int = key(64, "frames computed at once in training")
-    mlp_ratio: float = key(2.0, "inner width of the MLPs, relative to width")
-    dropout: float = key(0.1, "share of a block's output dropped in training", decides="training")
+    width: int = key(256, "channels between layers", gt=0)
+    layers: int = key(6, "blocks", gt=0)
+    state_size: int = key(64, "of each channel of a state-space layer", gt=0)
+    head_dim: int = key(64, "channels of a head", gt=0)
+    expand: int = key(2, "inner width of a state-space layer, relative to width", gt=0)
+    conv_kernel: int = key(4, "frames that its short convolution sees", gt=0)
+    groups: int = key(1, "of heads that share what writes and reads the state", gt=0)
+    chunk_size: int = key(64, "frames computed at once in training", gt=0, le=65_536)
+    mlp_ratio: float = key(2.0, "inner width of the MLPs, relative to width", gt=0)
+    dropout: float = key(0.1, "share of a block's output dropped in training", decides="training", ge=0, lt=1)
     token_dropout: float = key(
         0.3, "share of input codes hidden in training: leans on the text", ge=0, lt=1, decides="training"
     )
     positions: Literal["none", "sinusoidal"] = key("none", "added to the codes' embeddings")
     max_frames: int = key(0, "longest piece that sinusoidal positions are trained for; 0: any", ge=0)
-    num_codebooks: int = key(1, "codebooks modelled by the language model, with the delay pattern")
-    null_probability: float = key(0.1, "share of samples trained on the null prefix", decides="training")
+    num_codebooks: int = key(1, "codebooks modelled by the language model, with the delay pattern", gt=0)
+    null_probability: float = key(0.1, "share of samples trained on the null prefix", decides="training", ge=0, le=1)
     crop_frames: int = key(
         0,
         "train on random crops of this many frames, whose beginnings only the text tells; 0: all",
@@ -262,7 +262,7 @@ class Stage1Config(Section):
         decides="training",
     )
     pooled: bool = key(True, "add one text vector in every layer")
-    pooled_init_std: float = key(0.001, "of the pooled path's weights at the start", decides="training")
+    pooled_init_std: float = key(0.001, "of the pooled path's weights at the start", decides="training", ge=0)
     pooled_lr_factor: float = key(
         0.15,
         "learning rate of the pooled path relative to the rest; at 1 it drowns the music",
@@ -283,16 +283,18 @@ class Stage2Config(Section):
         "flow", "flow matching; v-prediction on a cosine schedule; or one step without noise"
     )
     loss: Literal["l2", "l1"] = key("l2", "squared or absolute error", decides="training")
-    width: int = key(256, "channels")
-    layers: int = key(8, "blocks; unet: per level on each side")
-    kernel_size: int = key(7, "convnext")
-    expand: int = key(3, "inner width of the MLPs relative to width; not unet")
+    width: int = key(256, "channels", gt=0)
+    layers: int = key(8, "blocks; unet: per level on each side", gt=0)
+    kernel_size: int = key(7, "convnext", gt=0)
+    expand: int = key(3, "inner width of the MLPs relative to width; not unet", gt=0)
     head_dim: int = key(64, "transformer, ssm, unet, and attention to the text", gt=0)
     state_size: int = key(64, "ssm", gt=0)
     cross_attention: bool = key(False, "every block also looks at the text's token states")
-    null_probability: float = key(0.15, "share of samples trained without text", decides="training")
+    null_probability: float = key(0.15, "share of samples trained without text", decides="training", ge=0, le=1)
     coarse_null_probability: float = key(0.0, "share trained without coarse latents", ge=0, lt=1, decides="training")
-    crop_frames: int = key(0, "train on random crops of this many frames; 0: the whole segment", decides="training")
+    crop_frames: int = key(
+        0, "train on random crops of this many frames; 0: the whole segment", decides="training", ge=0
+    )
 
 
 class TrainConfig(Section):
@@ -414,11 +416,11 @@ class GenerationConfig(Section):
 
     jobs = STAGES
 
-    guidance: float = key(2.5, "how far codes are pushed towards the prompt; 1: not at all")
-    temperature: float = key(1.0, "of the draws; lower: likelier codes")
-    top_k: int = key(250, "draw among so many likeliest codes")
+    guidance: float = key(2.5, "how far codes are pushed towards the prompt; 1: not at all", ge=0, le=20)
+    temperature: float = key(1.0, "of the draws; lower: likelier codes", ge=0, le=5)
+    top_k: int = key(250, "draw among so many likeliest codes", ge=0, le=100_000)
     top_p: float = key(1.0, "draw among the likeliest codes that reach this probability", gt=0, le=1)
-    steps: int | None = key(8, "sampling steps of stage 2; null: in bundles without one")
+    steps: int | None = key(8, "sampling steps of stage 2; null: in bundles without one", ge=1, le=200)
     solver: Literal["euler", "heun", "ab2", "ancestral"] = key("euler", "of stage 2: see model/solvers.py")
     time_grid: Literal["uniform", "sway"] = key("uniform", "sway: more of the steps near the noise")
     stage2_guidance: float = key(1.0, "as guidance, of stage 2")
@@ -427,9 +429,9 @@ class GenerationConfig(Section):
     stage2_guided_until: float = key(
         1.0, "share of data in what stage 2 looks at up to which it is guided; less is faster", ge=0, le=1
     )
-    window_frames: int = key(100, "code frames per stage-2 window, context included")
-    context_frames: int = key(24, "of which finished frames on the left")
-    lookahead_frames: int = key(12, "and coarse frames on the right")
+    window_frames: int = key(100, "code frames per stage-2 window, context included", gt=0, le=100_000)
+    context_frames: int = key(24, "of which finished frames on the left", ge=0)
+    lookahead_frames: int = key(12, "and coarse frames on the right", ge=0)
     first_frames: int = key(
         24, "code frames that the first window completes; each later one twice as many, up to all", gt=0
     )
@@ -440,9 +442,11 @@ class GenerationConfig(Section):
         ge=0,
     )
     reread_frames: int = key(64, "last frames that it then reads", gt=0)
-    threads: int = key(1, "of torch on a CPU, on any machine: the last bits of a clip depend on their number", gt=0)
-    max_seconds: float = key(600.0, "longest piece that may be asked for")
-    max_prompt_chars: int = key(1000, "longest prompt that may be asked with")
+    threads: int = key(
+        1, "of torch on a CPU, on any machine: the last bits of a clip depend on their number", gt=0, le=1024
+    )
+    max_seconds: float = key(600.0, "longest piece that may be asked for", gt=0)
+    max_prompt_chars: int = key(1000, "longest prompt that may be asked with", gt=0, le=1_000_000)
 
 
 class EvaluateConfig(Section):

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmttm import storage
-from ssmttm.config import Stage1Config, Stage2Config
+from ssmttm.config import Stage1Config, Stage2Config, from_dict
 from ssmttm.errors import UserError
+from ssmttm.model.denoisers.registry import DENOISERS
 from ssmttm.model.diffusion import LatentCompleter
 from ssmttm.model.lm import MusicLM
+from ssmttm.tensors import TensorFile
+from ssmttm.verified import File
 
 Value = TypeVar("Value")
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
+LARGEST = 1 << 20  # of any size that a description names
 
 
-def save_tensors(uri: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as one safetensors file."""
-    storage.write_bytes(uri, safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()}))
+def save_tensors(uri: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write named tensors as one safetensors file; returns its size and digest."""
+    data = safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()})
+    storage.write_bytes(uri, data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def load_tensors(uri: str) -> dict[str, Tensor]:
     """Read a safetensors file to CPU; what was stored in float16 comes back as float32.
 
     Raises:
-        UserError: if it is missing or not safetensors.
+        UserError: if it is missing, not safetensors, or holds a value that is not finite.
     """
-    try:
-        tensors = safetensors.torch.load(storage.read_bytes(uri))
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{uri} is not a readable safetensors file: {error}") from None
+    return in_full(TensorFile.look(File(uri)).load())
+
+
+def in_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, those in float16 as float32."""
     return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
 
 
@@ -62,8 +70,8 @@ def save_model(folder: str, kind: str, state: Mapping[str, Tensor], description:
         description: for stage 1 at least config, codebook_size, text_dim; for stage 2 config, fine_dim,
             coarse_dim, text_dim.
     """
-    save_tensors(storage.join(folder, TENSORS), state)
-    storage.write_json(storage.join(folder, DESCRIPTION), {"kind": kind, **description})
+    tensors = save_tensors(storage.join(folder, TENSORS), state)
+    storage.write_json(storage.join(folder, DESCRIPTION), {"kind": kind, **description, "tensors": tensors})
 
 
 def read_description(folder: str, kind: str) -> dict[str, Any]:
@@ -75,7 +83,10 @@ def read_description(folder: str, kind: str) -> dict[str, Any]:
     uri = storage.join(folder, DESCRIPTION)
     if not storage.exists(uri):
         raise UserError(f"{folder} holds no trained model (no {DESCRIPTION}); give a run's weights folder")
-    description: dict[str, Any] = storage.read_json(uri)
+    about = File(uri, remedy="take a run's weights folder")
+    description = about.json()
+    if not isinstance(description, dict) or not isinstance(description.get("kind"), str):
+        raise about.damaged("describes no model")
     if description["kind"] != kind:
         raise UserError(f"{folder} holds a {description['kind']} model; {kind} is needed here")
     return description
@@ -122,47 +133,107 @@ def current_names(stage: str, state: Mapping[str, Value]) -> dict[str, Value]:
     return {current_name(stage, name): value for name, value in state.items()}
 
 
-def build_lm(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> MusicLM:
-    """The language model in eval mode from its description and state dict."""
-    lm = MusicLM(
+def _make_lm(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> MusicLM:
+    return MusicLM(
         Stage1Config(**description["config"]),
         description["codebook_size"],
         widths_of(description),
         state.get("codebook_features"),
     )
+
+
+def _make_completer(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> LatentCompleter:
+    config = Stage2Config(**description["config"])
+    DENOISERS.find(config.denoiser).check(config)
+    return LatentCompleter(config, description["fine_dim"], description["coarse_dim"], widths_of(description))
+
+
+def build_lm(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> MusicLM:
+    """The language model in eval mode from its description and state dict."""
+    lm = _make_lm(description, state)
     lm.load_state_dict(current_names("stage1", state))
     return lm.eval()
 
 
 def build_completer(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> LatentCompleter:
     """The latent completer in eval mode from its description and state dict."""
-    completer = LatentCompleter(
-        Stage2Config(**description["config"]),
-        description["fine_dim"],
-        description["coarse_dim"],
-        widths_of(description),
-    )
+    completer = _make_completer(description, state)
     completer.load_state_dict(current_names("stage2", state))
     return completer.eval()
+
+
+# A stage's model from its description and state: as it is made, and with its weights.
+MAKERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]] = {
+    "stage1": _make_lm,
+    "stage2": _make_completer,
+}
+BUILDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]] = {
+    "stage1": build_lm,
+    "stage2": build_completer,
+}
+
+
+def read_model(stage: str, description: Any, file: File) -> nn.Module:
+    """A stage's model in eval mode from its description and weights, both of which may be anyone's: they are compared
+    before a model is made.
+
+    Raises:
+        DamagedError: if they make no sense or do not fit each other.
+    """
+    stored = TensorFile.look(file)
+    stored = stored.renamed(partial(current_names, stage))
+    described = _described(stage, description, file)
+    features = stored.entries.get("codebook_features")
+    if features is not None and features.shape[:1] != (described["codebook_size"],):
+        raise file.damaged("holds vectors of another number of codes than its configuration names")
+    with torch.device("meta"):
+        given = {} if features is None else {"codebook_features": torch.empty(features.shape)}
+        skeleton = stored.build(lambda: MAKERS[stage](described, given))
+    stored.expect(skeleton.state_dict())
+    state = current_names(stage, in_full(stored.load()))
+    return stored.build(lambda: BUILDERS[stage](described, state))
+
+
+def _described(stage: str, description: Any, file: File) -> dict[str, Any]:
+    """A description whose entries are what they should be."""
+    sizes = ("codebook_size", "text_dim") if stage == "stage1" else ("fine_dim", "coarse_dim", "text_dim")
+    if not isinstance(description, dict) or not isinstance(description.get("config"), dict):
+        raise file.damaged("has a bad configuration (no table)")
+    controls = description.get("controls", {})
+    if not isinstance(controls, dict):
+        raise file.damaged("has a bad configuration (controls)")
+    for name, size in ({name: description.get(name) for name in sizes} | controls).items():
+        if type(size) is not int or not 0 < size <= LARGEST:
+            raise file.damaged(f"has a bad configuration ({name}={str(size)[:40]})")
+    try:
+        from_dict({stage: description["config"]})
+    except UserError as error:
+        raise file.damaged(f"has a bad configuration ({error})") from None
+    return description
+
+
+def _load(folder: str, stage: str) -> tuple[Any, dict[str, Any]]:
+    description = read_description(folder, stage)
+    known = description.get("tensors")
+    known = known if isinstance(known, dict) else {}  # runs of before say nothing of it
+    file = File(storage.join(folder, TENSORS), None, known.get("bytes"), known.get("sha256"))
+    with torch.device("cpu"):
+        return read_model(stage, description, file), description
 
 
 def load_lm(folder: str) -> tuple[MusicLM, dict[str, Any]]:
     """A trained language model and its description.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder holds none, or a damaged one.
     """
-    description = read_description(folder, "stage1")
-    with torch.device("cpu"):
-        return build_lm(description, load_tensors(storage.join(folder, TENSORS))), description
+    return _load(folder, "stage1")
 
 
 def load_completer(folder: str) -> tuple[LatentCompleter, dict[str, Any]]:
     """A trained latent completer and its description.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder holds none, or a damaged one.
     """
-    description = read_description(folder, "stage2")
-    with torch.device("cpu"):
-        return build_completer(description, load_tensors(storage.join(folder, TENSORS))), description
+    return _load(folder, "stage2")

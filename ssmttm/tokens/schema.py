@@ -68,8 +68,9 @@ TEXT_ROW_GROUP = 256
 
 
 def caption_key(caption: str, encoder_fingerprint: str) -> str:
-    """The key of a caption's states: 32 hexadecimal digits of a SHA-256 over encoder and caption."""
-    return hashlib.sha256(f"{encoder_fingerprint}\n{caption}".encode()).hexdigest()[:32]
+    """The key of a caption's states: 32 hexadecimal digits of a SHA-256 over encoder (its weights) and caption."""
+    weights = encoder_fingerprint.partition(".")[0]
+    return hashlib.sha256(f"{weights}\n{caption}".encode()).hexdigest()[:32]
 
 
 def control_column(name: str) -> str:

@@ -25,7 +25,7 @@ from ssmttm import __version__, storage
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
 from ssmttm.conditions.base import ControlConditioner, Excerpt, checked
-from ssmttm.conditions.encoders import TextEncoder, load_text_encoder
+from ssmttm.conditions.encoders import TextEncoder, is_same_text, load_text_encoder
 from ssmttm.conditions.registry import control_of, widths_of
 from ssmttm.config import Config
 from ssmttm.errors import UserError
@@ -50,6 +50,7 @@ from ssmttm.tokens.schema import (
     PartReport,
     caption_key,
     control_column,
+    open_dataset,
     part_matches,
     read_columns,
     read_part_metadata,
@@ -278,6 +279,15 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     return content
 
 
+def _go_by_the_name_of_before(encoder: TextEncoder, out: str) -> None:
+    """Let an encoder have the fingerprint that a finished dataset knows it by, from before tokenizer and configuration
+    were part of it."""
+    if storage.exists(storage.join(out, COMMIT_NAME)):
+        known = open_dataset(out).content["text"]["fingerprint"]
+        if is_same_text(known, encoder.fingerprint):
+            encoder.fingerprint = known
+
+
 def _completed(out: str, plan: DatasetPlan) -> dict[str, Any] | None:
     """The dataset if `out` already holds exactly this one.
 
@@ -340,6 +350,7 @@ def _preprocess(
         raise UserError(f"{config.codec.path} holds a codec of kind {kind}; give codec.name={kind}, or another path")
     widths_of(config.corpus.controls)  # refuses unknown names before any work
     vocals = writer.remove_vocals.fingerprint if writer.remove_vocals else "keep"
+    _go_by_the_name_of_before(writer.encoder, out)
     plan = plan_dataset(config, writer.codec, writer.encoder, vocals)
     dataset = _completed(out, plan)
     if dataset is not None:

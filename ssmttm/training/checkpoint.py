@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from ssmttm import storage
 from ssmttm.config import Config
-from ssmttm.errors import UserError
+from ssmttm.errors import DamagedError, UserError
 from ssmttm.model import weights
+from ssmttm.tensors import TensorFile
 from ssmttm.training.engine import MOMENTS, State
+from ssmttm.verified import File, Listing
 
 COMMIT = "checkpoint.json"
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint whose files are not what its commit file says."""
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+PROGRESS = "progress.json"
+FITTING = "give a checkpoint of the same stage and sizes"
 
 
 @dataclass
@@ -60,48 +63,77 @@ class Checkpoint:
     task: str | None = None
 
 
-def _read_files(uri: str) -> tuple[dict[str, bytes], str | None]:
-    """The files that a checkpoint's commit file lists, each of the size and digest it states, and whose they are."""
-    commit = storage.join(uri, COMMIT)
-    if not storage.exists(commit):
+def open_checkpoint(uri: str) -> Listing:
+    """What a finished checkpoint lists, which is all that it needs.
+
+    Raises:
+        DamagedError: if its commit file makes no sense.
+        UserError: if it has none.
+    """
+    if not storage.exists(storage.join(uri, COMMIT)):
         raise UserError(f"{uri} is missing or incomplete: it has no {COMMIT}")
-    try:
-        content = json.loads(storage.read_bytes(commit))
-        listed = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
-        task = content.get("task")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise DamagedCheckpointError(f"{uri} is damaged: {COMMIT} cannot be read") from None
-    files = {}
-    for name, (size, digest) in listed.items():
-        if not storage.exists(storage.join(uri, name)):
-            raise DamagedCheckpointError(f"{uri} is damaged: {name} is missing")
-        files[name] = storage.read_bytes(storage.join(uri, name))
-        if len(files[name]) != size:
-            raise DamagedCheckpointError(f"{uri} is damaged: {name} has {len(files[name])} bytes, not {size}")
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise DamagedCheckpointError(f"{uri} is damaged: {name} differs from its digest in {COMMIT}")
-    return files, task
+    listing = Listing.read(uri, COMMIT, "remove it, or put a copy of the whole one there")
+    if not isinstance(listing.content.get("task"), str | None):
+        raise listing.commit.damaged("names no task")
+    for name in (MODEL, OPTIMIZER, PROGRESS):
+        listing.file(name)
+    return listing
+
+
+def _progress(file: File) -> Progress:
+    """What `progress.json` says, where its figures are such."""
+    found, kinds = file.json(), {one.name: str(one.type) for one in fields(Progress)}
+    if not isinstance(found, dict) or not found.keys() <= kinds.keys() or "step" not in found:
+        raise file.damaged("is not of this version")
+    for name, value in found.items():
+        is_whole = type(value) is int and 0 <= value < 2**62
+        is_number = is_whole or (type(value) is float and math.isfinite(value))
+        fits = is_number if kinds[name].startswith("float") else is_whole
+        if not fits and not (value is None and kinds[name].endswith("None")):
+            raise file.damaged(f"says {name}={str(value)[:40]}")
+    return Progress(**found)
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read one checkpoint, checking every file against its size and digest.
+    """Read one checkpoint, checking every file against its size and digest, and that all numbers are finite.
 
     Raises:
-        DamagedCheckpointError: if a file is not what the commit file says.
+        DamagedError: if a file is not what the commit file says, or holds what no checkpoint does.
         UserError: if there is no finished checkpoint, or the storage fails.
     """
-    files, task = _read_files(uri)
-    try:
-        states = {name: safetensors.torch.load(files[name]) for name in files if name.endswith(".safetensors")}
-        return Checkpoint(
-            Progress(**json.loads(files["progress.json"])),
-            states["model.safetensors"],
-            states["optimizer.safetensors"],
-            states.get("average.safetensors"),
-            task,
-        )
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:  # of another version, say
-        raise DamagedCheckpointError(f"{uri} is not a checkpoint of this version: {error!r}") from None
+    listing = open_checkpoint(uri)
+    names = (MODEL, OPTIMIZER, *([AVERAGE] if AVERAGE in listing.files else []))
+    states = {name: TensorFile.look(listing.file(name)).load() for name in names}
+    progress = _progress(listing.file(PROGRESS))
+    return Checkpoint(progress, states[MODEL], states[OPTIMIZER], states.get(AVERAGE), listing.content.get("task"))
+
+
+def check_fits(checkpoint: Checkpoint, module: nn.Module, uri: str) -> None:
+    """Refuse a checkpoint, its names those of today, that is not of this model.
+
+    Raises:
+        UserError: naming the first tensor that is missing, too many or of another kind or shape.
+    """
+    wanted = module.state_dict()
+    moments = {f"{moment}.{name}": value for name, value in module.named_parameters() for moment in MOMENTS}
+    _compare(uri, MODEL, checkpoint.model, wanted)
+    _compare(uri, OPTIMIZER, checkpoint.optimizer, {**moments, "step": torch.tensor(0.0)})
+    if checkpoint.average is not None:
+        _compare(uri, AVERAGE, checkpoint.average, wanted)
+    if more := checkpoint.model.keys() - wanted.keys():
+        raise UserError(f"{uri} does not fit this model, which has no {min(more)!r}; {FITTING}")
+
+
+def _compare(uri: str, file: str, found: State, wanted: Mapping[str, Tensor]) -> None:
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise UserError(f"{uri} does not fit this model: {file} lacks {name}; {FITTING}")
+        value = found[name]
+        if value.shape != tensor.shape or value.is_floating_point() != tensor.is_floating_point():
+            raise UserError(
+                f"{uri} does not fit this model: {file} holds {name} as {value.dtype} {list(value.shape)}, here it is "
+                f"{tensor.dtype} {list(tensor.shape)}; {FITTING}"
+            )
 
 
 def folder_of(uri: str, step: int) -> str:
@@ -142,7 +174,7 @@ class CheckpointStore:
         for step in reversed(steps):
             try:
                 checkpoint = load_checkpoint(self._folder(step))
-            except DamagedCheckpointError as error:
+            except DamagedError as error:
                 reason = str(error)
                 if warn:
                     print(f"warning: {reason}; falling back to the checkpoint before it", file=sys.stderr, flush=True)

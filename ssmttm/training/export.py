@@ -13,6 +13,7 @@ from ssmttm.bundle.card import CardFields, TrainingCost, TrainingData
 from ssmttm.bundle.load import COMMIT_NAME, read_codec_data, read_costs, read_model_id
 from ssmttm.bundle.save import ARCHITECTURE, write_bundle
 from ssmttm.codec.store import load_codec
+from ssmttm.conditions.encoders import is_same_text
 from ssmttm.config import Config, from_dict
 from ssmttm.errors import UserError
 from ssmttm.lease import hold
@@ -25,7 +26,6 @@ from ssmttm.tracking.registry import register_bundle
 from ssmttm.training.checkpoint import COMMIT, CheckpointStore, folder_of, load_checkpoint, under_current_names
 from ssmttm.training.codec import REPORT_NAME
 from ssmttm.training.progress import flops_per_token
-from ssmttm.training.results import BUILDERS
 from ssmttm.training.run import NAME_DIGITS, History, Run, learnt_from
 from ssmttm.training.stage_task import StageName
 
@@ -222,7 +222,7 @@ def _write_checkpoint_weights(run: Run, stage: StageName, name: str, folder: str
     }
     sizes = {key: known[key] for key in ARCHITECTURE[stage] if key in known}
     try:
-        module = BUILDERS[stage](sizes, state)
+        module = weights.BUILDERS[stage](sizes, state)
     except (RuntimeError, ValueError):  # a checkpoint that does not say whose it is, or not the whole of a model
         raise UserError(f"{uri} does not hold the {stage} model of {run.uri}") from None
     frames = dataset["frames_by_split"]["train"] / dataset["rows_by_split"]["train"]
@@ -259,7 +259,8 @@ def _check_fit(stage1_run: str, stage2_run: str | None, descriptions: Mapping[St
         return
     second = descriptions["stage2"]
     for part in ("codec", "text"):
-        if first[part]["fingerprint"] != second[part]["fingerprint"]:
+        is_same = is_same_text if part == "text" else str.__eq__
+        if not is_same(first[part]["fingerprint"], second[part]["fingerprint"]):
             raise UserError(
                 f"{stage1_run} and {stage2_run} were trained with different {part} encoders "
                 f"({first[part]['fingerprint']}, {second[part]['fingerprint']}); train both on the same token shards"

@@ -12,7 +12,7 @@ import torch
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
 from ssmttm.config import TrainConfig
-from ssmttm.model.weights import build_completer, build_lm, save_model
+from ssmttm.model.weights import BUILDERS, save_model
 from ssmttm.training.checkpoint import Progress, folder_of
 from ssmttm.training.engine import Engine, State
 from ssmttm.training.run import Run, git_commit
@@ -21,7 +21,6 @@ from ssmttm.training.stage_task import StageTask
 from ssmttm.training.writer import RunWriter, persistently, read_rows
 
 LOSS_WINDOW = 50  # steps over which the summary's training loss is averaged
-BUILDERS = {"stage1": build_lm, "stage2": build_completer}  # a stage's model from its description and state
 
 
 def _draw_samples(task: StageTask, engine: Engine, state: State) -> list[tuple[str, Audio]]:

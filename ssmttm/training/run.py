@@ -20,6 +20,7 @@ from typing import Any
 from ssmttm import storage
 from ssmttm.bundle import initial
 from ssmttm.codec.store import load_codec
+from ssmttm.conditions.encoders import is_same_text
 from ssmttm.config import (
     CHANGEABLE,
     SECTIONS,
@@ -176,8 +177,12 @@ def _changes(run: Run, config: Config, stage: str, dataset: dict[str, Any]) -> d
         UserError: naming one that it does not allow, or that no run can change.
     """
     stored, old = storage.read_json(run.path("config.json")), storage.read_json(run.path("dataset.json"))
-    for part in ("codec", "text"):
-        if old[part]["fingerprint"] != dataset[part]["fingerprint"]:
+    same = {
+        "codec": old["codec"]["fingerprint"] == dataset["codec"]["fingerprint"],
+        "text": is_same_text(old["text"]["fingerprint"], dataset["text"]["fingerprint"]),
+    }
+    for part, is_same in same.items():
+        if not is_same:
             raise UserError(f"run {run.uri} was started on token shards of another {part}; choose another train.name")
     before = _identity(stored, stage, old, History.of(run).deepspeed)
     now = _identity(config.model_dump(mode="json"), stage, dataset, _deepspeed(config))

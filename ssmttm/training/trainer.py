@@ -18,7 +18,7 @@ from ssmttm.bundle import initial
 from ssmttm.config import full_name
 from ssmttm.errors import UserError
 from ssmttm.hardware import denormals_as_zero
-from ssmttm.training.checkpoint import Checkpoint, Progress, restore
+from ssmttm.training.checkpoint import Checkpoint, Progress, check_fits, restore
 from ssmttm.training.engine import Engine, LossModule, State, use_bf16
 from ssmttm.training.order import Prefetcher, SampleOrder, batch_shape, keyed_generator, share
 from ssmttm.training.progress import ProgressLine
@@ -68,6 +68,8 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         model = task.build()
         if checkpoint:
+            if isinstance(task, StageTask):
+                check_fits(checkpoint, model, run.checkpoints)
             model.load_state_dict(checkpoint.model)
         else:
             initial.load(model, task.config, task.name)

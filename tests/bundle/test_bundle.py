@@ -135,7 +135,10 @@ def test_a_missing_part_is_found(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
-    [(None, "format", 99, "bundle format 99"), ("text", "fingerprint", "other", "another text encoder")],
+    [
+        (None, "format", 99, "bundle format 99"),
+        ("text", "fingerprint", "other", "is another than the model was"),
+    ],
 )
 def test_what_cannot_be_read_is_refused(
     copied: Path, section: str | None, key: str, value: object, message: str

@@ -218,22 +218,22 @@ def test_load_errors_name_the_folder_and_the_remedy(codec: MiniCodec, tmp_path: 
     good_config, good_weights = (tmp_path / "codec.json").read_text(), (tmp_path / "codec.safetensors").read_bytes()
 
     (tmp_path / "codec.safetensors").write_bytes(good_weights[:-100])
-    with pytest.raises(UserError, match=rf"{uri}/codec.safetensors is damaged .*fit or fetch the codec again"):
+    with pytest.raises(UserError, match=rf"{uri} is damaged: codec.safetensors .*; fit it again .*or fetch it"):
         load_codec(uri)
     flipped = bytearray(good_weights)
     flipped[-1] ^= 1
     (tmp_path / "codec.safetensors").write_bytes(flipped)
-    with pytest.raises(UserError, match=rf"the codec at {uri} is damaged: its fingerprint"):
+    with pytest.raises(UserError, match=rf"{uri} is damaged: codec.safetensors is another .*fingerprint"):
         load_codec(uri)
     (tmp_path / "codec.safetensors").write_bytes(good_weights)
 
     for change, message in (
         ({"format": 99}, r"is not of format 1; fit it again"),
         ({"name": "maxi"}, r"unknown kind 'maxi'; known: mini"),
-        ({"config": {"num_mells": 3}}, r"has a bad config .*fit or fetch the codec again"),
+        ({"config": {"num_mells": 3}}, r"has a bad configuration .*num_mells.*; fit it again"),
         (
             {"config": {**json.loads(good_config)["config"], "num_mels": 32}},
-            r"is damaged .*fit or fetch the codec again",
+            r"damaged: codec.safetensors holds mean_M as F32 \[64\], where its configuration wants F32 \[32\]",
         ),
     ):
         (tmp_path / "codec.json").write_text(json.dumps(json.loads(good_config) | change))

@@ -1,5 +1,7 @@
 """The real MiniLM encoder, and the padded batches."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from tiny_checkpoints import write_t5
 
 from ssmttm import storage
 from ssmttm.conditions.base import Conditions
-from ssmttm.conditions.encoders import load_text_encoder, load_text_encoder_from
+from ssmttm.conditions.encoders import is_same_text, load_text_encoder, load_text_encoder_from
+from ssmttm.conditions.numbers import fingerprint_with_numbers
 from ssmttm.conditions.text import collate_text
 from ssmttm.config import TextConfig
 from ssmttm.errors import UserError
@@ -142,3 +145,90 @@ def test_collate_pads_left():
     assert batch["text"].null_B.tolist() == [True, False]
     both = Conditions.cat(batch, batch.as_null())["text"]
     assert both.null_B.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", lambda text: text.replace('"▁slow"', '"▁fast"')),
+        ("config.json", lambda text: text.replace('"gated-gelu"', '"gated-silu"')),
+        ("tokenizer_config.json", lambda text: text.replace("{", '{"add_eos": false,', 1)),
+    ],
+)
+def test_the_fingerprint_knows_tokenizer_and_configuration(tmp_path, name, change):
+    """Other tokens of the same text, or another network on the same weights, are another encoder."""
+    folder = write_t5(tmp_path / "one")
+    before = load_t5(folder)
+    file = tmp_path / "one" / name
+    assert change(file.read_text()) != file.read_text()
+    file.write_text(change(file.read_text()))
+    after = load_t5(folder)
+    assert after.fingerprint != before.fingerprint
+    assert not is_same_text(after.fingerprint, before.fingerprint)
+    with pytest.raises(UserError, match=r"is another than the model was trained with"):
+        load_text_encoder_from(after.reference, before.fingerprint)
+    weights_alone = before.fingerprint.partition(".")[0]  # what data sets and bundles of before know
+    assert is_same_text(after.fingerprint, weights_alone)
+    assert load_text_encoder_from(after.reference, weights_alone).fingerprint == after.fingerprint
+
+
+def test_notes_of_those_who_wrote_it_are_no_part_of_it(tmp_path):
+    folder = write_t5(tmp_path)
+    before = load_t5(folder)
+    config = storage.read_json(storage.join(folder, "config.json"))
+    storage.write_json(
+        storage.join(folder, "config.json"), config | {"_name_or_path": "x", "transformers_version": "9"}
+    )
+    assert load_t5(folder).fingerprint == before.fingerprint
+
+
+def test_numbers_are_part_of_the_first_half(tmp_path):
+    folder = write_t5(tmp_path)
+    plain = load_text_encoder(TextConfig(encoder="transformers", path=folder))
+    numbered = load_text_encoder(TextConfig(encoder="transformers", path=folder, numbers=True))
+    assert numbered.fingerprint == fingerprint_with_numbers(plain.fingerprint)
+    assert not is_same_text(numbered.fingerprint, plain.fingerprint.partition(".")[0])
+
+
+def test_an_address_is_not_fetched_but_may_be_replaced(tmp_path, monkeypatch):
+    folder = write_t5(tmp_path)
+    reference = load_t5(folder).reference
+    for address in ("http://127.0.0.1:9/t5", "s3://bucket/t5", "hf://google/flan-t5-base", "zip::http://x/y"):
+        with pytest.raises(UserError, match=r"not fetched; set SSMTTM_TEXT_ENCODER"):
+            load_text_encoder_from(reference | {"path": address})
+    monkeypatch.setenv("SSMTTM_TEXT_ENCODER", folder)
+    assert load_text_encoder_from(reference | {"path": "s3://bucket/t5"}).dim == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": "96"},
+        {"max_tokens": 10**9},
+        {"max_tokens": None},
+        {"path": ["x"]},
+        {"path": "a\nb"},
+        {"encoder": 3},
+        {"encoder": "none-such"},
+    ],
+)
+def test_a_reference_that_makes_no_sense(tmp_path, change):
+    with pytest.raises(UserError) as error:
+        load_text_encoder_from({"encoder": "transformers", "path": str(tmp_path), "max_tokens": 96} | change)
+    assert "\n" not in str(error.value)
+
+
+def test_code_and_pipes_in_a_folder(tmp_path):
+    """Nothing in it is run, and nothing in it is waited for."""
+    folder = write_t5(tmp_path / "code")
+    config = storage.read_json(storage.join(folder, "config.json"))
+    foreign = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}, "model_type": "evil"}
+    storage.write_json(storage.join(folder, "config.json"), config | foreign)
+    (tmp_path / "code" / "evil.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_t5(folder)
+    folder = write_t5(tmp_path / "pipe")
+    (tmp_path / "pipe" / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "pipe" / "model.safetensors")
+    with pytest.raises(UserError, match="no regular file"):
+        load_t5(folder)

@@ -44,7 +44,7 @@ def test_precedence_is_defaults_preset_job_overrides(tmp_path: Path) -> None:
     assert (config.train.steps, config.train.lr, config.train.seed) == (33, 0.5, 0)
 
 
-@given(st.sampled_from(fields_of_type(int)), st.integers(2, 10**9))
+@given(st.sampled_from(fields_of_type(int)), st.integers(2, 200))
 def test_integer_overrides_change_exactly_one_value(field: tuple[str, str], value: int) -> None:
     section, name = field
     expected = load("mini").model_dump()
@@ -52,7 +52,7 @@ def test_integer_overrides_change_exactly_one_value(field: tuple[str, str], valu
     assert load("mini", [f"{section}.{name}={value}"]).model_dump() == expected
 
 
-@given(st.sampled_from(["train.lr", "train.weight_decay", "generation.temperature"]), st.floats(1e-9, 1e6))
+@given(st.sampled_from(["train.lr", "train.weight_decay", "train.clip"]), st.floats(1e-9, 1e6))
 def test_float_overrides_survive_any_notation(key: str, value: float) -> None:
     section, name = key.split(".")
     for text in (repr(value), f"{value:.17e}"):

@@ -368,7 +368,8 @@ def record_tokens(uri: Path) -> Figures:
     content = json.loads((uri / "dataset.json").read_text())
     counts = ("rows", "seconds", "captions", "rejects", "rejects_by_reason", "segments_planned", "seconds_planned")
     figures["dataset"] = {key: content[key] for key in counts if key in content}
-    figures["codec"], figures["text"] = content["codec"]["fingerprint"], content["text"]["fingerprint"]
+    figures["codec"] = content["codec"]["fingerprint"]
+    figures["text"] = content["text"]["fingerprint"].partition(".")[0]  # what earlier versions knew of the encoder
     figures["attribution"] = hashlib.sha256((uri / "ATTRIBUTION.csv").read_bytes()).hexdigest()
     return figures
 

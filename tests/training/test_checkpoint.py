@@ -8,8 +8,9 @@ import torch
 
 from ssmttm import storage
 from ssmttm.errors import UserError
-from ssmttm.training.checkpoint import Checkpoint, CheckpointStore, Progress, load_checkpoint
+from ssmttm.training.checkpoint import Checkpoint, CheckpointStore, Progress, check_fits, load_checkpoint
 from ssmttm.training.writer import RowLog, read_rows
+from ssmttm.verified import File
 
 
 def make(step: int, average: bool = False) -> Checkpoint:
@@ -99,10 +100,10 @@ def test_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch:
     store.save(make(2))
     store.save(make(4))
 
-    def fail(uri: str) -> bytes:
-        raise UserError(f"{uri}: the storage failed 6 times")
+    def fail(file: File, *rest: object) -> bytes:
+        raise UserError(f"{file.uri}: the storage failed 6 times")
 
-    monkeypatch.setattr(storage, "read_bytes", fail)
+    monkeypatch.setattr(File, "beginning", fail)
     with pytest.raises(UserError, match=r"step-000004.*the storage failed"):
         store.load_newest()
 
@@ -230,3 +231,37 @@ def test_rows_that_could_not_be_written_are_written_once(
     log.flush()
     log.flush()
     assert read_rows(uri) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 4)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    moments = {f"{key}.{name}": value for name, value in state.items() for key in ("exp_avg", "exp_avg_sq")}
+
+    def refused(**changes: object) -> str:
+        made = Checkpoint(Progress(2), dict(state), {**moments, "step": torch.tensor(2.0)}, None)
+        for name, value in changes.items():
+            setattr(made, name, value)
+        with pytest.raises(UserError) as error:
+            check_fits(made, module, "run/checkpoints")
+        return str(error.value)
+
+    check_fits(Checkpoint(Progress(2), state, {**moments, "step": torch.tensor(2.0)}, state), module, "here")
+    assert "model.safetensors lacks bias" in refused(model={"weight": state["weight"]})
+    assert "holds weight as torch.float32 [4, 5], here it is" in refused(model=state | {"weight": torch.ones(4, 5)})
+    assert "holds weight as torch.int64" in refused(model=state | {"weight": torch.ones(4, 3, dtype=torch.int64)})
+    assert "has no 'more'" in refused(model=state | {"more": torch.ones(1)})
+    assert "optimizer.safetensors lacks exp_avg.weight" in refused(optimizer={"step": torch.tensor(2.0)})
+    assert "average.safetensors lacks" in refused(average={})
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = CheckpointStore(str(tmp_path), 2)
+    store.save(make(2))
+    broken = make(4)
+    broken.optimizer["exp_avg.weight"] = torch.tensor([1.0, float("nan")])
+    store.save(broken)
+    newest = store.load_newest()
+    assert newest is not None
+    assert newest.progress.step == 2
+    assert "optimizer.safetensors holds values in exp_avg.weight that are not finite" in capsys.readouterr().err
