@@ -34,9 +34,9 @@ from ssmttm.sources.manifest import (
     write_manifest,
 )
 from ssmttm.sources.readers import scan_source
-from ssmttm.tokens.admit import READER_THREADS, Measured, look_at
+from ssmttm.tokens.admit import READER_THREADS, Measured, decoding_of, look_at
 from ssmttm.tokens.card import allow_list
-from ssmttm.tokens.decode import Decoding, read_segments
+from ssmttm.tokens.decode import read_segments
 from ssmttm.tokens.plan import plan_segments
 from ssmttm.tokens.schema import (
     COMMIT_NAME,
@@ -321,7 +321,7 @@ def _refused_within(track: Track, corpus: CorpusConfig) -> list[Reject]:
     planned = plan_segments(track, corpus)
     if isinstance(planned, Reject):
         return [planned]
-    decoding = Decoding(0, corpus.minimum_seconds, corpus.silence_dbfs, corpus.maximum_clipped, None, "keep")
+    decoding = decoding_of(corpus, 0, "keep")
     return [found for _, found in read_segments(planned, decoding) if isinstance(found, Reject)]
 
 

@@ -19,6 +19,7 @@ from ssmttm.tokens import check
 from ssmttm.tokens.check import census, read_inventory, write_scan
 from ssmttm.tokens.schema import read_columns, shard_names
 from ssmttm.tokens.write import preprocess_local
+from ssmttm.training.clips import ClipReader
 
 SLACK_S = 0.15  # what codecs add at either end
 Refused = dict[str, set[str]]
@@ -120,6 +121,20 @@ def scanned(settings: config.Config, verdicts: dict[str, Verdict]) -> Refused:
 @pytest.mark.slow
 def test_scan_and_check_name_all_that_preprocessing_refuses(scanned: Refused, verdicts: dict[str, Verdict]) -> None:
     assert scanned == expected(verdicts)
+
+
+@pytest.mark.slow
+def test_the_codec_refuses_the_same(settings: config.Config, verdicts: dict[str, Verdict]) -> None:
+    reader = ClipReader(settings)
+    used: dict[str, float] = {}
+    list(reader.read(reader.tracks, used))
+    refused = by_name(reader.rejects, Path(settings.corpus.source))
+    for name, verdict in verdicts.items():
+        if verdict.used == 0 or not verdict.reasons:  # of others it depends on the place that is drawn
+            assert refused.get(name, set()) == verdict.reasons, name
+        else:
+            assert refused.get(name, set()) <= verdict.reasons, name
+    assert len(used) + len({reject.audio for reject in reader.rejects}) == len(verdicts)
 
 
 @pytest.mark.slow
