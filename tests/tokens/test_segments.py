@@ -125,9 +125,10 @@ def test_stated_duration_may_be_rounded(tmp_path: Path) -> None:
     assert [len(wav) for wav in wavs] == [72_000, 67_200]
 
 
+@pytest.mark.parametrize("rate", [24_000, 44_100])  # the second is resampled, with margins that reach into neighbours
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "not-finite"), (np.inf, "not-finite"), (0.0, "silent")])
-def test_bad_segment_leaves_its_neighbours(tmp_path: Path, value: float, reason: str) -> None:
-    samples = tone(9.0, 24_000)
-    samples[72_000:144_000] = value
-    soundfile.write(tmp_path / "a.wav", samples, 24_000, subtype="FLOAT")
+def test_bad_segment_leaves_its_neighbours(tmp_path: Path, value: float, reason: str, rate: int) -> None:
+    samples = tone(9.0, rate)
+    samples[3 * rate : 6 * rate] = value
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
     assert refusals(track_of(tmp_path / "a.wav")) == [("t-0001", reason)]
