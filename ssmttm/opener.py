@@ -224,8 +224,8 @@ class _Ffmpeg:
                 options={"format_whitelist": names, "protocol_whitelist": "none"},
                 buffer_size=1 << 16,
             )
-        except (av.error.FFmpegError, ValueError) as error:
-            raise UnusableAudioError("not-audio", _one_line(error)) from None
+        except (av.error.FFmpegError, ValueError):  # which say no more than that it is invalid
+            raise UnusableAudioError("not-audio", "it is of no format of sound that is read") from None
         if not self._container.streams.audio:
             self.close()
             raise UnusableAudioError("not-audio", "it holds no sound")
@@ -577,8 +577,11 @@ def _measured(view: _View, chunks: _Chunks | None, file: _Watched, limit_s: floa
             ffmpeg.close()
             refused = error
     if refused is not None:
-        reason = "truncated" if cut else "damaged" if is_known else refused.reason
-        raise UnusableAudioError(reason, refused.detail)
+        if refused.reason == "not-audio" and (cut or is_known):
+            refused = UnusableAudioError(
+                "truncated" if cut else "damaged", "it begins as sound does, but none could be read"
+            )
+        raise refused
     if chunks is not None:
         stated_s = chunks.stated_s(frames / ffmpeg.sample_rate)
     else:
