@@ -51,6 +51,8 @@ def parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
     """Results of the tasks, in their order: from a worker per CPU (or GPU), or one in process (train.launch=local)."""
+    if settings.train.launch != "local":
+        connect()
     progress = tqdm(total=len(tasks), desc="evaluate", unit="task", mininterval=2)
     results: list[Any] = [None] * len(tasks)
     if settings.train.launch == "local":
@@ -61,7 +63,6 @@ def run_tasks(settings: Config, tasks: list[Task]) -> list[Any]:
                 progress.update()
         return results
 
-    connect()
     import ray
     from ray.util import ActorPool
 
