@@ -46,7 +46,7 @@ def _absolute(value: Any, key: str, facts: Facts, refuse: bool) -> Any:
     if value is None or value in facts.words or not value.startswith(facts.scheme):
         return value
     path = value.removeprefix(facts.scheme)
-    home = path == "~" or path.startswith("~/")  # a shell leaves it as it is behind KEY=
+    home = path.startswith("~/")  # a shell leaves it as it is behind KEY=
     absolute = facts.scheme + storage.absolute(os.path.expanduser(path) if home else path)
     if refuse and value != absolute:
         example = f"{facts.scheme}/shared/{path}" if facts.scheme else f"s3://bucket/{path}"

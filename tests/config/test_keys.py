@@ -132,6 +132,17 @@ def test_a_path_that_is_not_given_stays_so() -> None:
     assert config.evaluate.systems == {}
 
 
+def test_home_is_meant_by_what_a_shell_leaves_behind_an_equals_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files' own names it is a character, see tests/test_storage.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    given = {"~/music": "/home/someone/music", "~tilde": f"{tmp_path}/~tilde"}
+    for path, meant in given.items():
+        assert with_absolute_paths(load("mini", [f"corpus.source={path}"]), "preprocess").corpus.source == meant
+
+
 def absolute_paths(job: str) -> dict[str, str]:
     return {key: with_path(key, f"/data/{key}") for key in READ[job]}
 
