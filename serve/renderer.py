@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +74,9 @@ class Renderer:
         self._windows = WindowRenderer(self._bundle.completer, self._bundle.codec, self._bundle.config.generation)
         self._pool = WindowPool(self._windows, deterministic=deterministic)
         self._threads = ThreadPoolExecutor(clips, "windows")
-        self._encoding = asyncio.Lock()  # given audio becomes many times its size while it is encoded
+        # Given audio becomes many times its size while it is encoded: one at a time, and in one thread, as each keeps
+        # some of the memory that it had.
+        self._encoding = ThreadPoolExecutor(1, "given")
 
     async def check(self, request: MusicRequest) -> Refusal | None:
         """See `ClipMaker`."""
@@ -99,6 +101,7 @@ class Renderer:
     def close(self) -> None:
         self._pool.close()
         self._threads.shutdown()
+        self._encoding.shutdown()
 
     async def _render(self, take: Take) -> AsyncGenerator[Event]:
         rendering = Rendering(self._windows, [take.piece])
@@ -115,8 +118,8 @@ class Renderer:
                         yield samples_1N[0, begin : begin + PIECE]
 
     async def _take(self, request: MusicRequest) -> Take:
-        async with self._encoding if request.audio is not None else nullcontext():
-            return await self._off_loop(Take, self._bundle, self._windows, request)
+        threads = self._threads if request.audio is None else self._encoding
+        return await asyncio.get_running_loop().run_in_executor(threads, Take, self._bundle, self._windows, request)
 
     async def _off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -30,7 +31,7 @@ class Uploads:
 
     def __init__(self, most_s: float):
         self._most_s, self._held_s = most_s, 0.0
-        self._decoding = asyncio.Lock()
+        self._decoding, self._thread = asyncio.Lock(), ThreadPoolExecutor(1, "uploads")
 
     @asynccontextmanager
     async def decoded(self, data: BinaryIO, model: Model, clips: int) -> AsyncIterator[Audio]:
@@ -49,7 +50,8 @@ class Uploads:
             if room <= 0:
                 raise RefusedError(FULL)
             try:
-                audio = await asyncio.to_thread(read_upload, data, model.sample_rate, room)
+                loop = asyncio.get_running_loop()
+                audio = await loop.run_in_executor(self._thread, read_upload, data, model.sample_rate, room)
             except TooLongError:
                 if room < longest:  # alone it might have been welcome
                     raise RefusedError(FULL) from None

@@ -259,8 +259,9 @@ def sound(random: random.Random) -> bytes:
     samples = np.random.default_rng(random.getrandbits(32)).normal(
         0, random.choice([0, 0.1, 3]), (round(seconds * rate), channels)
     )
+    samples = samples.astype(np.float32)
     if len(samples) and random.random() < 0.1:
-        samples[0] = random.choice([np.nan, np.inf, 1e300])
+        samples[0] = random.choice([np.nan, np.inf, 1e38])
     kinds = [
         ("WAV", "PCM_16"),
         ("WAV", "FLOAT"),
@@ -270,7 +271,7 @@ def sound(random: random.Random) -> bytes:
         ("AIFF", "PCM_16"),
     ]
     container, subtype = random.choice(kinds)
-    if not np.isfinite(samples).all():  # encoders lose their way
+    if not (np.abs(samples) < 1e6).all():  # encoders lose their way
         container, subtype = "WAV", "FLOAT"
     buffer = io.BytesIO()
     try:
