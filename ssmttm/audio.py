@@ -214,8 +214,10 @@ def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | No
                 file.title = title
             file.software = SOFTWARE
             file.comment = comment
-        for begin in range(0, audio.samples.shape[1], WRITTEN):  # a clipped copy of all of it would take as much again
-            file.write(np.clip(audio.samples[:, begin : begin + WRITTEN], -1.0, 1.0).T)
+        # A clipped copy of all of it takes as much again; only Vorbis hears where it was cut.
+        step = max(audio.samples.shape[1], 1) if extension == "ogg" else WRITTEN
+        for begin in range(0, audio.samples.shape[1], step):
+            file.write(np.clip(audio.samples[:, begin : begin + step], -1.0, 1.0).T)
     data = buffer.getvalue()
     if metadata and extension == "mp3":
         return tags.id3(title, SOFTWARE, comment) + data
