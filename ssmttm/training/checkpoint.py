@@ -88,7 +88,8 @@ def _progress(file: File) -> Progress:
     for name, value in found.items():
         is_whole = type(value) is int and 0 <= value < 2**62
         is_number = is_whole or (type(value) is float and math.isfinite(value))
-        fits = is_number if kinds[name].startswith("float") else is_whole
+        is_word = isinstance(value, str) and value.isprintable() and len(value) < 100
+        fits = {"float": is_number, "str": is_word}.get(kinds[name].split(" ")[0], is_whole)
         if not fits and not (value is None and kinds[name].endswith("None")):
             raise file.damaged(f"says {name}={str(value)[:40]}")
     return Progress(**found)
