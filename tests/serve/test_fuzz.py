@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from serving import BASE, FakeService
+from starlette.types import Receive, Scope, Send
 
 from serve.api import make_api
 from serve.job_runner import JobRunner
@@ -44,7 +45,12 @@ def test_every_answer_is_foreseen(tmp_path: Path) -> None:
     service = Brief()
     store = JobStore(str(tmp_path), limits.jobs_keep_s)
     api = make_api(service, limits, jobs=JobRunner(store, service, limits))
-    schema = schemathesis.openapi.from_asgi("/openapi.json", api, headers={"Host": "127.0.0.1"})
+
+    async def from_here(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["client"] = ("127.0.0.1", 1)  # the test's client has a name of its own, which is turned away
+        await api(scope, receive, send)
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", from_here, headers={"Host": "127.0.0.1"})
     # Bad input must be refused; good input may be, as only the model knows all of its limits.
     kept = [
         checks.not_a_server_error,
