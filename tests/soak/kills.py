@@ -14,10 +14,12 @@ import argparse
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,7 +41,7 @@ PER_RUN = 5
 SAVES = 5  # one kill in so many falls into a save
 PATIENCE_S = 900.0
 STEPS = {"local": 60, "ray": 120}
-WORDS = ("train.checkpoint_every=3", "train.validate_every=20", "train.log_every=5", "train.ema=0.9", "train.samples=0")
+WORDS = ("train.checkpoint_every=3", "train.validate_every=20", "train.log_every=1", "train.ema=0.9", "train.samples=0")
 _processes = multiprocessing.get_context("forkserver")  # which imports what takes long once, for all starts
 _processes.set_forkserver_preload(["__main__", "ssmttm.training.launch", "ray", "deepspeed"])
 
@@ -87,9 +89,7 @@ class Soak:
         self._words = [*WORDS, f"train.data={tokens}", f"codec.path={folder / 'codec'}", f"train.out={folder / kind}"]
         self._words += [f"train.steps={STEPS[kind]}", f"train.launch={kind}", "tracking.enabled=false"]
         self._words += ["train.workers=1", "train.cpus_per_worker=0.5", "train.max_failures=1000"]
-        started = time.monotonic()
         self._finish(self._start("reference"), "reference")
-        self._seconds = time.monotonic() - started
         self._wanted = self.contents("reference")
 
     def run(self, name: str) -> Run:
@@ -143,9 +143,12 @@ class Soak:
             at = self._await(name, job, worker, moment)
             if at is None:  # it came to its end
                 break
-            at()
+            with suppress(psutil.NoSuchProcess):
+                at()
             if not worker:
                 job.join(PATIENCE_S)
+                if job.exitcode != -signal.SIGKILL:  # quicker than its killer
+                    break
             cut = self._uncommitted(name)
             self._note(name, "worker" if worker else "driver" if self.kind == "ray" else "process", moment, cut)
             if not worker:
@@ -155,28 +158,33 @@ class Soak:
     def _note(self, name: str, victim: str, moment: str, cut: bool) -> None:
         moment = "save" if moment == "save" and cut else "any"
         self.tally.kills[victim, moment] = self.tally.kills.get((victim, moment), 0) + 1
-        rows = read_rows(self.run(name).metrics)
-        step = rows[-1]["step"] if rows else 0
-        print(f"{self.kind} {name}: {victim} killed, moment {moment}, rows up to step {step}", flush=True)
+        print(f"{self.kind} {name}: {victim} killed, moment {moment}, rows up to step {self._step(name)}", flush=True)
 
     def _await(self, name: str, job: BaseProcess, worker: bool, moment: str) -> Callable[[], None] | None:
-        """Wait for the moment; returns what kills the victim, None once the run has ended by itself."""
-        deadline = time.monotonic() + PATIENCE_S
-        began, wait = time.monotonic(), self._random.uniform(0.02, 0.9) * self._seconds
+        """Wait for the moment; returns what kills the victim, None once the run has ended by itself. Any moment is one
+        in six times within seconds of the start, else soon after a random one of the steps that are left."""
+        deadline, begun = time.monotonic() + PATIENCE_S, self._step(name)
+        early = moment == "any" and self._random.random() < 1 / 6
+        target = begun if early else self._random.randint(begun, max(begun, STEPS[self.kind] - 2))
+        later = self._random.uniform(0, 3) if early else self._random.uniform(0, 0.1)
         while job.is_alive():
             assert time.monotonic() < deadline, self._log(name).read_text()[-4000:]
             victim = self._worker(name) if worker else psutil.Process(job.pid)
-            if worker and victim is None:
-                began, wait = time.monotonic(), self._random.uniform(0, 0.3) * self._seconds
-            elif moment == "any" and time.monotonic() - began >= wait:
-                assert victim is not None
+            if victim is None:
+                pass
+            elif moment == "any" and self._step(name) >= target:
+                time.sleep(later)
                 return victim.kill
             elif moment == "save" and self._uncommitted(name):
                 time.sleep(self._random.uniform(0, 0.003))
-                assert victim is not None
                 return victim.kill
             time.sleep(0.0005 if moment == "save" else 0.005)
         return None
+
+    def _step(self, name: str) -> int:
+        """The last step that the run's folder knows of."""
+        rows = read_rows(self.run(name).metrics)
+        return rows[-1]["step"] if rows else 0
 
     def _worker(self, name: str) -> psutil.Process | None:
         """The process on Ray that holds the run's folder together with its driver."""
