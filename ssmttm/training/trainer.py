@@ -87,7 +87,9 @@ class Trainer:
         if self.engine.rank == 0:
             saved = None if listener is None else listener.checkpoint
             keep, landmark = self.config.keep_checkpoints, decay_start(self.config)
-            self._writer = RunWriter(run, keep, self.progress.step, saved, landmark)
+            # Restored at the last step, it is validated again: the row of then gives way.
+            validated = self.progress.step - (self.progress.step == self.config.steps)
+            self._writer = RunWriter(run, keep, self.progress.step, saved, landmark, validated)
             if checkpoint:
                 print(f"continuing from step {self.progress.step}", flush=True)
             self._line = ProgressLine(task, self.engine, self.progress)

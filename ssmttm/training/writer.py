@@ -142,6 +142,7 @@ class RunWriter:
         step: after which training goes on; rows past it are dropped.
         saved: told URI and step of each checkpoint once it is complete, in the background.
         landmark: the step whose checkpoint stays, however old.
+        validated: after which step rows of validation are dropped; by default, the same.
     """
 
     def __init__(
@@ -151,8 +152,10 @@ class RunWriter:
         step: int,
         saved: Callable[[str, int], None] | None = None,
         landmark: int | None = None,
+        validated: int | None = None,
     ):
-        self.metrics, self.validation = RowLog(run.metrics, step), RowLog(run.validation, step)
+        self.metrics = RowLog(run.metrics, step)
+        self.validation = RowLog(run.validation, step if validated is None else validated)
         self.wait_seconds = 0.0
         self.error: BaseException | None = None
         self._run, self._saved = run, saved

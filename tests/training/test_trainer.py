@@ -274,3 +274,19 @@ def test_listener_and_report_hear_of_everything(make_config: MakeConfig) -> None
 def test_training_leaves_the_processors_mode_as_it_was(make_config) -> None:
     train(make_config("stage1"), "stage1")
     assert float(torch.tensor(1e-40) * 1) > 0
+
+
+def test_killed_before_its_summary_a_run_has_each_row_once(make_config: MakeConfig) -> None:
+    """Its last checkpoint is there, and it is validated again."""
+    config = make_config("stage1", "train.name=late")
+    run = train(config, "stage1")
+    logs = (run.metrics, run.validation)
+
+    def figures() -> list[dict[str, float]]:
+        return [{key: row[key] for key in row if key != "seconds"} for log in logs for row in read_rows(log)]
+
+    before = figures()
+    storage.remove_tree(run.summary)
+    train(config, "stage1")
+    assert figures() == before
+    assert storage.exists(run.summary)
