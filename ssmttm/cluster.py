@@ -11,6 +11,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,12 +36,17 @@ QUIET_LOGGERS = {
     # Advice to turn authentication off, and where the token lies, which the guides say. That a cluster asks for no
     # token is shown.
     "ray._private.authentication.authentication_token_setup": r"^(Token authentication is enabled|Generated new auth)",
-    # Of submitted jobs: that files are packed, and sent.
-    "ray.dashboard.modules.dashboard_sdk": r"^(Uploading|Package)",
-    "ray.dashboard.modules.job.sdk": r"^Use",
-    "ray._private.runtime_env.packaging": r"^(Creating|Pushing)",
-    "ray._private.runtime_env.working_dir": r"^Setting up",
+    # Of submitted jobs: which files are packed, left out and sent, and that their log has ended. What fails is raised.
+    "ray.dashboard.modules.dashboard_sdk": r"",
+    "ray.dashboard.modules.job.sdk": r"",
+    "ray._private.runtime_env.packaging": r"",
+    "ray._private.runtime_env.working_dir": r"",
 }
+# Warnings of libraries, by how they begin.
+QUIET_WARNINGS = (
+    # scikit-learn's, of a corpus of a dozen tracks; the evaluation says how many clips its figures rest on.
+    "The number of unique classes is greater than 50%",
+)
 
 
 def be_quiet() -> None:
@@ -48,6 +54,8 @@ def be_quiet() -> None:
     before Ray is imported, as it reads the patterns then."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(QUIET_LINES))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for message in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     for name, pattern in QUIET_LOGGERS.items():
         logger = logging.getLogger(name)
         if not any(isinstance(one, _Without) for one in logger.filters):

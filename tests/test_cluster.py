@@ -133,6 +133,9 @@ RECORDS = {
     "ray._private.worker": "Started a local Ray instance. View the dashboard at http://127.0.0.1:8265",
     "ray._private.authentication.authentication_token_setup": "Token authentication is enabled for this Ray cluster. "
     "Set RAY_AUTH_MODE=disabled to opt out.",
+    "ray._private.runtime_env.packaging": "Ignoring upload to cluster for these files: [PosixPath('.gitignore')]",
+    "ray._private.runtime_env.working_dir": "Directory '.git' is now ignored by default",
+    "ray.dashboard.modules.job.sdk": "WebSocket closed for job raysubmit_82dwBCBU89PAtNFq with close code 1000",
 }
 KEPT = {
     "ray._private.worker": "Failed to connect to the default Ray cluster address",
@@ -141,7 +144,9 @@ KEPT = {
 }
 
 
-def test_advice_to_turn_authentication_off_is_not_shown_and_warnings_are(caplog: pytest.LogCaptureFixture) -> None:
+def test_advice_to_turn_authentication_off_and_chatter_are_not_shown_and_warnings_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     be_quiet()
     for name, message in RECORDS.items():
         logging.getLogger(name).warning(message)

@@ -16,7 +16,8 @@ from ssmttm.training.ray_jobs import local_head
 ROOT = Path(__file__).parent.parent.parent
 MOST = 15
 # Progress: steps and validations of a training, bars, and the demo's steps.
-PROGRESS = re.compile(r"step \d+(/\d+)?  |%\||(it|clip|book|part|file|task|piece)(/s|s?/)|\[\w+\] (step \d|\d+ s)")
+UNITS = "(it|clip|book|part|file|task|piece)"
+PROGRESS = re.compile(rf"step \d+(/\d+)?  |%\||s/{UNITS}\]|{UNITS}/s\]|\[\w+\] (step \d|\d+ s)")
 FOREIGN = re.compile(r"WARNING|Traceback|Exception|RAY_AUTH_MODE=disabled|core_worker\.cc|TrainingReport")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
