@@ -40,20 +40,21 @@ def compose(
 def scan(
     source: Annotated[str, typer.Argument(help="Folder or URI of audio, in any layout that is known.")],
     out: Annotated[
-        str | None, typer.Option(help="Manifest to write, in the source's folder; default: manifest.jsonl there.")
+        str | None, typer.Option(help="Manifest to write or add to; default: runs/NAME/manifest.jsonl.")
     ] = None,
     licence: Licence = None,
     layout: Format = "auto",
 ) -> None:
-    """Write down what a source holds as a manifest, to be looked at and edited before preprocessing.
+    """Write down what a source holds as a manifest, to be looked at, edited, and preprocessed as corpus.source.
 
-    Lengths that are not stated are read from the files. Entries that could not be understood are named and left out.
+    Lengths that are not stated are read from the files. Entries that could not be understood are named and left out. A
+    manifest that exists gets a line for each new file; its own lines stay as they are.
     """
     from ssmttm.tokens.check import census, write_scan
 
-    inventory, manifest = write_scan(source, out, _corpus_config(layout, licence))
+    inventory, manifest, new = write_scan(source, out, _corpus_config(layout, licence))
     _print_figures(census(inventory))
-    print(f"{manifest}: {len(inventory.entries)} tracks")
+    print(_one_line(f"{manifest}: {len(inventory.entries)} tracks, {new} of them new"))
 
 
 @corpus_app.command(epilog="Example: ssmttm corpus check runs/demo/tokens --html check.html")
@@ -68,7 +69,8 @@ def check(
 ) -> None:
     """Count what a corpus or token dataset holds, and look for faults; exit code 1 if there are any.
 
-    Faults are files that are missing, damaged or cannot be decoded, and ids that repeat.
+    Faults are files that are missing, damaged or cannot be decoded, and ids that repeat. Audio that a manifest does not
+    list is counted: `scan` adds it.
     """
     import json
 
@@ -153,12 +155,21 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
         for index, book in enumerate(figures["codebooks"]["books"]):
             print(f"  {index:<22} {book['used']:6.1%} {book['perplexity']:9.1f}")
     for reason, entry in figures["rejects_by_reason"].items():
-        print(f"refused, {reason}: {entry['number']} ({', '.join(entry['first'])})")
+        print(_one_line(f"refused, {reason}: {entry['number']} ({', '.join(entry['first'])})"))
     for claim in figures["claims"][:PROBLEMS_PRINTED]:
-        print(claim)
-    problems = figures["problems"]
+        print(_one_line(claim))
+    problems, unlisted = figures["problems"], figures["unlisted"]
     for problem in problems[:PROBLEMS_PRINTED]:
-        print(problem)
+        print(_one_line(problem))
+    if figures["held_out"]:
+        print(_one_line(f"held out: {figures['held_out']}"))
     rows = "" if figures["rows"] is None else f"{figures['rows']} rows of "
     state = f"{len(problems)} problems" if problems else "all files are there"
-    print(f"{rows}{figures['tracks']} tracks, {state}")
+    if unlisted["number"]:
+        state += f"; {unlisted['number']} audio files are not listed ({', '.join(unlisted['first'])})"
+    print(_one_line(f"{rows}{figures['tracks']} tracks, {state}"))
+
+
+def _one_line(text: str) -> str:
+    """Text in which a name's line breaks and other control characters are spelt out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -96,30 +96,35 @@ def test_compose(ssmttm: Command, tmp_path: Path) -> None:
     assert ssmttm("corpus", "check", out)[0] == 0
 
 
-def test_scan_writes_a_manifest_to_edit(ssmttm: Command, tmp_path: Path) -> None:
-    write_noise(tmp_path / "a.wav", 2.0)
-    (tmp_path / "a.txt").write_text("a caption\n")
-    write_noise(tmp_path / "b.wav")
-    (tmp_path / "b.json").write_text("{")
-    code, out, _ = ssmttm("corpus", "scan", str(tmp_path), "--licence", "own-work")
+def test_scan_writes_a_manifest_to_edit(ssmttm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    music = tmp_path / "my music"
+    write_noise(music / "a.wav", 2.0)
+    (music / "a.txt").write_text("a caption\n")
+    write_noise(music / "b.wav")
+    (music / "b.json").write_text("{")
+    code, out, _ = ssmttm("corpus", "scan", str(music), "--licence", "own-work")
     assert code == 0
-    (track,) = read_source(str(tmp_path), CorpusConfig())
+    manifest = f"{tmp_path}/runs/my music/manifest.jsonl"
+    (track,) = read_source(manifest, CorpusConfig())
     assert (track.id, track.licence, track.duration_s, track.captions) == ("a", "own-work", 2.0, ("a caption",))
     assert "refused, bad-entry: 1 (b.wav)" in out
-    assert f"{tmp_path}/manifest.jsonl: 1 tracks" in out
-    code, _, err = ssmttm("corpus", "scan", str(tmp_path))
-    assert code == 2
-    assert "may have been edited" in err
-    code, out, _ = ssmttm("corpus", "scan", str(tmp_path), "--out", str(tmp_path / "again.jsonl"))
+    assert "held out: 1 of 1 tracks can be used" in out
+    assert f"{manifest}: 1 tracks, 1 of them new" in out
+    assert sorted(path.name for path in music.iterdir()) == ["a.txt", "a.wav", "b.json", "b.wav"]
+    write_noise(music / "two\nlines.wav")
+    code, out, _ = ssmttm("corpus", "check", manifest)
+    assert r"1 tracks, all files are there; 2 audio files are not listed (b.wav, two\nlines.wav)" in out
+    code, out, _ = ssmttm("corpus", "scan", str(music))
     assert code == 0
-    assert read_source(str(tmp_path / "again.jsonl"), CorpusConfig()) == [track]
+    assert f"{manifest}: 2 tracks, 1 of them new" in out
 
 
 def test_scan_of_object_storage(ssmttm: Command, tmp_path: Path) -> None:
     write_noise(tmp_path / "a.wav")
     remote = f"memory://scan-{tmp_path.name}"
     storage.write_bytes(f"{remote}/sub/a.wav", (tmp_path / "a.wav").read_bytes())
-    assert ssmttm("corpus", "scan", remote)[0] == 0
+    assert ssmttm("corpus", "scan", remote, "--out", f"{remote}/manifest.jsonl")[0] == 0
     (track,) = read_source(remote, CorpusConfig())
     assert (track.audio, track.duration_s) == (f"{remote}/sub/a.wav", 1.0)
 

@@ -94,7 +94,7 @@ class CorpusConfig(Section):
 
     source: str = key(
         "runs/demo/corpus",
-        "folder or URI holding the audio and its manifest.jsonl",
+        "folder or URI of audio, or of a manifest (*.jsonl)",
         is_path=True,
         jobs=READERS_OF_AUDIO,
     )

@@ -78,7 +78,7 @@ def _scan(folder: str) -> Scan:
         for name in sorted(outside)
     ]
     present = [name for name in listed if name not in outside]
-    audio = [name for name in present if _extension(name) in AUDIO_EXTENSIONS]
+    audio = [name for name in present if is_audio(name)]
     rejects += _unread(folder, present)
     rows, refused = _read_tables(folder, present, audio)
     rejects += refused
@@ -109,6 +109,11 @@ def _scan(folder: str) -> Scan:
         if said.split or _split_of_folder(name):
             stated_splits.add(track.id)
     return hold_out(list(tracks.values()), stated_splits), rejects
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file is called as audio is."""
+    return _extension(name) in AUDIO_EXTENSIONS
 
 
 def _extension(name: str) -> str:

@@ -1,7 +1,7 @@
 """Tracks and rejects, which every source is read as, and the files that list them: one JSON object per line.
 
-`manifest.jsonl` describes audio files, their captions and where they came from; `rejects.jsonl` says what was refused,
-and why.
+`manifest.jsonl` describes audio files, their captions and where they came from; if they lie in another folder than it
+does, its first line names that. `rejects.jsonl` says what was refused, and why.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ssmttm.sources.fields import read_fields
 from ssmttm.sources.tables import parse_json, read_table_text
 
 MANIFEST_NAME = "manifest.jsonl"
+FOLDER_FIELD = "folder"  # of the first line of a manifest that lies elsewhere than the audio
 REJECTS_NAME = "rejects.jsonl"
 
 Reason = Literal[
@@ -97,13 +98,31 @@ class Source(ABC):
 
 
 def source_root(uri: str) -> str:
-    """The folder that audio paths of a source are relative to."""
-    return posixpath.dirname(uri) if uri.endswith(".jsonl") else uri.rstrip("/")
+    """The folder that audio paths of a source are relative to: the one that a manifest names in its first line, else
+    the one that holds it."""
+    if not uri.endswith(".jsonl"):
+        return uri.rstrip("/")
+    try:
+        named = _named_folder(read_table_text(uri).partition("\n")[0])
+    except Exception:  # of a finished dataset: the manifest may be gone, on storage out of reach, or never have been
+        named = None
+    return named or posixpath.dirname(uri)
 
 
-def relative_to_source(audio: str, source: str) -> str:
-    """An audio URI without the source's folder, so that stored datasets name no local folder."""
-    return audio.removeprefix(source_root(source) + "/")
+def _named_folder(line: str) -> str | None:
+    """The folder that a manifest's first line names: `{"folder": URI}`; None if it is a track's."""
+    try:
+        values = parse_json(line)
+    except UserError:
+        return None
+    if not isinstance(values, dict) or set(values) != {FOLDER_FIELD} or not isinstance(values[FOLDER_FIELD], str):
+        return None
+    return values[FOLDER_FIELD].rstrip("/") or "/"
+
+
+def relative_to_source(audio: str, root: str) -> str:
+    """An audio URI without the source's folder (`source_root`), so that stored datasets name no local folder."""
+    return audio.removeprefix(root.rstrip("/") + "/")
 
 
 def is_unicode(*texts: str) -> bool:
@@ -181,14 +200,20 @@ class ManifestSource(Source):
             raise UserError(
                 f"corpus.format=manifest, but {manifest} does not exist; corpus.format=folder reads plain audio"
             )
+        lines = read_table_text(manifest).split("\n")
+        root, first = posixpath.dirname(manifest), 1
+        if named := _named_folder(lines[0]):
+            if manifest != uri and named != root:  # it came with its folder: perhaps from somebody else
+                raise UserError(f"{manifest} is about audio in {named}; give {manifest} itself as corpus.source")
+            root, first = named, 2
         tracks: dict[str, Track] = {}
         rejects = []
-        for number, line in enumerate(read_table_text(manifest).split("\n"), start=1):
+        for number, line in enumerate(lines[first - 1 :], start=first):
             if not line.strip():
                 continue
             where = f"line {number}"
             try:
-                track = _parse_line(line, source_root(manifest), where)
+                track = _parse_line(line, root, where)
                 if track.id in tracks:
                     raise UserError(f"{where}: id '{track.id}' occurs twice; ids must be unique")
                 tracks[track.id] = track
@@ -198,17 +223,25 @@ class ManifestSource(Source):
         return list(tracks.values()), rejects
 
 
-def write_manifest(uri: str, tracks: Iterable[Track]) -> None:
-    """Write a manifest to its own URI or into a folder; full audio URIs inside the folder become relative.
+def write_manifest(uri: str, tracks: Iterable[Track], root: str | None = None, before: str = "") -> None:
+    """Write a manifest to its own URI or into a folder; full audio URIs inside `root` become relative to it.
+
+    Args:
+        uri: of the manifest, or of the folder for one.
+        tracks: what to list.
+        root: the folder that holds the audio, named in the first line; default: the manifest's own.
+        before: lines of an earlier manifest, which stay above the tracks as they are.
 
     Raises:
-        UserError: if an audio path lies outside the manifest's folder.
+        UserError: if an audio path lies outside the folder.
     """
     manifest = _manifest_uri(uri)
-    folder = source_root(manifest)
-    lines = []
+    folder = posixpath.dirname(manifest) if root is None else root
+    lines = [before if before.endswith("\n") or not before else before + "\n"]
+    if folder != posixpath.dirname(manifest) and not before:
+        lines.append(json.dumps({FOLDER_FIELD: folder}, ensure_ascii=False) + "\n")
     for track in tracks:
-        audio = track.audio.removeprefix(folder.rstrip("/") + "/")
+        audio = relative_to_source(track.audio, folder)
         _resolve(folder, audio, f"track {track.id}")
         lines.append(json.dumps({**asdict(track), "audio": audio}, ensure_ascii=False) + "\n")
     storage.write_text(manifest, "".join(lines))

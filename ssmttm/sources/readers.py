@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ssmttm import storage
@@ -11,9 +12,9 @@ from ssmttm.opener import AUDIO_EXTENSIONS
 from ssmttm.registry import Registry
 from ssmttm.sources.captions import complete_captions
 from ssmttm.sources.fma import FmaSource
-from ssmttm.sources.folder import FolderSource
+from ssmttm.sources.folder import FolderSource, is_audio
 from ssmttm.sources.jamendo import JamendoSource
-from ssmttm.sources.manifest import MANIFEST_NAME, ManifestSource, Scan, Source, Track
+from ssmttm.sources.manifest import MANIFEST_NAME, ManifestSource, Scan, Source, Track, relative_to_source, source_root
 
 # By `corpus.format`. `auto` asks from the last to the first: any folder is one of audio, a manifest overrules tables.
 SOURCES: Registry[type[Source]] = Registry(
@@ -35,9 +36,10 @@ def read_source(uri: str, corpus: CorpusConfig) -> list[Track]:
     return scan_source(uri, corpus)[0]
 
 
-def scan_source(uri: str, corpus: CorpusConfig) -> Scan:
-    """`read_source`, with the entries refused (`bad-entry`, `outside-root`)."""
-    source = _source(uri, corpus.format)
+def scan_source(uri: str, corpus: CorpusConfig, past_manifest: bool = False) -> Scan:
+    """`read_source`, with the entries refused (`bad-entry`, `outside-root`). With `past_manifest`, `auto` overlooks a
+    manifest that a folder holds."""
+    source = _source(uri, corpus.format, past_manifest and not uri.endswith(".jsonl"))
     if not source.recognises(uri) and not storage.exists(uri):
         raise UserError(f"corpus.source={uri} does not exist; give a folder of audio or one with a {MANIFEST_NAME}")
     tracks, rejects = source.read(uri)
@@ -50,8 +52,17 @@ def scan_source(uri: str, corpus: CorpusConfig) -> Scan:
     return complete_captions(tracks, corpus), rejects
 
 
-def _source(uri: str, name: str) -> Source:
+def unlisted(uri: str, corpus: CorpusConfig, tracks: Iterable[Track]) -> list[str]:
+    """Audio files in a manifest's folder that it does not list, relative to it; none of a source of another kind."""
+    if not (corpus.format in ("auto", "manifest") and ManifestSource().recognises(uri)):
+        return []
+    root = source_root(uri)
+    listed = {relative_to_source(track.audio, root) for track in tracks}
+    return [name for name in storage.list_files(root) if is_audio(name) and name not in listed]
+
+
+def _source(uri: str, name: str, past_manifest: bool) -> Source:
     if name == "auto":
-        known = [kind() for kind in reversed(SOURCES.values())]
+        known = [kind() for kind in reversed(SOURCES.values()) if not (past_manifest and kind is ManifestSource)]
         return next((source for source in known if source.recognises(uri)), known[-1])
     return SOURCES.find(name)()

@@ -3,6 +3,7 @@ there is of what, and how evenly; for people, pages and `--json`."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import posixpath
@@ -23,6 +24,7 @@ from ssmttm.codec.mini import DEAD_SHARE, dead_codebooks
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import DamagedError, UserError
 from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.sources.fields import tempo
 from ssmttm.sources.manifest import (
     MANIFEST_NAME,
     REJECTS_NAME,
@@ -33,7 +35,9 @@ from ssmttm.sources.manifest import (
     source_root,
     write_manifest,
 )
-from ssmttm.sources.readers import scan_source
+from ssmttm.sources.readers import scan_source, unlisted
+from ssmttm.sources.splits import groups_of, with_held_out
+from ssmttm.sources.tables import read_table_text
 from ssmttm.tokens.admit import READER_THREADS, Measured, decoding_of, look_at
 from ssmttm.tokens.card import allow_list
 from ssmttm.tokens.decode import read_segments
@@ -77,7 +81,9 @@ class Entry:
 class Inventory:
     """kind: what was found at `uri`. dataset: the content of `dataset.json`. present: URIs of the source files that
     are there. problems: one line each. claims: a line for each track that is not as long as its header or the manifest
-    say. corpus: by what a corpus was read; its segments are cut and refused as these settings say."""
+    say. corpus: by what a corpus was read; its segments are cut and refused as these settings say. unlisted: audio
+    files beside those that a manifest lists, relative to their folder. held_out: a line, if what should be held out
+    cannot be."""
 
     uri: str
     kind: Literal["corpus", "dataset"]
@@ -88,6 +94,8 @@ class Inventory:
     dataset: dict[str, Any] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    unlisted: list[str] = field(default_factory=list)
+    held_out: str = ""
 
 
 def bar(items: Iterable[T], name: str, unit: str, progress: bool, total: int | None = None) -> Iterable[T]:
@@ -119,26 +127,40 @@ def _at_hand(root: str) -> frozenset[str]:
         return frozenset()
 
 
-def _fault(reject: Reject) -> str:
-    if reject.reason == "missing":
-        return f"missing file: {reject.audio}"
-    return f"{reject.reason}: {reject.detail}" + (f" ({reject.audio})" if reject.audio else "")
+def _faults(rejects: Iterable[Reject]) -> list[str]:
+    """A line for each reject that is a fault."""
+    lines = []
+    for reject in rejects:
+        if reject.reason == "missing":
+            lines.append(f"missing file: {reject.audio}")
+        elif reject.reason in FAULTS:
+            lines.append(f"{reject.reason}: {reject.detail}" + (f" ({reject.audio})" if reject.audio else ""))
+    return lines
 
 
-def _corpus_inventory(uri: str, corpus: CorpusConfig, progress: bool) -> Inventory:
-    tracks, rejects = scan_source(uri, corpus)
+def _missing(tracks: Iterable[Track], present: frozenset[str]) -> list[str]:
+    return [f"missing file: {track.audio}" for track in tracks if track.audio not in present]
+
+
+def _corpus_inventory(uri: str, corpus: CorpusConfig, progress: bool, past_manifest: bool = False) -> Inventory:
+    tracks, rejects = scan_source(uri, corpus, past_manifest)
     present = _present(source_root(uri))
+    others = [] if past_manifest else unlisted(uri, corpus, tracks)
     with ThreadPoolExecutor(READER_THREADS) as pool:
         seen = pool.map(lambda track: look_at(track, corpus.minimum_seconds), tracks)
         looked_at = list(bar(seen, "files", "file", progress, len(tracks)))
     claims = [one.claim for one in looked_at if isinstance(one, Measured) and one.claim]
     rejects += [one for one in looked_at if isinstance(one, Reject)]
-    entries = [
-        Entry(one.track if isinstance(one, Measured) else replace(track, duration_s=0.0), track.id)
+    tracks = [
+        one.track if isinstance(one, Measured) else replace(track, duration_s=0.0)
         for track, one in zip(tracks, looked_at, strict=True)
     ]
-    problems = [_fault(reject) for reject in rejects if reject.reason in FAULTS]
-    return Inventory(uri, "corpus", entries, rejects, present, problems, claims=claims, corpus=corpus)
+    try:
+        tracks, held_out = with_held_out(tracks, lambda track: track.duration_s > 0)
+    except UserError as error:
+        held_out = str(error)
+    entries = [Entry(track, track.id) for track in tracks]
+    return Inventory(uri, "corpus", entries, rejects, present, _faults(rejects), {}, claims, corpus, others, held_out)
 
 
 def _damage(dataset: Listing, progress: bool) -> dict[str, str]:
@@ -162,13 +184,13 @@ def _captions(uri: str, names: Iterable[str]) -> dict[str, str]:
     return {row["key"]: row["caption"] for table in tables for row in table.to_pylist()}
 
 
-def _row_entries(table: pa.Table, shard: str, source: str, captions: dict[str, str]) -> list[Entry]:
-    """The rows of a shard, read with `ROW_COLUMNS`. source: the corpus they were made from. captions: by key."""
+def _row_entries(table: pa.Table, shard: str, root: str, captions: dict[str, str]) -> list[Entry]:
+    """The rows of a shard, read with `ROW_COLUMNS`. root: folder of the corpus of old. captions: by key."""
     return [
         Entry(
             Track(
                 id=row["id"],
-                audio=storage.join(source_root(source), row["audio"]),
+                audio=storage.join(root, row["audio"]),
                 captions=tuple(captions[key] for key in row["text_keys"] if key in captions),
                 split=row["split"],
                 duration_s=row["duration_s"],
@@ -188,47 +210,81 @@ def _dataset_inventory(uri: str, progress: bool) -> Inventory:
     dataset, damage = listing.content, _damage(listing, progress)
     whole = [name for name in dataset["files"] if name not in damage]
     source = dataset["config"]["corpus"]["source"]
+    root = source_root(source)
     captions = _captions(uri, [name for name in whole if name.startswith(f"{TEXT_FOLDER}/")])
     entries = []
     for name in shard_names(dataset):
         if name not in damage:
-            entries += _row_entries(read_columns(storage.join(uri, name), ROW_COLUMNS), name, source, captions)
+            entries += _row_entries(read_columns(storage.join(uri, name), ROW_COLUMNS), name, root, captions)
     repeated = [name for name, count in Counter(entry.track.id for entry in entries).items() if count > 1]
     return Inventory(
         uri,
         "dataset",
         entries,
         read_rejects(uri) if REJECTS_NAME in whole else [],
-        _at_hand(source_root(source)),
+        _at_hand(root),
         [*damage.values(), *(f"id '{name}' occurs more than once" for name in repeated)],
         dataset,
     )
 
 
-def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: bool = True) -> tuple[Inventory, str]:
-    """Write the manifest of what a source holds; returns the inventory and the manifest's URI.
+def write_scan(source: str, out: str | None, corpus: CorpusConfig, progress: bool = True) -> tuple[Inventory, str, int]:
+    """Write the manifest of what a source holds, or add to it what it does not list: its lines stay as they are, since
+    people may have edited them.
 
     Args:
         source: anything `scan_source` reads.
-        out: the manifest, `*.jsonl` in the source's folder; default: `manifest.jsonl` there.
+        out: the manifest, `*.jsonl`; default: the one in the source's folder if there is one, else
+            `runs/NAME/manifest.jsonl`, with the folder's name. Nobody's music folder is written into.
         corpus: layout and default licence.
         progress: show progress bars.
 
+    Returns:
+        The inventory of all that the manifest lists now, its URI, and how many tracks were added.
+
     Raises:
-        UserError: if there is no source, or `out` lies elsewhere or exists: people may have edited it; or it cannot be
-            written.
+        UserError: if there is no source, `out` is no `*.jsonl`, it is the manifest of another folder or cannot
+            be written.
     """
     source = storage.absolute(source)
     root = source_root(source)
-    manifest = storage.join(root, MANIFEST_NAME) if out is None else storage.absolute(out)
-    if not manifest.endswith(".jsonl") or posixpath.dirname(manifest) != root:
-        raise UserError(f"--out {out} must be a .jsonl file in {root}: a manifest's paths are relative to its folder")
-    if storage.exists(manifest):
-        raise UserError(f"{manifest} exists and may have been edited; give another --out, or delete it")
+    name = posixpath.basename(root) or "music"
+    there = storage.join(root, MANIFEST_NAME)
+    manifest = there if storage.exists(there) else storage.absolute(storage.join("runs", name, MANIFEST_NAME))
+    manifest = storage.absolute(out) if out is not None else manifest
+    if not manifest.endswith(".jsonl"):
+        raise UserError(f"--out {out} must be a manifest, such as {out}.jsonl")
     storage.check_writable(manifest)
-    inventory = _corpus_inventory(source, corpus, progress)
-    write_manifest(manifest, [entry.track for entry in inventory.entries])
-    return inventory, manifest
+    found = _corpus_inventory(root if manifest == source else source, corpus, progress, past_manifest=True)
+    if not storage.exists(manifest):
+        write_manifest(manifest, [entry.track for entry in found.entries], root)
+        return found, manifest, len(found.entries)
+    if source_root(manifest) != root:
+        raise UserError(f"{manifest} lists the audio of {source_root(manifest)}; give another --out")
+    listed, rejects = scan_source(manifest, corpus.model_copy(update={"format": "manifest"}))
+    files = {track.audio for track in listed}
+    new = _joining(listed, [entry.track for entry in found.entries if entry.track.audio not in files])
+    if new:
+        write_manifest(manifest, new, root, before=read_table_text(manifest))
+    problems = [*found.problems, *_faults(rejects), *_missing(listed, found.present)]
+    entries = [Entry(track, track.id) for track in (*listed, *new)]
+    return replace(found, entries=entries, rejects=[*rejects, *found.rejects], problems=problems), manifest, len(new)
+
+
+def _joining(listed: Sequence[Track], new: Iterable[Track]) -> list[Track]:
+    """New tracks under ids that are free, in the split that their artist or album has already."""
+    free, taken = [], {track.id for track in listed}
+    for track in new:
+        numbered = (f"{track.id} ({number})" for number in itertools.count(2))
+        free.append(replace(track, id=next(name for name in (track.id, *numbered) if name not in taken)))
+        taken.add(free[-1].id)
+    known = {track.id: track.split for track in listed}
+    split_of: dict[str, Any] = {}
+    for group in groups_of([*listed, *free]).values():
+        splits = {known[track.id] for track in group if track.id in known}
+        if len(splits) == 1:
+            split_of |= dict.fromkeys((track.id for track in group), splits.pop())
+    return [replace(track, split=split_of.get(track.id, track.split)) for track in free]
 
 
 def histogram(values: Sequence[float], finest: float = 1.0) -> dict[str, Any] | None:
@@ -275,15 +331,7 @@ def _licence(entry: Entry) -> list[str]:
 
 
 def _tempi(tracks: Iterable[Entry]) -> list[float]:
-    found = []
-    for entry in tracks:
-        try:
-            bpm = float(entry.track.tags.get("bpm", "nan"))
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(bpm) and bpm > 0:
-            found.append(bpm)
-    return found
+    return [bpm for entry in tracks if (bpm := tempo(entry.track.tags.get("bpm"))) is not None]
 
 
 def _rejects(rejects: Sequence[Reject]) -> dict[str, dict[str, Any]]:
@@ -403,7 +451,7 @@ def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: boo
     rejects = [*inventory.rejects, *heard]
     captions = [caption for entry in tracks for caption in entry.track.captions]
     codebooks = _codebooks(inventory, progress) if inventory.kind == "dataset" else None
-    problems = [*inventory.problems, *(_fault(one) for one in heard if one.reason in FAULTS), *undecodable]
+    problems = [*inventory.problems, *_faults(heard), *undecodable]
     if codebooks and codebooks["dead"]:
         problems.append(dead_codebooks(codebooks["dead"], len(codebooks["books"]), codebooks["size"]))
     return {
@@ -425,5 +473,7 @@ def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: boo
         "rejects": len(rejects),
         "rejects_by_reason": _rejects(rejects),
         "claims": inventory.claims,
+        "unlisted": {"number": len(inventory.unlisted), "first": inventory.unlisted[:FIRST_NAMES]},
+        "held_out": inventory.held_out,
         "problems": problems,
     }

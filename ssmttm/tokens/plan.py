@@ -16,7 +16,8 @@ from ssmttm.codec.base import Codec
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.config import Config, CorpusConfig
 from ssmttm.errors import UserError
-from ssmttm.sources.manifest import Reject, Track, relative_to_source
+from ssmttm.sources.manifest import Reject, Track, relative_to_source, source_root
+from ssmttm.sources.readers import unlisted
 from ssmttm.sources.splits import with_held_out
 from ssmttm.tokens.admit import Measured, decoding_of, drop_overlong_captions, licensed_tracks, measure
 from ssmttm.tokens.decode import Decoding, Segment, read_segments
@@ -30,7 +31,7 @@ CAPTIONS_PER_PART = 1024
 @dataclass(frozen=True)
 class ShardPlan:
     """The segments of one shard, in order, and what its rows depend on. file_bytes: size of each segment's file, which
-    tells when one was replaced. source: the corpus that audio paths are stored relative to. controls: names of those by
+    tells when one was replaced. source: the folder that audio paths are stored relative to. controls: names of those by
     frame that are measured."""
 
     index: int
@@ -173,6 +174,13 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
     """
     corpus = config.corpus
     tracks, rejects = licensed_tracks(corpus)
+    if others := unlisted(corpus.source, corpus, tracks):
+        logger.warning(
+            "corpus.source=%s does not list %d audio files of its folder, such as %s; `ssmttm corpus scan` adds them",
+            corpus.source,
+            len(others),
+            others[0],
+        )
     if corpus.captioner:
         from ssmttm.sources.captioner import caption_tracks
 
@@ -190,7 +198,7 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
             rejects.append(planned)
         else:
             segments += [(segment, one.file_bytes) for segment in planned]
-    codec_fingerprint = codec.fingerprint()
+    codec_fingerprint, root = codec.fingerprint(), source_root(corpus.source)
     size = corpus.rows_per_shard
     dealt = [segments[start : start + size] for start in range(0, len(segments), size)]
     shards = [
@@ -202,12 +210,12 @@ def plan_dataset(config: Config, codec: Codec, encoder: TextEncoder, vocals: str
             encoder.fingerprint,
             decoding,
             corpus.segment_seconds,
-            corpus.source,
+            root,
             corpus.controls,
         )
         for index, share in enumerate(dealt)
     ]
     captions = [caption for segment, _ in segments for caption in segment.track.captions]
-    rejects = [replace(reject, audio=relative_to_source(reject.audio, corpus.source)) for reject in rejects]
+    rejects = [replace(reject, audio=relative_to_source(reject.audio, root)) for reject in rejects]
     claims = [one.claim for one in measured if one.claim]
     return DatasetPlan(shards, plan_text(captions, encoder.fingerprint), rejects, overlong, claims)

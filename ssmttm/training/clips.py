@@ -19,6 +19,7 @@ from ssmttm.sources.manifest import (
     count_reasons,
     read_rejects,
     relative_to_source,
+    source_root,
     to_jsonl,
 )
 from ssmttm.tokens.admit import decoding_of, licensed_tracks, measure
@@ -102,16 +103,18 @@ class ClipReader:
         """Add what was refused to `rejects.jsonl` in a codec's folder."""
         uri = storage.join(folder, REJECTS_NAME)
         known = read_rejects(folder) if storage.exists(uri) else []
-        refused = [replace(r, audio=relative_to_source(r.audio, self.corpus.source)) for r in self.rejects]
+        root = source_root(self.corpus.source)
+        refused = [replace(r, audio=relative_to_source(r.audio, root)) for r in self.rejects]
         storage.make_dirs(folder)
         storage.write_text(uri, to_jsonl({(r.id, r.reason): r for r in (*known, *refused)}.values()))
 
     def attribution(self, used: Mapping[str, float]) -> str:
         """The attribution table of the tracks used, from seconds by id."""
         table: dict[Recording, float] = {}
+        root = source_root(self.corpus.source)
         for track in self.tracks:
             if track.id in used:
-                audio = relative_to_source(track.audio, self.corpus.source)
+                audio = relative_to_source(track.audio, root)
                 table[track.id, track.title, track.artist, track.licence, track.source_url, audio] = used[track.id]
         return attribution_csv(table)
 

@@ -148,7 +148,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     write_tone(tmp_path / "good.wav", captions=["x"])
     write_tone(tmp_path / "gone.wav", captions=["x"])
     write_tone(tmp_path / "broken.wav", captions=["x"])
-    write_scan(str(tmp_path), None, DEFAULTS, progress=False)
+    write_scan(str(tmp_path), f"{tmp_path}/manifest.jsonl", DEFAULTS, progress=False)
     (tmp_path / "gone.wav").unlink()
     (tmp_path / "broken.wav").write_text("no audio")
     problems = figures_of(str(tmp_path))["problems"]
@@ -224,16 +224,62 @@ def test_lengths_are_those_of_the_files_and_a_false_claim_is_a_line(tmp_path: Pa
     assert inventory.claims == ["b: 9.00 s are stated, 1.50 s are there and used"]
 
 
-def test_a_scan_becomes_a_manifest_that_reads_the_same(tmp_path: Path) -> None:
+def test_a_scan_becomes_a_manifest_elsewhere_that_reads_the_same(tmp_path: Path) -> None:
     write_tone(tmp_path / "in" / "a.wav", 1.5, captions=["x"], artist="A")
     write_tone(tmp_path / "in" / "sub" / "b.wav", 1.0, captions=["y"])
-    inventory, manifest = write_scan(str(tmp_path / "in"), None, DEFAULTS, progress=False)
-    assert manifest == str(tmp_path / "in" / "manifest.jsonl")
+    before = sorted((tmp_path / "in").rglob("*"))
+    out = str(tmp_path / "runs" / "list.jsonl")
+    inventory, manifest, new = write_scan(str(tmp_path / "in"), out, DEFAULTS, progress=False)
+    assert (manifest, new) == (out, 2)
+    assert sorted((tmp_path / "in").rglob("*")) == before
     assert read_source(manifest, DEFAULTS) == [entry.track for entry in inventory.entries]
-    with pytest.raises(UserError, match="exists and may have been edited"):
-        write_scan(str(tmp_path / "in"), None, DEFAULTS, progress=False)
-    with pytest.raises(UserError, match=r"must be a \.jsonl file in"):
-        write_scan(str(tmp_path / "in"), str(tmp_path / "elsewhere.jsonl"), DEFAULTS, progress=False)
+    assert read_inventory(manifest, DEFAULTS, progress=False).problems == []
+    with pytest.raises(UserError, match=r"lists the audio of .*in; give another --out"):
+        write_scan(str(tmp_path / "in" / "sub"), out, DEFAULTS, progress=False)
+    with pytest.raises(UserError, match=r"--out x must be a manifest, such as x\.jsonl"):
+        write_scan(str(tmp_path / "in"), "x", DEFAULTS, progress=False)
+
+
+@pytest.mark.parametrize("place", ["in/manifest.jsonl", "out.jsonl"])
+def test_new_songs_are_told_and_added_and_edited_lines_stay(tmp_path: Path, place: str) -> None:
+    music, out = tmp_path / "in", tmp_path / place
+    write_tone(music / "a.wav", 1.5, captions=["x"], artist="A", split="val")
+    write_tone(music / "b.wav", 1.0, captions=["y"])
+    write_scan(str(music), str(out), DEFAULTS, progress=False)
+    edited = out.read_text().replace('"x"', '"edited"').replace('"id": "b"', '"id": "new"')
+    out.write_bytes(b"\xef\xbb\xbf" + edited.encode())
+    write_tone(music / "new.wav", 1.25, captions=["z"], artist="a")
+    (music / "new.json").write_text(json.dumps({"caption": "z", "artist": "a", "licence": "CC0-1.0"}))
+    figures = figures_of(str(out))
+    assert (figures["tracks"], figures["unlisted"]) == (2, {"number": 1, "first": ["new.wav"]})
+    assert figures["problems"] == []
+    for new in (1, 0):
+        inventory, _, added = write_scan(str(music), str(out), DEFAULTS, progress=False)
+        assert added == new
+        assert out.read_text().startswith(edited)
+        first, second, third = read_source(str(out), DEFAULTS)
+        assert [entry.track for entry in inventory.entries] == [first, second, third]
+        assert (first.captions, third.audio, third.duration_s) == (("edited",), f"{music}/new.wav", 1.25)
+        assert (second.id, third.id, third.split) == ("new", "new (2)", "val")  # its artist is held out
+    assert figures_of(str(out))["unlisted"]["number"] == 0
+
+
+def test_a_manifest_in_a_folder_may_not_name_another(tmp_path: Path) -> None:
+    write_tone(tmp_path / "mine" / "a.wav", captions=["x"])
+    (tmp_path / "given").mkdir()
+    write_scan(str(tmp_path / "mine"), str(tmp_path / "given" / "manifest.jsonl"), DEFAULTS, progress=False)
+    with pytest.raises(UserError, match=r"give .*manifest\.jsonl itself as corpus\.source"):
+        read_source(str(tmp_path / "given"), DEFAULTS)
+    assert len(read_source(str(tmp_path / "given" / "manifest.jsonl"), DEFAULTS)) == 1
+
+
+def test_too_few_tracks_to_hold_one_out_are_told(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", captions=["x"])
+    assert figures_of(str(tmp_path))["held_out"].startswith("1 of 1 tracks can be used, but one must be learned from")
+    write_tone(tmp_path / "b.wav", captions=["y"])
+    assert figures_of(str(tmp_path))["held_out"] == "nothing was held out: 1 of 2 tracks are held out, b among them"
+    (tmp_path / "a.json").write_text('{"split": "val"}')
+    assert figures_of(str(tmp_path))["held_out"] == ""
 
 
 def test_clips_come_from_the_source_from_tokens_or_say_why_not(
