@@ -58,7 +58,8 @@ def unlisted(uri: str, corpus: CorpusConfig, tracks: Iterable[Track]) -> list[st
         return []
     root = source_root(uri)
     listed = {relative_to_source(track.audio, root) for track in tracks}
-    return [name for name in storage.list_files(root) if is_audio(name) and name not in listed]
+    found = [name for name in storage.list_files(root) if is_audio(name) and name not in listed]
+    return [name.encode(errors="replace").decode() for name in found]
 
 
 def _source(uri: str, name: str, past_manifest: bool) -> Source:
