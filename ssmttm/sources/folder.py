@@ -27,7 +27,7 @@ from ssmttm import licences, opener, storage
 from ssmttm.errors import UserError
 from ssmttm.opener import AUDIO_EXTENSIONS, UNREAD_EXTENSIONS
 from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
-from ssmttm.sources.manifest import Reject, Scan, Source, Track, is_unicode
+from ssmttm.sources.manifest import Reject, Scan, Source, Track, free_id, is_unicode
 from ssmttm.sources.splits import hold_out
 from ssmttm.sources.tables import csv_rows, parse_json, read_table_text
 
@@ -103,8 +103,7 @@ def _scan(folder: str) -> Scan:
     stated_splits = set()
     for name, said in described.items():
         track = _make_track(name, storage.join(folder, name), said)
-        others = (track.id, name, *(f"{name} ({number})" for number in range(2, len(tracks) + 3)))
-        track = replace(track, id=next(one for one in others if one not in tracks))  # as of a name with two extensions
+        track = replace(track, id=free_id([track.id, name], tracks))  # as of a name with two extensions
         tracks[track.id] = track
         if said.split or _split_of_folder(name):
             stated_splits.add(track.id)

@@ -6,11 +6,12 @@ does, its first line names that. `rejects.jsonl` says what was refused, and why.
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -132,6 +133,12 @@ def is_unicode(*texts: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def free_id(wanted: Sequence[str], taken: Container[str]) -> str:
+    """The first of the ids wanted that is not taken, else the last of them with a number."""
+    numbered = (f"{wanted[-1]} ({number})" for number in itertools.count(2))
+    return next(name for name in itertools.chain(wanted, numbered) if name not in taken)
 
 
 class OutsideRootError(UserError):

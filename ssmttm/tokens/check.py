@@ -3,7 +3,6 @@ there is of what, and how evenly; for people, pages and `--json`."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import posixpath
@@ -31,6 +30,7 @@ from ssmttm.sources.manifest import (
     Reject,
     Track,
     count_reasons,
+    free_id,
     read_rejects,
     source_root,
     write_manifest,
@@ -275,8 +275,7 @@ def _joining(listed: Sequence[Track], new: Iterable[Track]) -> list[Track]:
     """New tracks under ids that are free, in the split that their artist or album has already."""
     free, taken = [], {track.id for track in listed}
     for track in new:
-        numbered = (f"{track.id} ({number})" for number in itertools.count(2))
-        free.append(replace(track, id=next(name for name in (track.id, *numbered) if name not in taken)))
+        free.append(replace(track, id=free_id([track.id], taken)))
         taken.add(free[-1].id)
     known = {track.id: track.split for track in listed}
     split_of: dict[str, Any] = {}

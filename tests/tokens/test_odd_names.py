@@ -32,6 +32,7 @@ def test_a_manifest_of_odd_names_reads_as_the_folder_does(music: Path, tmp_path:
     assert (figures["problems"], figures["sample"]["files"]) == ([], number)
 
 
+@pytest.mark.usefixtures("tiny_codec")
 def test_every_name_becomes_rows_that_lead_back_to_it(music: Path, tmp_path: Path, tiny_config: config.Config) -> None:
     corpus = {"source": str(music), "out": str(tmp_path / "%20?tokens"), "default_licence": "own-work"}
     merged = {**tiny_config.model_dump(), "corpus": {**tiny_config.corpus.model_dump(), **corpus}}

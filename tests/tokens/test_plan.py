@@ -36,7 +36,7 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_config: config.Config) -> Folder:
+def folder(tmp_path: Path, tiny_config: config.Config, tiny_codec: object) -> Folder:
     (tmp_path / "music").mkdir()
     return Folder(tmp_path / "music", tiny_config)
 
