@@ -172,7 +172,9 @@ def normalise_loudness(audio: Audio, lufs: float = -16.0, peak: float = 0.95) ->
     return Audio(audio.samples * np.float32(gain), audio.sample_rate)
 
 
-WRITTEN = 1 << 18  # samples of each channel that are encoded at a time
+# Samples of each channel that are encoded at a time. libvorbis keeps the first part on the stack, of which a thread has
+# as little as 512 KB.
+WRITTEN = 1 << 16
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -214,10 +216,8 @@ def to_bytes(audio: Audio, extension: str = "wav", metadata: dict[str, Any] | No
                 file.title = title
             file.software = SOFTWARE
             file.comment = comment
-        # A clipped copy of all of it takes as much again; only Vorbis hears where it was cut.
-        step = max(audio.samples.shape[1], 1) if extension == "ogg" else WRITTEN
-        for begin in range(0, audio.samples.shape[1], step):
-            file.write(np.clip(audio.samples[:, begin : begin + step], -1.0, 1.0).T)
+        for begin in range(0, audio.samples.shape[1], WRITTEN):  # a clipped copy of all of it takes as much again
+            file.write(np.clip(audio.samples[:, begin : begin + WRITTEN], -1.0, 1.0).T)
     data = buffer.getvalue()
     if metadata and extension == "mp3":
         return tags.id3(title, SOFTWARE, comment) + data

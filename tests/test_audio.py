@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,14 @@ def test_a_file_does_not_tell_how_it_was_written(extension: str, monkeypatch: py
         assert np.array_equal(*heard)
         return
     assert pieces == whole
+
+
+def test_an_ogg_of_any_length_is_written() -> None:
+    """More samples than the stack holds: libvorbis ended the process where they came in one piece."""
+    samples = np.zeros((1, 2_200_000), np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        data = pool.submit(audio.to_bytes, Audio(samples, 8_000), "ogg").result()
+    assert soundfile.info(io.BytesIO(data)).frames == samples.size
 
 
 def test_metadata_needs_no_prompt(tmp_path: Path) -> None:
