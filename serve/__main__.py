@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ray import serve as ray_serve
 
 from serve.app import Arguments, build
+from ssmttm.cluster import be_quiet
 from ssmttm.errors import UserError, exit_on_user_error
 
 HOST, PORT = "127.0.0.1", 8000
@@ -58,6 +59,7 @@ def main(words: Sequence[str]) -> None:
         port, arguments = read(words)
         check_free(port)
         application = build(arguments)
+    be_quiet()
     ray_serve.start(http_options={"host": HOST, "port": port})
     ray_serve.run(application, name=APP)
     asked = threading.Event()

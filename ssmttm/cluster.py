@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import urllib.error
 import urllib.request
 import warnings
@@ -28,6 +29,10 @@ QUIET_LINES = (
     # Of every submitted job: that it begins, and the command that was given.
     r"INFO job_manager\.py:\d+ -- Runtime env is setting up\.",
     r"^Running entrypoint for job raysubmit_\w+: ",
+    # Of Serve's proxy and controller: which replicas come and go. Their warnings are shown, and what replicas say.
+    r"^INFO \S+ \S+ (proxy|controller) \S+ -- ",
+    # Of Serve's controller as it ends, about calls to it that it leaves.
+    r"^Task ServeController\.\w+ failed\. There are infinite retries remaining",
 )
 # Python loggers of Ray's, by what of theirs is not shown.
 QUIET_LOGGERS = {
@@ -36,6 +41,8 @@ QUIET_LOGGERS = {
     # Advice to turn authentication off, and where the token lies, which the guides say. That a cluster asks for no
     # token is shown.
     "ray._private.authentication.authentication_token_setup": r"^(Token authentication is enabled|Generated new auth)",
+    # Of Serve: that it starts, has started and ends, which the service says itself.
+    "ray.serve": r"^(Started|Connecting to existing|Application '\w+' is ready|Deleting app)",
     # Of submitted jobs: which files are packed, left out and sent, and that their log has ended. What fails is raised.
     "ray.dashboard.modules.dashboard_sdk": r"",
     "ray.dashboard.modules.job.sdk": r"",
@@ -50,10 +57,14 @@ QUIET_WARNINGS = (
 
 
 def be_quiet() -> None:
-    """Leave out of this process's output, and of what Ray shows of its workers, what is listed above. To be called
-    before Ray is imported, as it reads the patterns then."""
+    """Leave out of this process's output, and of what Ray shows of its workers, what is listed above."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(QUIET_LINES))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" in sys.modules:  # which reads that variable when it is imported
+        from ray._private import ray_logging
+
+        for printer in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+            printer.skip_re = re.compile(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"])
     for message in QUIET_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name, pattern in QUIET_LOGGERS.items():

@@ -163,9 +163,14 @@ NOISE = """\
 Running entrypoint for job raysubmit_Twh8YGHjzWT27GYE: ssmttm corpus compose
 [2026-12-01 10:58:36,688 E 1 2] core_worker.cc:2465: Actor with class name: 'MapWorker' and ID: '7' has constructor \
 arguments in the object store and max_restarts > 0. If the arguments go out of scope, the restart will fail.
+INFO 2026-12-01 13:03:43,801 controller 5415 -- Deploying new version of Deployment(name='Renderer', app='ssmttm').
+INFO 2026-12-01 13:03:43,828 proxy 192.0.2.2 -- Got updated endpoints: {}.
+Task ServeController.listen_for_change failed. There are infinite retries remaining, so the task will be retried.
 Reporting training result 1: TrainingReport(checkpoint=None, metrics={'step': 2}, validation=False) from rank 0
 """
 OURS = """\
+WARNING 2026-12-01 13:03:43,801 controller 5415 -- Deployment 'Renderer' has 1 replica that took long to start.
+INFO 2026-12-01 13:04:03,161 ssmttm_MusicAPI vyv019fm -- POST /v1/generate 200 2.3ms
 step 10/20  loss 1.0
 error: s3://bucket/tokens does not exist
 [2026-12-01 10:58:36,688 E 1 2] core_worker.cc:99: the raylet died

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ssmttm.cluster import free_port
 from ssmttm.training.ray_jobs import local_head
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,3 +65,21 @@ def train(launch: str, tiny_tokens: str, tiny_folder: Path, tmp_path: Path) -> N
     lines = own_lines(done.stdout)
     check(lines)
     assert any(line.startswith("stage1 finished: ") for line in lines), "the job's own lines are shown"
+
+
+def test_the_service_prints_its_own_lines(bundle_uri: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-m", "serve", f"port={free_port()}", f"bundle={bundle_uri}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as service:  # type: ignore[call-overload]
+        said = []
+        for line in service.stdout:
+            said.append(line)
+            if line.startswith("the service answers on "):
+                break
+        service.send_signal(signal.SIGTERM)
+        rest, _ = service.communicate(timeout=300)
+    lines = own_lines("".join(said) + rest)
+    check(lines)
+    assert any(line.startswith("the service answers on ") for line in lines), "\n".join(lines)
