@@ -680,8 +680,11 @@ def read_tags(uri: str) -> dict[str, str]:
         with _opened(uri) as raw:
             watched = _Watched(raw, uri)
             view = _View(watched, 0, watched.size())
+            begin = 0
+            while view.at(begin, 8) == b"APETAGEX":  # FFmpeg finds no ID3 tag behind it
+                begin += _leading_tag(view, begin) or view.size
             try:
-                found = _tags(view)
+                found = _tags(_View(watched, begin, view.size))
             except UnusableAudioError:
                 found = _tags(_View(watched, *_without_tags(view)))
             watched.check()
@@ -721,24 +724,27 @@ def _one_line(text: Any) -> str:
     return " ".join(str(text).split()) or "not a format that is known"
 
 
+def _leading_tag(view: _View, begin: int) -> int:
+    """Bytes of the ID3 or APE tag at a place; 0 if there is none. Of one that says it is longer than the file, no more
+    than its head."""
+    head, left = view.at(begin, 32), view.size - begin
+    if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
+        length = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        length += 10 if head[5] & 0x10 else 0
+    elif head[:8] == b"APETAGEX" and len(head) == 32:
+        length = 32 + int.from_bytes(head[12:16], "little")
+        if view.at(begin + length - 32, 8) != b"APETAGEX" and not head[23] & 0x40:
+            length -= 32  # a foot that is counted, but is not there
+    else:
+        return 0
+    return length if length <= left else min(10, left)
+
+
 def _without_tags(view: _View) -> tuple[int, int]:
-    """Where sound begins and ends between ID3, APE and Lyrics3 tags. A tag that says it is longer than the file ends
-    with its head."""
+    """Where sound begins and ends between ID3, APE and Lyrics3 tags."""
     begin, end = 0, view.size
-    while True:
-        head = view.at(begin, 32)
-        length = 0
-        if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
-            length = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            length += 10 if head[5] & 0x10 else 0
-        elif head[:8] == b"APETAGEX" and len(head) == 32:
-            length = 32 + int.from_bytes(head[12:16], "little")
-            if view.at(begin + length - 32, 8) != b"APETAGEX" and not head[23] & 0x40:
-                length -= 32  # a foot that is counted, but is not there
-        if not length:
-            break
-        # Of a tag that says it is longer than the file, no more than its head is passed over.
-        begin += length if begin + length <= end else min(10, end - begin)
+    while length := _leading_tag(view, begin):
+        begin += length
     while end - begin >= 32:
         tail = view.at(end - 32, 32)
         length = 0

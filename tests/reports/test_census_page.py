@@ -135,7 +135,7 @@ def test_a_corpus_without_anything_known(tmp_path: Path) -> None:
     reader = check_self_contained(html)
     assert reader.text.count("nothing known") == 5
     assert "No source file was measured" in reader.text
-    assert "cannot be read" in reader.text
+    assert "cannot be decoded" in reader.text
     assert reader.count("audio") == 0
 
 

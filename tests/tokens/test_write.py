@@ -153,8 +153,9 @@ def test_segments_of_a_longer_file_have_their_own_lengths(
     tiny_config: config.Config, tiny_codec: Codec, tmp_path: Path
 ) -> None:
     write_tone(tmp_path / "in/long.wav", 7.5, rate=44_100)
+    write_tone(tmp_path / "in/held.wav", 3.0, {"split": "val"})
     preprocess_local(with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out")))
-    rows = rows_of(str(tmp_path / "out"))
+    rows = [row for row in rows_of(str(tmp_path / "out")) if row["split"] == "train"]
     assert [row["start_s"] for row in rows] == [0.0, 3.0, 6.0]
     assert [row["id"] for row in rows] == ["long-0000", "long-0001", "long-0002"]
     per_second = tiny_codec.sample_rate / tiny_codec.hop_length
@@ -227,6 +228,7 @@ def test_nothing_usable_is_an_error_that_says_why(
 def test_overlong_captions_are_dropped_not_cut(tiny_config: config.Config, tiny_codec: Codec, tmp_path: Path) -> None:
     overlong = "piano and " * 200
     write_tone(tmp_path / "in/both.wav", 3.0, {"captions": [overlong, "short piano"]})
+    write_tone(tmp_path / "in/held.wav", 3.0, {"captions": ["short piano"], "split": "val"})
     write_tone(tmp_path / "in/only.wav", 3.0, {"captions": [overlong]})
     result = preprocess_local(with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out")))
     assert [row["caption"] for row in texts_of(str(tmp_path / "out")).values()] == ["short piano"]
@@ -260,11 +262,12 @@ def test_optional_steps_are_part_of_the_plan(
     monkeypatch.setattr("ssmttm.tokens.vocals.VocalRemover", Remover)
     monkeypatch.setattr("ssmttm.sources.captioner.caption_tracks", caption)
     write_tone(tmp_path / "in/a.wav", 3.0, {"captions": []})
+    write_tone(tmp_path / "in/held.wav", 3.0, {"captions": [], "split": "val"})
     steps = {"vocals": "remove", "captioner": "a-model"}
     preprocess_local(with_corpus(tiny_config, source=str(tmp_path / "in"), out=str(tmp_path / "out"), **steps))
     (caption_row,) = texts_of(str(tmp_path / "out")).values()
     assert caption_row["caption"] == "made by a model"
-    (row,) = rows_of(str(tmp_path / "out"))
+    (row,) = (row for row in rows_of(str(tmp_path / "out")) if row["split"] == "train")
     wav_N = audio.read(str(tmp_path / "in/a.wav")).samples * 0.5
     with torch.inference_mode():
         codes_BKT, _ = tiny_codec.encode_with_latents(torch.from_numpy(wav_N)[None])
@@ -302,6 +305,7 @@ def test_controls_by_frame_are_part_of_rows_plan_and_reading(
     monkeypatch.setitem(CONDITIONERS, "beat", Beat)
     write_tone(tmp_path / "in/a.wav", 6.0, {"bpm": 60})
     write_tone(tmp_path / "in/b.wav", 3.0)
+    write_tone(tmp_path / "in/held.wav", 3.0, {"split": "val"})
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
     settings = with_corpus(tiny_config, source=source, out=out, controls=["beat"])
     assert preprocess_local(settings).dataset["controls"] == {"beat": 2}
