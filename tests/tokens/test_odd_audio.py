@@ -17,7 +17,7 @@ from ssmttm.opener import UnusableAudioError, open_audio, open_stream
 from ssmttm.sources.manifest import read_rejects
 from ssmttm.tokens import check
 from ssmttm.tokens.check import census, read_inventory, write_scan
-from ssmttm.tokens.schema import read_columns, shard_names
+from ssmttm.tokens.schema import open_dataset, read_columns, shards_of
 from ssmttm.tokens.write import preprocess_local
 from ssmttm.training.clips import ClipReader
 
@@ -145,8 +145,8 @@ def test_preprocessing_uses_or_names_every_file_and_every_second(
     rejects = read_rejects(settings.corpus.out)
     assert by_name(rejects, Path(settings.corpus.source)) == expected(verdicts)
     seconds: dict[str, float] = defaultdict(float)
-    for shard in shard_names(dataset):
-        for row in read_columns(storage.join(settings.corpus.out, shard), ["audio", "duration_s"]).to_pylist():
+    for shard in shards_of(open_dataset(settings.corpus.out)):
+        for row in read_columns(shard.uri, ["audio", "duration_s"]).to_pylist():
             seconds[row["audio"]] += row["duration_s"]
     for name, verdict in verdicts.items():
         slack = SLACK_S + (settings.corpus.minimum_seconds if not verdict.reasons else 0)  # a last bit is left out
