@@ -11,8 +11,9 @@ from typing import BinaryIO
 from serve.schema import Model
 from serve.wire import Refusal, RefusedError
 from ssmttm.audio import Audio, mono_at
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import UnusableAudioError, open_stream
+from ssmttm.opener import open_stream
 
 MOST_CHANNELS, LOWEST_RATE, HIGHEST_RATE = 8, 8_000, 192_000
 FULL = Refusal(429, "too much audio is being continued; try again later", 5)

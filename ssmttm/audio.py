@@ -15,8 +15,9 @@ import soxr
 import torch
 
 from ssmttm import storage, tags
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import AudioSource, UnusableAudioError, open_audio
+from ssmttm.opener import AudioSource, open_audio
 
 
 class Audio(NamedTuple):

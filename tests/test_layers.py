@@ -23,6 +23,7 @@ LAYERS = {
     "ssmttm.config": 0,
     "ssmttm.audio": 0,
     "ssmttm.opener": 0,
+    "ssmttm.containers": 0,
     "ssmttm.tags": 0,
     "ssmttm.hardware": 0,
     "ssmttm.tensors": 0,

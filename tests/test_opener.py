@@ -13,7 +13,8 @@ import odd_audio
 import pytest
 
 from ssmttm import opener
-from ssmttm.opener import UnusableAudioError, open_audio, open_stream
+from ssmttm.containers import UnusableAudioError
+from ssmttm.opener import open_audio, open_stream
 
 MOST_SAMPLES_A_BYTE = 10_000  # silence in FLAC: 65,535 in 14
 

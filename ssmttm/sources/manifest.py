@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ssmttm import storage
+from ssmttm.containers import AudioReason
 from ssmttm.errors import UserError
-from ssmttm.opener import AudioReason
 from ssmttm.sources.fields import read_fields
 from ssmttm.sources.tables import parse_json, read_table_text
 

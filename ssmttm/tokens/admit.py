@@ -19,8 +19,9 @@ from tqdm import tqdm
 from ssmttm import licences, storage
 from ssmttm.conditions.encoders import TextEncoder
 from ssmttm.config import CorpusConfig
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.opener import open_audio
 from ssmttm.sources.manifest import Reject, Scan, Track
 from ssmttm.sources.readers import scan_source
 from ssmttm.tokens.decode import LENGTH_TOLERANCE_S, Decoding

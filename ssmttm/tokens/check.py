@@ -21,8 +21,9 @@ from tqdm import tqdm
 from ssmttm import audio, licences, storage
 from ssmttm.codec.mini import DEAD_SHARE, dead_codebooks
 from ssmttm.config import CorpusConfig
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import DamagedError, UserError
-from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.opener import open_audio
 from ssmttm.sources.fields import tempo
 from ssmttm.sources.manifest import (
     MANIFEST_NAME,

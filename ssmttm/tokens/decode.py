@@ -13,7 +13,8 @@ import numpy as np
 
 from ssmttm import audio
 from ssmttm.audio import Audio
-from ssmttm.opener import AudioSource, UnusableAudioError, open_audio
+from ssmttm.containers import UnusableAudioError
+from ssmttm.opener import AudioSource, open_audio
 from ssmttm.sources.manifest import Reject, Track
 
 RemoveVocals = Callable[[Audio], Audio] | None

@@ -12,8 +12,9 @@ from ssmttm import audio
 from ssmttm.audio import Audio
 from ssmttm.codec.base import Codec
 from ssmttm.codec.store import load_codec
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.opener import open_audio
 from ssmttm.tokens.check import Entry, Inventory, bar
 from ssmttm.tokens.schema import codes_of, open_dataset, read_checked
 

@@ -16,8 +16,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ssmttm import opener as module
 from ssmttm import storage
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import UnusableAudioError, open_audio
+from ssmttm.opener import open_audio
 from ssmttm.tokens.decode import Decoding, decode
 
 DECODING = Decoding(24_000, 0.5, silence_dbfs=-60.0, maximum_clipped=0.05, loudness=None, vocals="keep")

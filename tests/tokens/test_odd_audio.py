@@ -12,8 +12,9 @@ from odd_audio import SEGMENT_SECONDS, Verdict
 
 from serve.uploads import read_upload
 from ssmttm import audio, config, storage
+from ssmttm.containers import UnusableAudioError
 from ssmttm.errors import UserError
-from ssmttm.opener import UnusableAudioError, open_audio, open_stream
+from ssmttm.opener import open_audio, open_stream
 from ssmttm.sources.manifest import read_rejects
 from ssmttm.tokens import check
 from ssmttm.tokens.check import census, read_inventory, write_scan
