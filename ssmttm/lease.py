@@ -33,6 +33,7 @@ BEAT_S = 10.0
 LIMIT_S = 60.0  # of silence, after which a job elsewhere is given up
 ORPHAN_S = 60.0  # how long the workers of a job that is gone may take to end
 SETTLE_S = 1.0
+LOCK_S = 5.0
 LOOK_S = 0.5
 
 
@@ -118,6 +119,9 @@ class Record:
         return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
 
+_held: set[str] = set()
+"""Tokens of leases that this process asked for and has not let go."""
+
 Change = Callable[[Record | None], Record | None]
 """From the record that is there to the one that shall be: the same object leaves it, None removes it."""
 
@@ -129,9 +133,8 @@ def _update(uri: str, change: Change) -> Record | None:
 
 def _update_file(path: str, change: Change) -> Record | None:
     while True:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            with suppress(OSError):  # some mounts of clusters have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+            locked = _lock(file.fileno())
             try:
                 if os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
                     continue  # removed by its holder, and made anew, while we waited
@@ -139,13 +142,33 @@ def _update_file(path: str, change: Change) -> Record | None:
                 continue
             before = Record.parse(file.read())
             after = change(before)
+            if after is before:
+                return after
+            if not locked:
+                return before
             if after is None:
                 os.unlink(path)
-            elif after is not before:
+            else:
                 file.seek(0)
+                file.write(after.packed())  # over what was there, so that there is never no record
                 file.truncate()
-                file.write(after.packed())
             return after
+
+
+def _lock(descriptor: int) -> bool:
+    """Have a file to oneself until it is closed. False after `LOCK_S`: a process that was suspended while it had the
+    file keeps it, and may never wake."""
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        except OSError:  # some mounts of clusters have no locks
+            return True
 
 
 def _update_object(uri: str, change: Change) -> Record | None:
@@ -230,6 +253,7 @@ class Lease:
     def release(self) -> None:
         """Leave the folder to others, or, having joined, to the job."""
         self._ended.set()
+        _held.discard(self.token)
 
         def leave(before: Record | None) -> Record | None:
             if before is None or before.token != self.token:
@@ -257,8 +281,6 @@ class Lease:
 def _read_file(path: str) -> Record | None:
     try:
         with open(path, "rb") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_SH)
             return Record.parse(file.read())
     except FileNotFoundError:
         return None
@@ -353,15 +375,21 @@ class _Watch:
     @property
     def dead(self) -> bool:
         still = time.monotonic() - self.since >= LIMIT_S
-        return all(one.gone if one.here else still for one in self.record.processes)
+        return all(one.gone if one.here else still for one in self._others)
 
     @property
     def refuses(self) -> bool:
         """Whether there is nothing to wait for."""
-        job = self.record.processes[0]
+        job = (self._others or self.record.processes)[0]
         if job.here and job.gone:
             return time.monotonic() - self.began >= ORPHAN_S
         return job.here or self.moved
+
+    @property
+    def _others(self) -> tuple[Process, ...]:
+        """Without this process, if it has let go of the lease: the storage was away when it said so."""
+        own = Process.own() if self.record.token not in _held else None
+        return tuple(one for one in self.record.processes if one != own)
 
 
 def _claim(folder: str, instead: str, job: Process | None) -> str:
@@ -382,8 +410,13 @@ def _claim(folder: str, instead: str, job: Process | None) -> str:
         return mine if watch.dead else before
 
     told = False
+    _held.add(mine.token)
     while (now := _update(storage.join(folder, LEASE_NAME), claim)) is None or now.token != mine.token:
-        assert watch is not None
+        if watch is None:
+            raise UserError(
+                f"{storage.join(folder, LEASE_NAME)} is locked by a process that has not said its name in it; end that "
+                f"process, or {instead}"
+            )
         if watch.refuses:
             raise UserError(_refusal(folder, watch.record, instead))
         if not told:

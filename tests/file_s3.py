@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+import s3fs
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -213,6 +215,7 @@ class Server:
         }
 
     def start(self) -> None:
+        s3fs.S3FileSystem.clear_instance_cache()  # it remembers the address of the server of the test before
         (self.folder / "bucket").mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen([sys.executable, __file__, str(self.folder), str(self.port), *self._words])
         for _ in range(200):

@@ -3,6 +3,7 @@ puts."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -29,7 +30,14 @@ INSTEAD = "choose another train.name"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT_S", 0.05), ("LIMIT_S", 0.4), ("ORPHAN_S", 0.4), ("SETTLE_S", 0.05), ("LOOK_S", 0.02)):
+    for name, seconds in (
+        ("BEAT_S", 0.05),
+        ("LIMIT_S", 0.4),
+        ("LOCK_S", 0.2),
+        ("ORPHAN_S", 0.4),
+        ("SETTLE_S", 0.05),
+        ("LOOK_S", 0.02),
+    ):
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -120,6 +128,33 @@ def test_what_a_kill_left_of_a_lease_holds_nobody_up(folder: str, rest: bytes) -
     storage.write_bytes(storage.join(folder, LEASE_NAME), rest)
     with hold(folder, INSTEAD) as held:
         assert written(folder).token == held.token  # type: ignore[union-attr]
+
+
+def test_a_lease_let_go_while_the_storage_was_away_does_not_hold_up_the_same_process(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OSError("the storage is away")
+
+    with monkeypatch.context() as patch, hold(folder, INSTEAD) as first:
+        patch.setattr(lease, "_update", away)
+    assert written(folder).token == first.token  # type: ignore[union-attr]
+    with hold(folder, INSTEAD) as second:
+        assert written(folder).token == second.token != first.token  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_job_suspended_with_the_lease_in_its_hand_refuses_too(tmp_path: Path, said: bool) -> None:
+    """Stopped (Ctrl-Z, a debugger) at the moment at which it had the file locked."""
+    record = leave(str(tmp_path), Process.own()) if said else None
+    if record is not None:
+        lease._held.add(record.token)
+    with open(tmp_path / LEASE_NAME, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        expected = "is being written by process" if said else "is locked by a process .*, or choose another train.name"
+        with pytest.raises(UserError, match=expected), hold(str(tmp_path), INSTEAD):
+            pass
+    assert written(str(tmp_path)) == record
 
 
 def test_a_job_elsewhere_that_is_silent_is_given_up(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 from file_s3 import Server
 from test_preprocess_kills import server  # noqa: F401  the fixture
 from test_train_jobs import COMPARABLE, ON_RAY, assert_same_numbers, command, run_local, start
@@ -23,12 +22,6 @@ from ssmttm.training.run import Run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 OUT = "s3://bucket/runs"
 LONG = (*COMPARABLE, "train.steps=40", "train.checkpoint_every=5", "train.validate_every=20", "train.log_every=2")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_connections() -> None:
-    """A file system remembers the address of the server of the test before."""
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def once_saved(server: Server, step: int, then: Any) -> threading.Thread:  # noqa: F811

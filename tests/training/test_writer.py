@@ -139,7 +139,7 @@ def test_a_disk_that_fails_ends_the_run_and_names_the_place(
     config = make_config("stage1", *STEPS)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", full)
-        with pytest.raises(UserError, match=r"stage1/checkpoints could not be written .*No space left.*; make room"):
+        with pytest.raises(UserError, match=r"stage1/checkpoints could not be written .*the disk is full.*; make room"):
             train(config, "stage1")
     run = Run(storage.join(config.train.out, "stage1"))
     assert CheckpointStore(run.checkpoints, 9).committed() == [2]
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(make_config: MakeConfig
     resize = ["mount", "-o", "remount,size={}k", str(small_disk)]
     subprocess.run([word.format(int(2.5 * size / 1024) + 64) for word in resize], check=True)
     config = make_config("stage1", *STEPS, f"train.out={small_disk}", "train.name=full")
-    with pytest.raises(UserError, match=rf"{small_disk}/full/checkpoints could not be written .*No space left"):
+    with pytest.raises(UserError, match=rf"{small_disk}/full/checkpoints could not be written .*the disk is full"):
         train(config, "stage1")
     run = Run(str(small_disk / "full"))
     assert CheckpointStore(run.checkpoints, 9).committed() == [2, 4]
