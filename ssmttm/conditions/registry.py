@@ -8,12 +8,19 @@ from typing import Any, cast
 import numpy as np
 
 from ssmttm.conditions.base import Conditioner, ControlConditioner, FrameControl, InputLayers, checked
+from ssmttm.conditions.beat import Beat
+from ssmttm.conditions.harmony import Chord, Scale
+from ssmttm.conditions.melody import Melody
+from ssmttm.conditions.parts import Bass, Drums
 from ssmttm.conditions.text import Text
+from ssmttm.conditions.texture import Brightness, Density
+from ssmttm.conditions.timeline import ScoreControl, shown
 from ssmttm.config import Stage1Config, Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.registry import Registry
 
-CONDITIONERS: Registry[type[Conditioner]] = Registry("corpus.controls", {Text.name: Text})
+_ALL: tuple[type[Conditioner], ...] = (Text, Beat, Chord, Scale, Drums, Bass, Density, Brightness, Melody)
+CONDITIONERS: Registry[type[Conditioner]] = Registry("corpus.controls", {one.name: one for one in _ALL})
 
 
 def control_of(name: str) -> ControlConditioner:
@@ -43,6 +50,22 @@ def denoiser_inputs(config: Stage2Config, widths: Mapping[str, int]) -> InputLay
     return InputLayers(
         {name: CONDITIONERS.find(name)().denoiser_input(config, width) for name, width in widths.items()}
     )
+
+
+def check_score(score: Any) -> dict[str, Any]:
+    """A track's `score`: what is known of it, by the names of controls, as requests ask for them.
+
+    Raises:
+        UserError: naming the field, if it is no object, names no control, or one of its values is none.
+    """
+    if not isinstance(score, dict):
+        raise UserError(f"score is {shown(score)}; give an object of values by the names of controls")
+    writable = [name for name, found in CONDITIONERS.items() if issubclass(found, ScoreControl)]
+    for name, value in score.items():
+        if name not in writable:
+            raise UserError(f"score.{name} is no control that can be written down; there are {', '.join(writable)}")
+        cast(ScoreControl[Any], control_of(name)).read(value, f"score.{name}")
+    return score
 
 
 def requested(controls: Mapping[str, Any], known: Iterable[str], frames: int, frame_rate: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ssmttm import storage
+from ssmttm.conditions.registry import check_score
 from ssmttm.containers import AudioReason
 from ssmttm.errors import UserError
 from ssmttm.sources.fields import read_fields
@@ -43,7 +44,9 @@ Reason = Literal[
 @dataclass(frozen=True)
 class Track:
     """One audio file. `audio` is relative to the manifest's folder in the file and a full URI once read;
-    `duration_s` is in seconds; `tags` holds whatever else is known (genre, tempo, ...), as JSON values."""
+    `duration_s` is in seconds; `tags` holds whatever else is known (genre, tempo, ...), as JSON values. `score` holds
+    what is known of its course (beats, chords, ...) by the names of controls and in the form of requests, in seconds
+    from its beginning (`conditions/timeline.py`)."""
 
     id: str
     audio: str
@@ -55,10 +58,11 @@ class Track:
     source_url: str
     duration_s: float
     tags: dict[str, Any] = field(default_factory=dict)
+    score: dict[str, Any] = field(default_factory=dict)
 
 
 _FIELDS = tuple(entry.name for entry in fields(Track))
-_REQUIRED = tuple(name for name in _FIELDS if name != "tags")
+_REQUIRED = tuple(name for name in _FIELDS if name not in ("tags", "score"))
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ def _parse_line(line: str, folder: str, where: str) -> Track:
     if not isinstance(audio, str) or not is_unicode(audio):
         raise UserError(f"{where}: audio must be text, got {audio!r}")
     try:
+        score = check_score(values.pop("score", {}))
         stated = read_fields(values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -187,6 +192,7 @@ def _parse_line(line: str, folder: str, where: str) -> Track:
         source_url=stated.get("source_url", ""),
         duration_s=stated.get("duration_s", 0.0),
         tags=stated.get("tags", {}),
+        score=score,
     )
 
 
@@ -250,7 +256,10 @@ def write_manifest(uri: str, tracks: Iterable[Track], root: str | None = None, b
     for track in tracks:
         audio = relative_to_source(track.audio, folder)
         _resolve(folder, audio, f"track {track.id}")
-        lines.append(json.dumps({**asdict(track), "audio": audio}, ensure_ascii=False) + "\n")
+        values = {**asdict(track), "audio": audio}
+        if not track.score:
+            del values["score"]  # as it was before there were any
+        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     storage.write_text(manifest, "".join(lines))
 
 

@@ -56,7 +56,11 @@ class ShardPlan:
         if not self.controls:
             del content["controls"]  # as it was before there were any
         for segment in content["segments"]:
-            segment["track"]["audio"] = relative_to_source(segment["track"]["audio"], source)
+            track = segment["track"]
+            track["audio"] = relative_to_source(track["audio"], source)
+            score = track.pop("score")  # of which only what is measured matters
+            if used := {name: score[name] for name in self.controls if name in score}:
+                track["score"] = used
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +110,31 @@ def test_missing_or_empty_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text("\n")
     with pytest.raises(UserError, match="no tracks"):
         read_manifest(str(tmp_path))
+
+
+SCORE = {"beat": [[0.25, {"bpm": 96.5, "meter": 4}], [8.0, None]]}
+
+
+def test_a_score_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    scored = replace(TRACK, id="b", score=SCORE)
+    write_manifest(str(tmp_path), [TRACK, scored])
+    plain, other = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    assert "score" not in json.loads(plain)  # manifests of tracks without one are what they were
+    assert json.loads(other)["score"] == SCORE
+    assert [track.score for track in read_manifest(str(tmp_path))] == [{}, SCORE]
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ([1], r"score is \[1\]; give an object"),
+        ({"beats": [0.5]}, r"score\.beats is no control that can be written down; there are beat"),
+        ({"text": "x"}, r"score\.text is no control"),
+        ({"beat": [[0, {"bpm": 1}]]}, r"line 1: score\.beat\[0\]\.bpm is 1; give a number from 20 to 400"),
+    ],
+)
+def test_a_score_that_makes_no_sense_is_refused_with_its_line(tmp_path: Path, score: object, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(_line(score=score))
+    reject = refused(tmp_path)
+    assert reject.reason == "bad-entry"
+    assert re.search(message, reject.detail)
