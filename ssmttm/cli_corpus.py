@@ -22,12 +22,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @corpus_app.command(epilog="Example: ssmttm corpus compose --hours 1 --out runs/corpus --seed 0")
 def compose(
     out: Annotated[str, typer.Option(help="Folder to write.")],
-    hours: Annotated[float, typer.Option(help="Hours of music to compose.")] = 1.0,
+    hours: Annotated[float, typer.Option(help="Hours of music to compose, about.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    clip_seconds: Annotated[float, typer.Option(help="Length of a piece.")] = 10.0,
+    clip_seconds: Annotated[
+        float | None, typer.Option(help="Excerpts of this length instead of whole pieces of 30 to 60 s.")
+    ] = None,
     captions: Annotated[int, typer.Option(help="Captions written for each piece.")] = 6,
 ) -> None:
-    """Compose a corpus of captioned pieces in eight genres and render it with a General MIDI soundfont."""
+    """Compose a corpus of captioned pieces in eight genres, with what each plays when, and render it with the General
+    MIDI soundfonts that are found."""
     from ssmttm.lease import hold
     from ssmttm.sources.composed import compose_corpus
 

@@ -26,10 +26,10 @@ def _version(package: str) -> str:
 
 
 def _soundfont() -> str:
-    from ssmttm.composer.render import find_soundfont
+    from ssmttm.composer.fonts import find_soundfonts
 
     try:
-        return find_soundfont().path
+        return ", ".join(font.path for font in find_soundfonts())
     except UserError as error:
         return f"none: {error}"
 

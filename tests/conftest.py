@@ -3,6 +3,7 @@ Ray cluster. All are lazy: a test file pays only for what it names."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -32,6 +33,9 @@ sys.path.insert(0, str(ROOT))  # jobs/ is not part of the installed package; Ray
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # report() waits one interval; the default is 2 s
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Not the machine's own soundfonts, of which some are large: that which pretty_midi carries.
+if (package := importlib.util.find_spec("pretty_midi")) and package.origin:
+    os.environ.setdefault("SSMTTM_SOUNDFONT", str(Path(package.origin).with_name("TimGM6mb.sf2")))
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)

@@ -16,6 +16,7 @@ from ssmttm.composer.words import (
     GENRE_WORDS,
     KEY_WORDS,
     LEAD_WORDS,
+    METER_WORDS,
     MOOD_WORDS,
     PHRASINGS,
     Phrasing,
@@ -54,7 +55,7 @@ class Facts:
         self.picture = rng.choice(self.vocabulary.pictures) if rng.random() < (0.2 if self.genre else 0.5) else None
         lead = rng.choice(LEAD_WORDS[piece.lead]) if chance(0.65) else None
         self.phrasings: dict[str, Phrasing] = {}
-        self.values = {"mode": piece.mode, "Mode": piece.mode.capitalize(), "bpm": str(piece.bpm)}
+        self.values = {"mode": piece.mode, "Mode": piece.mode.capitalize(), "bpm": str(round(piece.bpm))}
         if lead is not None:
             self.phrasings["lead"] = PHRASINGS["lead"]
             bare = lead.endswith(("keys", "mallets", "bars", "voices", "vocals", "picking"))
@@ -70,10 +71,15 @@ class Facts:
         symbol = rng.choice([spelling for spelling in spellings if len(spelling) <= 2])
         symbol += "m" if piece.mode == "minor" else " maj"
         self.values |= {"key": rng.choice(spellings), "symbol": symbol}
-        if chance(0.3):
+        if piece.modulates:  # captions stand beside any part of a piece, and of no key is all of it
+            pass
+        elif chance(0.3):
             self.phrasings["key"] = PHRASINGS["key"]
         elif rng.random() < 0.3:
             self.phrasings["key"] = PHRASINGS["mode"]
+        self.values["meter"] = rng.choice(METER_WORDS[piece.meter])
+        if rng.random() < (0.05 if piece.meter == "4/4" else 0.35):
+            self.phrasings["meter"] = PHRASINGS["meter"]
         if chance(0.45):
             self.phrasings["drums"] = PHRASINGS["drums" if piece.drums else "no drums"]
         self.mood = rng.choice(MOOD_WORDS[piece.mood]) if rng.random() < 0.45 else None
@@ -311,7 +317,8 @@ def write_hint(rng: Random, piece: Attributes) -> str:
 
 
 def write_caption(rng: Random, piece: Attributes, complete: bool) -> str:
-    """One caption; a `complete` one names genre, lead, tempo in bpm, key with mode, and whether there are drums."""
+    """One caption; a `complete` one names genre, lead, tempo in bpm, key with mode unless it changes, and whether there
+    are drums."""
     if not complete and rng.random() < 0.5:
         text = write_hint(rng, piece)
     else:

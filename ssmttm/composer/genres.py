@@ -44,10 +44,16 @@ class Mix:
 
 @dataclass(frozen=True)
 class Genre:
-    """`swing` is where the second half of a pair falls (0.5 = straight), pairs being `swing_unit` sixteenths;
-    `arpeggio` the share of melodies built from chord tones in running notes; `jitter_s` the players' timing."""
+    """How a genre is written and played. Patterns are those of 4/4; `metres` has the others'.
+
+    tempo: quarters per minute, from and to. meters: the share of each metre. minor, drums: shares of pieces. arpeggio:
+    the share of melodies built from chord tones in running notes. swing: where the second half of a pair falls
+    (0.5 = straight), pairs being `swing_unit` sixteenths. jitter_s: the players' timing. contrast: how far the dynamics
+    of the form go. drive, echo, chorus, compression: the share of pieces, or of their stems, with these effects.
+    """
 
     tempo: tuple[int, int]
+    meters: dict[str, float]
     minor: float
     drums: float
     leads: tuple[str, ...]
@@ -63,6 +69,11 @@ class Genre:
     swing_unit: Literal[1, 2] = 2
     arpeggio: float = 0.0
     jitter_s: float = 0.006
+    contrast: float = 1.0
+    drive: float = 0.0
+    echo: float = 0.0
+    chorus: float = 0.0
+    compression: float = 0.0
 
 
 class Lead(NamedTuple):
@@ -122,6 +133,7 @@ SNARE_FILL = {"snare": "........x.x.xxXX", "kick": "X...X...X...X...", "hat": "x
 GENRES: dict[str, Genre] = {
     "rock": Genre(
         tempo=(104, 164),
+        meters={"4/4": 0.62, "3/4": 0.1, "6/8": 0.14, "5/4": 0.05, "7/4": 0.06, "2/4": 0.03},
         minor=0.5,
         drums=0.85,
         leads=("electric guitar", "organ", "saxophone", "piano", "harmonica", "violin", "synth lead"),
@@ -139,10 +151,15 @@ GENRES: dict[str, Genre] = {
             {"kick": "X..x..x.X.x.....", "snare": "....X.......X..o", "open": "X...X...X...X..."},
         ),
         fills=(TOM_FILL, SNARE_FILL),
-        mix=Mix(-3.0, -4.0, -2.0, 0.7, 0.14),
+        mix=Mix(-3.0, -4.0, 3.0, 0.7, 0.14),
+        drive=0.6,
+        echo=0.15,
+        chorus=0.2,
+        compression=0.7,
     ),
     "techno": Genre(
         tempo=(120, 148),
+        meters={"4/4": 0.8, "3/4": 0.06, "6/8": 0.06, "5/4": 0.03, "7/4": 0.03, "2/4": 0.02},
         minor=0.85,
         drums=0.9,
         leads=("synth lead", "piano", "electric piano", "choir", "vibraphone", "organ", "violin"),
@@ -168,12 +185,18 @@ GENRES: dict[str, Genre] = {
             },
         ),
         fills=({"kick": "X...X...X.......", "clap": "....X...x.x.xxXX"}, {"snare": "x...x...x.x.xxXX"}),
-        mix=Mix(-4.0, -3.0, 0.0, 0.5, 0.16),
+        mix=Mix(-4.0, -2.0, 5.0, 0.5, 0.16),
+        contrast=0.7,
+        drive=0.4,
+        echo=0.5,
+        chorus=0.4,
+        compression=0.8,
         arpeggio=0.6,
         jitter_s=0.001,
     ),
     "jazz": Genre(
         tempo=(92, 180),
+        meters={"4/4": 0.54, "3/4": 0.2, "6/8": 0.1, "5/4": 0.1, "7/4": 0.03, "2/4": 0.03},
         minor=0.45,
         drums=0.75,
         leads=("saxophone", "trumpet", "piano", "vibraphone", "clarinet", "banjo", "flute", "acoustic guitar"),
@@ -203,13 +226,18 @@ GENRES: dict[str, Genre] = {
             {"snare": "......x.x.x.x.X.", "ride": "X...x..."},
             {"high tom": "....x.x.", "low tom": "........x.x.X.x."},
         ),
-        mix=Mix(-5.0, -3.0, -6.0, 0.8, 0.16),
+        mix=Mix(-5.0, -2.0, -1.0, 0.8, 0.16),
+        drive=0.0,
+        echo=0.05,
+        chorus=0.1,
+        compression=0.3,
         swing=0.62,
         arpeggio=0.15,
         jitter_s=0.006,
     ),
     "classical": Genre(
         tempo=(66, 138),
+        meters={"4/4": 0.42, "3/4": 0.28, "6/8": 0.18, "2/4": 0.08, "5/4": 0.04},
         minor=0.5,
         drums=0.0,
         leads=("violin", "cello", "piano", "flute", "clarinet", "trumpet", "choir", "acoustic guitar"),
@@ -226,11 +254,17 @@ GENRES: dict[str, Genre] = {
         kit=48,
         grooves=({},),
         fills=({},),
-        mix=Mix(-4.0, -6.0, 0.0, 1.8, 0.26),
+        mix=Mix(-4.0, -5.0, 0.0, 1.8, 0.26),
+        contrast=1.6,
+        drive=0.0,
+        echo=0.0,
+        chorus=0.0,
+        compression=0.1,
         jitter_s=0.009,
     ),
     "reggae": Genre(
         tempo=(66, 96),
+        meters={"4/4": 0.78, "3/4": 0.08, "6/8": 0.1, "2/4": 0.02, "7/4": 0.02},
         minor=0.5,
         drums=0.88,
         leads=("organ", "trumpet", "saxophone", "electric guitar", "harmonica", "acoustic guitar", "synth lead"),
@@ -251,10 +285,15 @@ GENRES: dict[str, Genre] = {
             {"kick": "X...X...X...X...", "stick": "........X.....o.", "hat": "x.xox.xox.xox.xo"},
         ),
         fills=({"high tom": "........XX......", "mid tom": "..........X.X...", "low tom": ".............XX."},),
-        mix=Mix(-3.0, -1.5, -4.0, 1.0, 0.16),
+        mix=Mix(-3.0, 0.0, 1.5, 1.0, 0.16),
+        drive=0.15,
+        echo=0.5,
+        chorus=0.2,
+        compression=0.5,
     ),
     "country": Genre(
         tempo=(96, 172),
+        meters={"4/4": 0.52, "3/4": 0.22, "6/8": 0.12, "2/4": 0.12, "5/4": 0.02},
         minor=0.2,
         drums=0.6,
         leads=("banjo", "violin", "harmonica", "acoustic guitar", "electric guitar", "piano"),
@@ -272,11 +311,16 @@ GENRES: dict[str, Genre] = {
             {"kick": "X...x...X...x...", "snare": "ooXoooXoooXoooXo"},
         ),
         fills=({"snare": "x.x.x.x.xxxxXxXx", "kick": "X.......X......."}, SNARE_FILL),
-        mix=Mix(-4.0, -4.0, -5.0, 0.5, 0.1),
+        mix=Mix(-4.0, -3.0, 0.0, 0.5, 0.1),
+        drive=0.15,
+        echo=0.2,
+        chorus=0.1,
+        compression=0.5,
         arpeggio=0.3,
     ),
     "ambient": Genre(
         tempo=(60, 86),
+        meters={"4/4": 0.5, "3/4": 0.18, "6/8": 0.18, "5/4": 0.07, "7/4": 0.07},
         minor=0.5,
         drums=0.25,
         leads=("choir", "piano", "flute", "vibraphone", "cello", "electric piano", "clarinet"),
@@ -296,11 +340,17 @@ GENRES: dict[str, Genre] = {
             {"kick": "x.......x.......", "shaker": "o.o.o.o.o.o.o.o."},
         ),
         fills=({},),
-        mix=Mix(-3.0, -6.0, -8.0, 3.2, 0.45),
+        mix=Mix(-3.0, -5.0, -4.0, 3.2, 0.45),
+        contrast=1.2,
+        drive=0.05,
+        echo=0.5,
+        chorus=0.6,
+        compression=0.3,
         jitter_s=0.008,
     ),
     "hip hop": Genre(
         tempo=(74, 104),
+        meters={"4/4": 0.74, "3/4": 0.1, "6/8": 0.12, "5/4": 0.02, "7/4": 0.02},
         minor=0.8,
         drums=0.92,
         leads=("electric piano", "synth lead", "flute", "cello", "trumpet", "choir", "saxophone", "electric guitar"),
@@ -318,7 +368,12 @@ GENRES: dict[str, Genre] = {
             {"kick": "X..x..x...X..x..", "clap": "....X.......X...", "hat": "x.xxx.x.xxx.xxxx"},
         ),
         fills=({"kick": "X.....x.........", "snare": "....X.....x.X.xx", "hat": "x.x.x.x........."},),
-        mix=Mix(-3.0, -2.0, -1.0, 0.4, 0.1),
+        mix=Mix(-3.0, 0.0, 5.0, 0.4, 0.1),
+        contrast=0.8,
+        drive=0.4,
+        echo=0.2,
+        chorus=0.3,
+        compression=0.8,
         swing=0.54,
         swing_unit=1,
         jitter_s=0.006,

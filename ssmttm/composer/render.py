@@ -1,84 +1,33 @@
-"""Playing an arrangement: stems through a General MIDI soundfont, balanced against the lead, in a room, at one
+"""Playing an arrangement: stems through a General MIDI soundfont, balanced against the lead, treated, in a room, at one
 loudness."""
 
 from __future__ import annotations
 
-import glob
-import importlib.util
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssmttm.audio import Audio, normalise_loudness
-from ssmttm.composer.arrange import Part
+from ssmttm.composer.arrange import Arrangement, Note, Part
+from ssmttm.composer.effects import Effects, apply_to_stem, compress, limit, sounding_level
+from ssmttm.composer.fonts import SoundFont
 from ssmttm.composer.genres import Mix
-from ssmttm.errors import MissingExtraError, UserError
+from ssmttm.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import tinysoundfont
 
 SAMPLE_RATE = 24_000
 LOUDNESS = -16.0  # LUFS
+PEAK = 0.95
 LEAD_LEVEL = 6.5  # dB above the level that a genre's mix refers to
 FADE_S = 0.05
+LEAD_IN_S = 1.0  # rendered before an excerpt, so that it begins with what rings from before
 DRUM_CHANNEL = 9
 VOICES = 128
-BLOCK = 240  # 10 ms: grid on which levels are measured
-
-ENVIRONMENT_VARIABLE = "SSMTTM_SOUNDFONT"
-SYSTEM_FOLDERS = ("/usr/share/sounds/sf2/*.sf2", "/usr/share/sounds/sf3/*.sf3")
-
-# Licences as their distributors state them (Debian's copyright files, the fonts' own read-me files).
-KNOWN = {
-    "TimGM6mb": "TimGM6mb by Tim Brechbill, GNU GPL version 2",
-    "FluidR3_GM": "FluidR3 GM by Frank Wen, MIT licence",
-    "MuseScore_General": "MuseScore General by S. Christian Collins, MIT licence",
-}
-
-
-@dataclass(frozen=True)
-class SoundFont:
-    """`name` is the file's base name without extension; `licence` a sentence for notices."""
-
-    path: str
-    name: str
-
-    @property
-    def licence(self) -> str:
-        for name, text in KNOWN.items():
-            if self.name.startswith(name):
-                return text
-        return f"{self.name}, see the file's own licence"
-
-
-def find_soundfont() -> SoundFont:
-    """The file named by `SSMTTM_SOUNDFONT`, else one of the system's, else the one that pretty_midi carries.
-
-    Raises:
-        UserError: if the variable names no file, or there is no soundfont at all.
-    """
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    if named:
-        if not os.path.isfile(named):
-            raise UserError(f"{ENVIRONMENT_VARIABLE}={named} is not a file; point it at a .sf2 or .sf3 soundfont")
-        return _describe(named)
-    for pattern in SYSTEM_FOLDERS:
-        if found := sorted(glob.glob(pattern)):
-            return _describe(found[0])
-    package = importlib.util.find_spec("pretty_midi")  # found, not imported: only its data file is wanted
-    for folder in (package.submodule_search_locations or []) if package else []:
-        if found := sorted(glob.glob(os.path.join(folder, "*.sf2"))):
-            return _describe(found[0])
-    raise UserError(
-        f"no General MIDI soundfont found; set {ENVIRONMENT_VARIABLE} to a .sf2 file or pip install 'ssmttm[demo]'"
-    )
-
-
-def _describe(path: str) -> SoundFont:
-    return SoundFont(path, os.path.splitext(os.path.basename(path))[0])
+ROLES = ("lead", "chords", "bass", "drums")
 
 
 class Player:
@@ -93,7 +42,7 @@ class Player:
         self.synth: tinysoundfont.Synth = tinysoundfont.Synth(gain=-6.0, samplerate=SAMPLE_RATE)
         self.font = self.synth.sfload(soundfont.path, max_voices=VOICES)
 
-    def play(self, parts: list[Part], samples: int) -> np.ndarray:
+    def play(self, parts: Sequence[Part], samples: int) -> np.ndarray:
         """Render parts together, mono float32 [samples]; events fall on their exact sample."""
         self.synth.sounds_off()
         self.synth.generate_simple(2400)  # voices cut off fade within 10 ms
@@ -125,14 +74,6 @@ class Player:
         return (stereo[:, 0] + stereo[:, 1]) * np.float32(0.5)
 
 
-def sounding_level(stem: np.ndarray) -> float:
-    """RMS over the louder half of the blocks in which a stem sounds at all; 0 for silence."""
-    blocks = stem[: len(stem) // BLOCK * BLOCK].reshape(-1, BLOCK)
-    power = np.sort(np.square(blocks, dtype=np.float64).mean(axis=1))
-    power = power[power > 1e-9]
-    return float(np.sqrt(power[len(power) // 2 :].mean())) if len(power) else 0.0
-
-
 @lru_cache(maxsize=16)
 def room(decay_s: float) -> np.ndarray:
     """Impulse response of a room: decaying noise, unit energy, float32. The highs are damped as air and walls do."""
@@ -144,37 +85,74 @@ def room(decay_s: float) -> np.ndarray:
     return (response / np.sqrt(np.square(response).sum())).astype(np.float32)
 
 
-def render(player: Player, parts: list[Part], mix: Mix, seconds: float) -> Audio:
-    """Render, balance and normalise a piece: mono float32 [1, N] at 24 kHz.
+def _within(parts: Sequence[Part], start: float, seconds: float) -> list[Part]:
+    """What of parts sounds in a window, its beginning at 0. Notes that began before begin with it, but for drums'."""
+    end = start + seconds
+    found = []
+    for part in parts:
+        notes = []
+        for note in part.notes:
+            late = max(0.0, start - note.start)
+            if note.start < end and late < note.duration and not (late and part.role == "drums"):
+                notes.append(Note(max(note.start - start, 0.0), note.duration - late, note.pitch, note.velocity))
+        if notes:
+            found.append(Part(part.role, part.program, tuple(notes)))
+    return found
 
-    Stems are levelled by measurement, since the programs of a soundfont differ by 20 dB and more.
+
+def render(
+    player: Player, piece: Arrangement, mix: Mix, effects: Effects, start: float = 0.0, seconds: float | None = None
+) -> Audio:
+    """Render, balance, treat and normalise a piece, or `seconds` of it from `start` on: mono float32 [1, N] at 24 kHz.
+
+    Of an excerpt no more is rendered than a second before it. Stems are levelled by measurement, since the programs of
+    a soundfont differ by 20 dB and more; a stem with no note in the excerpt is left out.
 
     Raises:
         RuntimeError: if the result is silent or clipped, or a stem stays silent.
     """
     from scipy.signal import oaconvolve
 
-    samples = round(seconds * SAMPLE_RATE)
-    stems = {}
-    for role in ("lead", "chords", "bass", "drums"):
-        chosen = [part for part in parts if part.role == role]
-        if any(note.start < seconds - 0.1 for part in chosen for note in part.notes):
-            stems[role] = player.play(chosen, samples)
+    seconds = piece.seconds - start if seconds is None else seconds
+    begin = max(0.0, start - LEAD_IN_S)
+    first = round((start - begin) * SAMPLE_RATE)
+    wanted = round(seconds * SAMPLE_RATE)
+    samples = first + wanted
     decibels = {"lead": LEAD_LEVEL, "chords": mix.chords, "bass": mix.bass, "drums": mix.drums}
-    for role, stem in stems.items():
+    playing = {part.role for part in _within(piece.parts, start, seconds - 0.1)}
+    parts = _within(piece.parts, begin, samples / SAMPLE_RATE)
+    stems = {}
+    for role in ROLES:
+        if role not in playing:
+            continue
+        stem = player.play([part for part in parts if part.role == role], samples)
         level = sounding_level(stem)
         if level == 0.0:
             raise RuntimeError(f"the {role} stem is silent: the soundfont lacks one of its programs")
-        stems[role] = stem * np.float32(0.1 * 10 ** (decibels[role] / 20) / level)
+        stem = stem * np.float32(0.1 * 10 ** (decibels[role] / 20) / level)
+        stems[role] = apply_to_stem(stem, role, effects, SAMPLE_RATE)
+    dynamics = _gain(piece, begin, samples)
     pitched = sum((stems[role] for role in ("lead", "chords") if role in stems), np.zeros(samples, np.float32))
-    send = pitched + np.float32(0.3) * stems.get("drums", np.float32(0.0))
-    dry = sum(stems.values(), np.zeros(samples, np.float32))
+    send = dynamics * (pitched + np.float32(0.3) * stems.get("drums", np.float32(0.0)))
+    dry = dynamics * sum(stems.values(), np.zeros(samples, np.float32))
     wet = oaconvolve(send, room(mix.reverb_s))[:samples]
     mixed = dry + np.float32(mix.reverb) * wet.astype(np.float32)
-    fade = min(round(FADE_S * SAMPLE_RATE), samples)
-    mixed[samples - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
-    piece = normalise_loudness(Audio(mixed[None], SAMPLE_RATE), LOUDNESS)
-    peak, rms = float(np.abs(piece.samples).max()), float(np.sqrt(np.square(piece.samples).mean()))
+    if effects.compression > 1:
+        mixed = compress(mixed, effects.compression)
+    mixed = mixed[first:]
+    fade = min(round(FADE_S * SAMPLE_RATE), wanted)
+    mixed[wanted - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+    loud = normalise_loudness(Audio(mixed[None], SAMPLE_RATE), LOUDNESS, peak=np.inf)
+    whole = Audio(limit(loud.samples[0], PEAK)[None], SAMPLE_RATE)
+    peak, rms = float(np.abs(whole.samples).max()), float(np.sqrt(np.square(whole.samples).mean()))
     if not (0.05 < peak < 1.0 and rms > 0.005):
         raise RuntimeError(f"rendering failed: peak {peak:.3f}, RMS {rms:.4f}")
-    return piece
+    return whole
+
+
+def _gain(piece: Arrangement, begin: float, samples: int) -> np.ndarray:
+    """The dynamics of a piece as a gain for each sample from `begin` on."""
+    times, levels = np.array(piece.levels).T
+    at = np.arange(0, samples + 240, 240)
+    gains = 10 ** (np.interp(begin + at / SAMPLE_RATE, times, levels) / 20)
+    return np.interp(np.arange(samples), at, gains).astype(np.float32)

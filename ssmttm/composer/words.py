@@ -38,11 +38,12 @@ GENRE_WORDS: dict[str, GenreWords] = {name: GenreWords(**words) for name, words 
 LEAD_WORDS: dict[str, Phrases] = _WORDS["leads"]
 MOOD_WORDS: dict[str, Phrases] = _WORDS["moods"]
 TEMPO_WORDS: dict[int, Phrases] = _WORDS["tempi"]  # by the highest tempo, in beats per minute, that they suit
+METER_WORDS: dict[str, Phrases] = _WORDS["meters"]
 KEY_WORDS: dict[str, Phrases] = _WORDS["keys"]
 PHRASINGS: dict[str, Phrasing] = _WORDS["facts"]
 FRAMES: dict[str, Phrases] = _WORDS["frames"]
 
 
-def tempo_word(rng: Random, bpm: int) -> str:
+def tempo_word(rng: Random, bpm: float) -> str:
     """A word for a tempo in beats per minute."""
     return rng.choice(next(words for limit, words in TEMPO_WORDS.items() if bpm <= limit))

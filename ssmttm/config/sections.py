@@ -111,7 +111,7 @@ class CorpusConfig(Section):
         jobs=LEARNERS_OF_AUDIO,
     )
     hours: float = key(1.0, "hours to compose (demo corpus)", gt=0, jobs=("demo",))
-    clip_seconds: float = key(10.0, "length of a composed clip", gt=0, jobs=("demo",))
+    clip_seconds: float = key(10.0, "length of a composed clip, an excerpt from a longer piece", gt=0, jobs=("demo",))
     segment_seconds: float = key(10.0, "length of a training segment", gt=0, jobs=READERS_OF_AUDIO)
     segments: Literal["all", "middle"] = key("all", "all: cut at a fixed hop; middle: one of each track")
     hop_seconds: float | None = key(None, "from one segment to the next; default: end to end", gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from ssmttm.composer.fonts import find_soundfonts
 from ssmttm.composer.genres import GENRES
 from ssmttm.composer.pieces import attributes_of
-from ssmttm.composer.render import find_soundfont
 from ssmttm.config import CorpusConfig
 from ssmttm.errors import UserError
 from ssmttm.sources import composed
 from ssmttm.sources.readers import read_source
+
+TAGS = ("genre", "lead", "mood", "key", "mode", "bpm", "meter", "drums", "soundfont", "seed")
+CONTROLS = {"beat", "chord", "scale", "drums", "bass", "melody"}
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -48,13 +52,43 @@ def test_corpus_folder(tmp_path: Path) -> None:
         assert len(track.captions) == 3
         assert track.duration_s == 1.5
         assert (track.licence, track.artist) == ("CC0-1.0", "ssmttm composer")
-        assert set(track.tags) == {"genre", "lead", "mood", "key", "mode", "bpm", "drums", "soundfont", "seed"}
+        assert set(track.tags) == set(TAGS)
+        assert set(track.score) == CONTROLS
         samples = soundfile.read(track.audio)[0]
         assert 0.05 < np.abs(samples).max() < 1.0
         assert np.sqrt(np.mean(samples**2)) > 0.01
     notice = (tmp_path / "README.md").read_text()
-    assert find_soundfont().name.split("_")[0] in notice
+    assert find_soundfonts()[0].licence in notice
     assert "CC0-1.0" in notice
+
+
+def test_whole_pieces(tmp_path: Path) -> None:
+    """Without a length of clips; as many as make the hours."""
+    tracks = composed.compose_corpus(str(tmp_path), 90 / 3600, 4, captions_per_track=1, workers=1, progress=False)
+    assert len(tracks) == 2
+    for track in read_source(str(tmp_path), CorpusConfig()):
+        assert 30 <= track.duration_s <= 60
+        assert soundfile.info(track.audio).frames == round(track.duration_s * 24_000)
+        assert track.score["beat"]["bpm"] == track.tags["bpm"]
+    hours = sum(track.duration_s for track in tracks) / 3600
+    assert f"2 pieces, {hours:.2f} hours" in (tmp_path / "README.md").read_text()
+
+
+def test_each_piece_is_played_through_one_of_the_fonts_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    font = find_soundfonts()[-1].path
+    for name in ("FluidR3_GM.sf2", "TimGM6mb.sf2", "Unheard.sf2"):
+        shutil.copy(font, tmp_path / name)
+    monkeypatch.setenv("SSMTTM_SOUNDFONT", str(tmp_path))
+    fonts = find_soundfonts()
+    drawn = [composed.soundfont_of(1, index, fonts).name for index in range(300)]
+    assert min(Counter(drawn).values()) > 70
+    out = tmp_path / "corpus"
+    tracks = composed.compose_corpus(str(out), 4 / 3600, 1, 1.0, 1, workers=1, progress=False)
+    assert [track.tags["soundfont"] for track in tracks] == drawn[:4]
+    notice = (out / "README.md").read_text()
+    assert {font.name for font in fonts if font.licence in notice} == set(drawn[:4])
 
 
 def test_interrupted_composition_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
