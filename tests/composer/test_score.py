@@ -11,6 +11,7 @@ import pytest
 from ssmttm.composer.compose import Piece, compose, perform
 from ssmttm.composer.fonts import find_soundfonts
 from ssmttm.composer.render import SAMPLE_RATE, Player
+from ssmttm.conditions.registry import check_score
 from ssmttm.evaluation import music
 
 HOP, WINDOW = 120, 512
@@ -149,6 +150,8 @@ def test_scores_of_excerpts(index: int) -> None:
     """Beats and notes lie where the whole piece has them; times ascend from 0 within the excerpt."""
     whole, part = compose(5, index), compose(5, index, 5.0)
     assert part == compose(5, index, 5.0)
+    assert check_score(whole.score) == whole.score  # by those who read it
+    assert check_score(part.score) == part.score
     beat = whole.score["beat"]
     entries = part.score["beat"] if isinstance(part.score["beat"], list) else [[0.0, part.score["beat"]]]
     for start, value in entries:
