@@ -118,7 +118,8 @@ class Writer:
     def melody(self) -> tuple[tuple[Note, ...], tuple[tuple[float, float, int], ...]]:
         """The lead's notes as played, and the top line of them by the clock."""
         lead, steps = LEADS[self.attributes.lead], self.meter.steps
-        notes, top = [], {}
+        notes: list[Note] = []
+        top: dict[int, tuple[int, int]] = {}  # by step, pitch and length
         for at, length, pitch in write_melody(
             self.rng, lead, self.genre, self.patterns, self.form, self.attributes.energy
         ):
