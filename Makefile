@@ -8,6 +8,8 @@ HOURS  := 1
 STEPS  := 300
 MINUTES := 17
 PROMPT := a driving techno track with a saw lead at 130 bpm
+# Several processes, each with whole files of tests; those on the Ray cluster share one.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 # An empty one is the package's own.
 BUNDLE :=
 PORT   := 8000
@@ -26,10 +28,10 @@ demo: $(VENV)/demo.stamp ## compose, train and hear it in about MINUTES=17: runs
 	$(BIN)/python jobs/demo.py --minutes $(MINUTES)
 
 test: $(VENV)/dev.stamp ## fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(VENV)/kernels.stamp ## kills, several processes, long runs
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/dev.stamp ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
