@@ -27,7 +27,8 @@ def test_tempo_and_key_of_composed_pieces_are_found(tmp_path: Path) -> None:
     for track in read_source(str(tmp_path), CorpusConfig()):
         clip = audio.read(track.audio)
         heard = analyse(clip, log_mel(clip.samples, clip.sample_rate))
-        tempo.append(music.tempo_matches(heard.bpm, track.tags["bpm"]))
+        pulses = (1.0, 1.5) if track.tags["meter"] == "6/8" else (1.0,)  # its eighths in threes, or in pairs
+        tempo.append(any(music.tempo_matches(heard.bpm, track.tags["bpm"] * pulse) for pulse in pulses))
         key.append(music.key_rank(heard.chroma, track.tags["key"], track.tags["mode"]) == 0)
     assert len(tempo) == PIECES
     assert np.mean(tempo) >= 0.9
