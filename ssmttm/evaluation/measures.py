@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmttm.audio import Audio, hz_to_mel, mel_to_hz
+from ssmttm.conditions.hearing.beats import onset_envelope
 from ssmttm.evaluation import music
 from ssmttm.evaluation.embeddings import ANALYSIS_RATE, FLOOR, NUM_MELS, ONSET_RATE, as_mono, averaged, statistics_of
 
@@ -146,7 +147,7 @@ def _centres() -> np.ndarray:
 
 
 def _onsets(log_mel_TM: np.ndarray) -> float:
-    envelope = music.onset_envelope(log_mel_TM)
+    envelope = onset_envelope(log_mel_TM, ONSET_RATE)
     middle = envelope[1:-1]
     high = middle > envelope.mean() + ONSET_HEIGHT * envelope.std()
     peaks = (middle > envelope[:-2]) & (middle >= envelope[2:]) & high

@@ -9,16 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from ssmttm.conditions.hearing import beats
+from ssmttm.conditions.hearing.harmony import PROFILES
 from ssmttm.errors import UserError
 from ssmttm.evaluation.embeddings import ONSET_RATE, as_mono, magnitudes
 
-TEMPO_RANGE = (50.0, 210.0)  # beats per minute
-TEMPO_CENTRE = 120.0
-TEMPO_SPREAD = 0.9  # octaves
 TEMPO_TOLERANCE = 0.08
-# Lags, in beats, at which a steady pulse repeats, and what each counts. The halves tell the beat from one and a half
-# beats: on composed clips the share within 8 % (or half, or double) is 1.00 with them and 0.97 without.
-PULSE = ((0.5, 0.5), (1, 1.0), (1.5, 0.5), (2, 1.0), (3, 1.0), (4, 1.0))
 
 CHROMA_RATE = 12_000
 CHROMA_FFT = 8192  # 1.5 Hz bins: semitones are apart from 55 Hz up
@@ -26,42 +22,13 @@ CHROMA_HOP = 2048
 CHROMA_RANGE = (55.0, 2100.0)  # Hz
 PEAK_PROMINENCE, PEAK_WIDTH = 3.0, 41  # a partial stands this high over the mean of the 60 Hz around it; noise does not
 
-# Probe-tone profiles of Temperley (Music and Probability, 2007, Kostka-Payne corpus).
-PROFILES = {
-    "major": (0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400),
-    "minor": (0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330),
-}
 TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 PITCH_CLASSES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
-def onset_envelope(log_mel_TM: np.ndarray) -> np.ndarray:
-    """Half-wave rectified spectral flux [T] at `ONSET_RATE`, without its slow trend."""
-    flux = np.maximum(log_mel_TM[2:] - log_mel_TM[:-2], 0).mean(axis=1)
-    flux = np.concatenate([np.zeros(2), flux])
-    width = int(ONSET_RATE)
-    trend = np.convolve(np.pad(flux, width // 2, mode="edge"), np.ones(width) / width, mode="valid")[: len(flux)]
-    return np.maximum(flux - trend, 0)
-
-
 def tempo(log_mel_TM: np.ndarray) -> float:
-    """Beats per minute of log-mel frames at `ONSET_RATE`; 0 if nothing in the clip has an onset.
-
-    A candidate's score is the envelope's autocorrelation at the lags of `PULSE`, weighted by a log-normal prior over
-    tempo (as in Ellis, Beat Tracking by Dynamic Programming, 2007).
-    """
-    envelope = onset_envelope(log_mel_TM)
-    if not envelope.any():
-        return 0.0
-    length = len(envelope)
-    power = np.abs(np.fft.rfft(envelope, 2 * length)) ** 2
-    correlation = np.fft.irfft(power)[:length] / np.maximum(length - np.arange(length), ONSET_RATE)
-    candidates = np.geomspace(*TEMPO_RANGE, 400)
-    beats, weights = np.array(PULSE).T
-    lags = beats[:, None] * (60 * ONSET_RATE / candidates)[None]
-    heights = weights @ np.interp(lags, np.arange(length), correlation, right=0.0)
-    prior = np.exp(-0.5 * (np.log2(candidates / TEMPO_CENTRE) / TEMPO_SPREAD) ** 2)
-    return float(candidates[np.argmax(heights * prior)])
+    """Beats per minute of log-mel frames at `ONSET_RATE`; 0 if nothing in the clip has an onset."""
+    return beats.tempo(beats.onset_envelope(log_mel_TM, ONSET_RATE), ONSET_RATE)
 
 
 def tempo_matches(heard: float, asked: float, tolerance: float = TEMPO_TOLERANCE) -> bool:
