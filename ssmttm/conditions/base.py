@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmttm.conditions.hearing.beats import Beats, beats_of
+from ssmttm.conditions.hearing.sound import Sound
 from ssmttm.config import Stage1Config, Stage2Config
 
 
@@ -306,6 +309,16 @@ class Excerpt:
     start_s: float
     frames: int
     frame_rate: float
+
+    @cached_property
+    def sound(self) -> Sound:
+        """What is heard of it, for all controls together."""
+        return Sound(self.samples[0], self.sample_rate)
+
+    @cached_property
+    def beats(self) -> Beats:
+        """Those that are heard."""
+        return beats_of(self.sound)
 
 
 class Conditioner(ABC):

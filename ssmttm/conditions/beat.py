@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ssmttm.conditions.base import Excerpt
 from ssmttm.conditions.timeline import ScoreControl, Timeline, number, shown
 from ssmttm.errors import UserError
 
@@ -57,6 +58,9 @@ class Beat(ScoreControl[Timeline[Grid]]):
 
     def read(self, value: Any, field: str) -> Timeline[Grid]:
         return Timeline.read(value, self._grid, field)
+
+    def told(self, excerpt: Excerpt) -> Any:
+        return excerpt.beats.timeline()
 
     def _grid(self, value: Any, field: str) -> Grid:
         if not isinstance(value, dict) or not {"bpm"} <= set(value) <= set(FIELDS):

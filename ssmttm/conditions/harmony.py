@@ -12,6 +12,8 @@ import numpy as np
 from pychord import QualityManager
 from pychord.utils import note_to_val
 
+from ssmttm.conditions.base import Excerpt
+from ssmttm.conditions.hearing import harmony as hearing
 from ssmttm.conditions.timeline import TimelineControl, shown
 from ssmttm.errors import UserError
 
@@ -133,6 +135,9 @@ class Chord(TimelineControl[Harmony | str]):
                 pass
         raise UserError(f"{field} is {shown(given)}; give {self.form}")
 
+    def told(self, excerpt: Excerpt) -> Any:
+        return hearing.chords(excerpt.sound, excerpt.beats)
+
     def values(self, value: Harmony | str) -> np.ndarray:
         if isinstance(value, str):
             return np.eye(self.channels)[-1]
@@ -192,6 +197,9 @@ class Scale(TimelineControl[Key]):
             except ValueError:
                 pass
         raise UserError(f"{field} is {shown(given)}; give {self.form}")
+
+    def told(self, excerpt: Excerpt) -> Any:
+        return hearing.scale(excerpt.sound)
 
     def values(self, value: Key) -> np.ndarray:
         mode = [value.is_major is True, value.is_major is False]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ssmttm.conditions.base import Excerpt
+from ssmttm.conditions.hearing import parts
 from ssmttm.conditions.timeline import TimelineControl, shown
 from ssmttm.errors import UserError
 
@@ -28,8 +30,14 @@ class Drums(Part):
 
     name = "drums"
 
+    def told(self, excerpt: Excerpt) -> Any:
+        return parts.drums(excerpt.sound)
+
 
 class Bass(Part):
     """Whether there is a bass."""
 
     name = "bass"
+
+    def told(self, excerpt: Excerpt) -> Any:
+        return parts.bass(excerpt.sound)

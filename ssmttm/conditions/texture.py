@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ssmttm.conditions.base import Excerpt
+from ssmttm.conditions.hearing import texture
 from ssmttm.conditions.timeline import TimelineControl, number
 
 STEPS = 5
@@ -32,8 +34,14 @@ class Density(Rank):
 
     name = "density"
 
+    def told(self, excerpt: Excerpt) -> Any:
+        return texture.density(excerpt.sound)
+
 
 class Brightness(Rank):
     """How bright the sound is: where the middle of its spectrum lies."""
 
     name = "brightness"
+
+    def told(self, excerpt: Excerpt) -> Any:
+        return texture.brightness(excerpt.sound)

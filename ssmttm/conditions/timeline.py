@@ -130,6 +130,11 @@ class ScoreControl(ControlConditioner, Generic[Written]):
 
     def hear(self, excerpt: Excerpt) -> np.ndarray | None:
         """The control [C, T] as the sound of an excerpt tells it, NaN where it does not; None if it tells nothing."""
+        told = self.told(excerpt)
+        return None if told is None else self.encode(told, excerpt.frames, excerpt.frame_rate)
+
+    def told(self, excerpt: Excerpt) -> Any:
+        """What the sound tells, as a score would have it, in seconds from the excerpt's beginning; None for nothing."""
         return None
 
     def measure(self, excerpt: Excerpt) -> np.ndarray | None:

@@ -36,6 +36,9 @@ def _templates() -> np.ndarray:
     return np.stack([np.roll(triad, root) for triad in (major, minor) for root in range(12)])
 
 
+TEMPLATES = _templates()
+
+
 def _spans(sound: Sound, beats: Beats) -> np.ndarray:
     """Borders of spans in seconds, from the beginning to the end."""
     if not beats.known:
@@ -60,7 +63,7 @@ def chord_probabilities(sound: Sound, beats: Beats) -> tuple[np.ndarray, np.ndar
     bass_S12 = _means(sound.chroma(high=BASS_BELOW), borders)
     chroma_S12 /= np.maximum(np.linalg.norm(chroma_S12, axis=1, keepdims=True), 1e-9)
     bass_S12 /= np.maximum(bass_S12.sum(axis=1, keepdims=True), 1e-9)
-    fit_SH = chroma_S12 @ _templates().T + BASS_WEIGHT * np.tile(bass_S12, 2)
+    fit_SH = chroma_S12 @ TEMPLATES.T + BASS_WEIGHT * np.tile(bass_S12, 2)
     fit_SH = np.concatenate([fit_SH, np.full((len(fit_SH), 1), NO_CHORD)], axis=1)
     likelihood_SH = np.exp(SHARPNESS * (fit_SH - fit_SH.max(axis=1, keepdims=True)))
     return borders, _posterior(likelihood_SH)

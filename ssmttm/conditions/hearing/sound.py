@@ -99,3 +99,15 @@ class Sound:
         classes = np.round(pitches[chosen]).astype(int) % 12
         places, weights = frames[chosen] * 12 + classes, np.sqrt(magnitudes[chosen])
         return np.bincount(places, weights, self.pitch_frames * 12).reshape(-1, 12)
+
+
+def change(chroma_U12: np.ndarray, frames: int, width: int = 3) -> np.ndarray:
+    """How unlike the `width` pitch frames before and after are, one less their cosine, at each of `frames` fine
+    frames."""
+    count = len(chroma_U12)
+    sums = np.cumsum(np.pad(chroma_U12, ((width + 1, width), (0, 0))), axis=0)
+    upto = sums[width : width + count]
+    before, after = upto - sums[:count], sums[2 * width : 2 * width + count] - upto
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    unlike = 1 - (before * after).sum(axis=1) / np.maximum(lengths, 1e-9)
+    return np.interp(np.arange(frames) / FINE_RATE, np.arange(count) / PITCH_RATE, unlike)

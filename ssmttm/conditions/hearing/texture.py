@@ -11,7 +11,55 @@ from ssmttm.audio import hz_to_mel, mel_to_hz
 from ssmttm.conditions.hearing.beats import onset_envelope
 from ssmttm.conditions.hearing.sound import FINE_RATE, NUM_MELS, RATE, Sound
 
+STEP_S = 0.25  # of timelines
 ONSET_HEIGHT = 0.12  # nats of rise, mean over the bands
+# Every twentieth of what `tests/benchmarks/hearing.py` found in recorded and composed music, half of each.
+DENSITY = (
+    0.0,
+    0.0,
+    0.667,
+    1.0,
+    1.667,
+    2.333,
+    2.789,
+    3.333,
+    3.6,
+    3.75,
+    4.0,
+    4.333,
+    4.667,
+    5.0,
+    5.294,
+    5.333,
+    5.667,
+    6.087,
+    6.667,
+    7.333,
+    13.907,
+)
+BRIGHTNESS = (
+    7.006,
+    8.075,
+    8.295,
+    8.423,
+    8.528,
+    8.615,
+    8.701,
+    8.785,
+    8.867,
+    8.945,
+    9.03,
+    9.111,
+    9.177,
+    9.24,
+    9.299,
+    9.364,
+    9.437,
+    9.527,
+    9.622,
+    9.74,
+    11.035,
+)
 DENSITY_S, BRIGHTNESS_S = 3.0, 1.0  # standard width of what is averaged
 
 
@@ -37,3 +85,20 @@ def centroid(sound: Sound) -> np.ndarray:
     amplitude_TM = np.exp(sound.log_mel)
     total, weighted = amplitude_TM.sum(axis=1), amplitude_TM @ np.log2(centres)
     return _smoothed(weighted, BRIGHTNESS_S) / _smoothed(total, BRIGHTNESS_S)
+
+
+def _ranks(values_T: np.ndarray, quantiles: tuple[float, ...]) -> list[list[float]]:
+    """A timeline of ranks."""
+    ranks_T = np.interp(values_T, quantiles, np.linspace(0, 1, len(quantiles)))
+    step = round(STEP_S * FINE_RATE)
+    return [[place / FINE_RATE, round(float(ranks_T[place]), 3)] for place in range(0, len(ranks_T), step)]
+
+
+def density(sound: Sound) -> list[list[float]]:
+    """A timeline of how much happens, by rank among the music that `DENSITY` was taken from."""
+    return _ranks(onsets_per_second(sound), DENSITY)
+
+
+def brightness(sound: Sound) -> list[list[float]]:
+    """A timeline of how bright it is, by rank among the music that `BRIGHTNESS` was taken from."""
+    return _ranks(centroid(sound), BRIGHTNESS)
