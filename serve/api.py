@@ -31,7 +31,7 @@ from ssmttm.engine.request import MAX_SEED, MusicRequest, draw_seed
 from ssmttm.errors import UserError
 
 READY_S = 5.0
-FORM_LIMITS = {"max_files": 1, "max_fields": 20, "max_part_size": 65_536}
+FORM_LIMITS = {"max_files": 1, "max_fields": 40, "max_part_size": 65_536}
 COMMON: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "the model cannot make this"},
     401: {"model": Error, "description": "no or unknown API key"},
@@ -109,7 +109,8 @@ class Answers:
         if form.answer == "json" or len(wanted) > 1:
             pairs = zip(clips, wanted, strict=True)
             data = [await as_json(clip, form.format, model.id, one) for clip, one in pairs]
-            return Response(ClipList(data=data).model_dump_json(), media_type="application/json")
+            content = ClipList(data=data).model_dump_json(exclude_unset=True)
+            return Response(content, media_type="application/json")
         data = await encoded(clips[0], form.format, model.id, wanted[0])
         headers = headers_of(model, wanted[0], form.format)
         return Response(data, media_type=MEDIA_TYPES[form.format], headers=headers)

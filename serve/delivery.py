@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -163,10 +164,15 @@ class Delivery:
         return Audio(whole_N[None], clip.began.sample_rate)
 
 
+def made_from(model_id: str, request: MusicRequest) -> dict[str, Any]:
+    """What a file of this request says of itself."""
+    assert request.seed is not None
+    return files.provenance(model_id, request.prompt, request.seed, request.told)
+
+
 async def encoded(audio: Audio, extension: str, model_id: str, request: MusicRequest) -> bytes:
     """The file, made off the event loop."""
-    metadata = files.provenance(model_id, request.prompt, request.seed)
-    return await asyncio.to_thread(files.encode, audio, extension, metadata)
+    return await asyncio.to_thread(files.encode, audio, extension, made_from(model_id, request))
 
 
 async def as_json(audio: Audio, extension: str, model_id: str, request: MusicRequest) -> ClipFile:
@@ -175,7 +181,7 @@ async def as_json(audio: Audio, extension: str, model_id: str, request: MusicReq
     return ClipFile(
         media_type=MEDIA_TYPES[extension],
         seconds=audio.seconds,
-        provenance=Provenance(**files.provenance(model_id, request.prompt, request.seed)),
+        provenance=Provenance(**made_from(model_id, request)),
         data=base64.b64encode(data).decode(),
     )
 
@@ -184,8 +190,7 @@ async def as_wav_stream(clip: ClipStream, model_id: str, request: MusicRequest) 
     """A WAV file as its samples come. Its length is known before them, so players can show it; a stream that breaks off
     raises, which ends the connection without the end that an HTTP client expects."""
     async with aclosing(clip.samples()) as pieces:
-        metadata = files.provenance(model_id, request.prompt, request.seed)
-        yield files.wav_header(clip.began.samples, clip.began.sample_rate, metadata)
+        yield files.wav_header(clip.began.samples, clip.began.sample_rate, made_from(model_id, request))
         try:
             async for samples in pieces:
                 yield files.pcm16(samples)

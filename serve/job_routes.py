@@ -12,13 +12,13 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from serve.delivery import made_from
 from serve.job_runner import JobRunner
 from serve.jobs import LOST
 from serve.problems import told
 from serve.schema import MEDIA_TYPES, ClipForm, Error, Job, Provenance
 from serve.service import Service
 from serve.wire import RefusedError
-from ssmttm.engine import files
 from ssmttm.engine.request import draw_seed
 
 LOOK_S = 0.5  # between looks for progress
@@ -141,11 +141,11 @@ def add_job_routes(api: FastAPI, service: Service, jobs: JobRunner) -> None:
         name = f"{(await service.describe()).id}-{job.seed}.{job.request.format}"
         return _File(path, media_type=MEDIA_TYPES[job.request.format], filename=name)
 
-    @api.get("/v1/music/jobs/{id}/provenance", responses={**MISSING, **UNDONE})
+    @api.get("/v1/music/jobs/{id}/provenance", responses={**MISSING, **UNDONE}, response_model_exclude_unset=True)
     async def provenance(job_id: JobId, request: Request) -> Provenance:
         """What made the file, as the file says it too."""
         job = await done(job_id, request)
-        return Provenance(**files.provenance((await service.describe()).id, job.request.prompt, job.seed))
+        return Provenance(**made_from((await service.describe()).id, job.request.request(job.seed)))
 
     @api.delete("/v1/music/jobs/{id}", responses=MISSING)
     async def cancel(job_id: JobId, request: Request) -> Job:

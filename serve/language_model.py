@@ -10,9 +10,10 @@ from itertools import chain, repeat
 
 import numpy as np
 
-from serve.schema import MEDIA_TYPES, Model
+from serve.schema import MEDIA_TYPES, PROMPT, Model
 from serve.wire import LostError, Refusal
 from ssmttm.bundle.load import load_bundle
+from ssmttm.conditions.handles import words_of
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import DEFAULTS, MusicRequest
 from ssmttm.engine.slot_engine import EngineClosedError, QueueFullError, SlotEngine
@@ -46,6 +47,7 @@ class LanguageModel:
             max_prompt_tokens=longest,
             formats=list(MEDIA_TYPES),
             defaults=config.model_dump(include=set(DEFAULTS)),
+            asked_by={"prompt": PROMPT, **words_of(name for name in loaded.lm.widths if name != "text")},
         )
         self._failed = False
         # Whoever waits for codes holds a thread; those that read prompts must not wait behind them.

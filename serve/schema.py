@@ -10,12 +10,15 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ssmttm.audio import Audio
+from ssmttm.conditions.handles import MOST_NOTES, WORDS
 from ssmttm.engine.request import BOUNDS, MusicRequest
+from ssmttm.errors import UserError
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
 MAX_VARIATIONS = 8
 MAX_PROMPT_CHARS = 10_000  # the model's own limit, which is lower, is told by /v1/models
 PROMPT = "calm piano in a minor key, slow"
+NESTED = ("controls", "melody")  # fields that are JSON where a form holds text alone
 
 Format = Literal["wav", "flac", "ogg", "mp3"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -26,6 +29,12 @@ def _asked(name: str, default: Any = None) -> Any:
     bounds = BOUNDS[name]
     low = {"gt" if bounds.above else "ge": bounds.low}
     return Field(default, le=bounds.high, description=bounds.help, **low)
+
+
+def _word(name: str, **bounds: Any) -> Any:
+    """A field of `MusicRequest` that is no number."""
+    told = WORDS[name]
+    return Field(None, description=told.takes, examples=[told.example], **bounds)
 
 
 class ClipForm(BaseModel):
@@ -41,25 +50,49 @@ class ClipForm(BaseModel):
     prompt: str = Field(
         description="what the music should be like", min_length=1, max_length=MAX_PROMPT_CHARS, examples=[PROMPT]
     )
-    seconds: float = _asked("seconds", 10.0)
+    seconds: float | None = _asked("seconds")
     seed: int | None = _asked("seed")
     guidance: float | None = _asked("guidance")
     temperature: float | None = _asked("temperature")
     top_k: int | None = _asked("top_k")
     top_p: float | None = _asked("top_p")
     steps: int | None = _asked("steps")
-    controls: dict[str, Any] = Field({}, description="what else the music is asked by, by name; the model has its own")
+    bpm: float | None = _asked("bpm")
+    meter: int | str | None = _word("meter")
+    bars: float | None = _asked("bars")
+    chords: str | None = _word("chords", max_length=2_000)
+    key: str | None = _word("key", max_length=100)
+    drums: bool | None = _word("drums")
+    bass: bool | None = _word("bass")
+    density: float | None = _asked("density")
+    brightness: float | None = _asked("brightness")
+    melody: list[list[float]] | None = _word("melody", max_length=MOST_NOTES)
+    controls: dict[str, Any] | list[dict[str, Any]] = Field(
+        {},
+        description="values by the name of a control, or changes in time of what is asked by the fields above",
+        examples=[[{"at": "bar 5", "drums": False}, {"at": 12.5, "key": "D minor"}]],
+    )
     format: Format = "wav"
 
     @field_validator("controls")
     @classmethod
-    def _controls_can_be_told_again(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _controls_can_be_told_again(cls, value: Any) -> Any:
         # Their values are the conditioners' business, but they are kept and shown with the job.
         try:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             raise ValueError("give finite numbers and valid Unicode text, not nested deeply") from None
         return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ClipForm:
+        try:
+            seconds = self.request(0).seconds
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if self.bars is None:
+            self.seconds = seconds
+        return self
 
     def request(self, seed: int, audio: Audio | None = None) -> MusicRequest:
         """What the engine is asked for, with this seed in the place of the form's."""
@@ -101,15 +134,16 @@ class Upload(MusicForm):
 
     audio: UploadFile = Field(description="a WAV, FLAC, OGG or MP3 file")
 
-    @field_validator("controls", mode="before")
+    @field_validator(*NESTED, mode="before")
     @classmethod
-    def _controls_are_json(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+    def _nested_are_json(cls, value: Any) -> Any:
+        text = value[0] if isinstance(value, list) and len(value) == 1 else value  # lists may be named again and again
+        if not isinstance(text, str):
             return value
         try:
-            return json.loads(value)
+            return json.loads(text)
         except ValueError:
-            raise ValueError("give a JSON object") from None
+            raise ValueError("give a JSON object or list") from None
 
 
 class Provenance(BaseModel):
@@ -121,6 +155,7 @@ class Provenance(BaseModel):
     prompt: str
     prompt_sha256: str
     seed: int
+    asked: dict[str, Any] = Field({}, description="what was asked for besides text, where anything was")
     software: str
 
 
@@ -159,6 +194,9 @@ class Model(BaseModel):
     max_prompt_tokens: int
     formats: list[str]
     defaults: dict[str, int | float | None]
+    asked_by: dict[str, Any] = Field(
+        description="fields of a request that say what the music is like, those that this model knows, with an example"
+    )
 
 
 class ModelList(BaseModel):

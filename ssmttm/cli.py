@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ssmttm.cli_corpus import corpus_app
+from ssmttm.conditions.handles import WORDS
 from ssmttm.engine.request import BOUNDS, MusicRequest
 from ssmttm.errors import UserError, exit_on_user_error
 
@@ -21,57 +22,135 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
-def _asked(name: str) -> Any:
+HANDLES, DRAWING = "What the music is like", "How it is drawn"
+
+
+class _Grouped(typer.core.TyperCommand):
+    """A command whose help lists its options under the headings of their panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for name, records in panels.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+Bundle = Annotated[
+    str | None,
+    typer.Option(help="Folder or URI of a bundle; the package's own when left out.", envvar="SSMTTM_BUNDLE"),
+]
+
+
+def _asked(name: str, panel: str | None = None) -> Any:
     """The option of a request's field."""
     told = BOUNDS[name].help
-    return typer.Option(help=f"{told[0].upper()}{told[1:]}.")
+    return typer.Option(help=f"{told[0].upper()}{told[1:]}.", rich_help_panel=panel)
 
 
-def _controls(options: list[str]) -> dict[str, Any]:
-    """What options of the form NAME=VALUE say; a value that is no JSON is text."""
+def _word(name: str, metavar: str, help: str | None = None) -> Any:
+    """The option of a word that is no number."""
+    told = WORDS[name]
+    shown = f"{help or told.takes}" + ("." if help else f'; e.g. "{told.example}".')
+    return typer.Option(metavar=metavar, help=f"{shown[0].upper()}{shown[1:]}", rich_help_panel=HANDLES)
+
+
+def _value(text: str) -> Any:
+    """What a value on the command line means: on, off, JSON; anything else is text."""
     import json
 
-    controls = {}
-    for option in options:
-        name, sign, value = option.partition("=")
-        if not (name and sign):
-            raise UserError(f"--control {option} names no value; give NAME=VALUE")
-        try:
-            controls[name] = json.loads(value)
-        except ValueError:
-            controls[name] = value
-    return controls
+    try:
+        return {"on": True, "off": False, "none": None}[text] if text in ("on", "off", "none") else json.loads(text)
+    except ValueError:
+        return text
 
 
-@app.command(epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav')
+def _pairs(option: str, parts: list[str]) -> dict[str, Any]:
+    """What texts of the form NAME=VALUE say."""
+    pairs = {}
+    for part in parts:
+        name, sign, value = part.partition("=")
+        if not (name.strip() and sign):
+            raise UserError(f"--{option} {part.strip()} names no value; give NAME=VALUE")
+        pairs[name.strip()] = _value(value.strip())
+    return pairs
+
+
+def _controls(control: list[str], at: list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Controls by name, or changes of the form TIME: WORD=VALUE, ..."""
+    if control and at:
+        raise UserError("--control holds for the whole piece, and --at for a part of it; give one of them")
+    changes = []
+    for option in at:
+        time, _, words = option.partition(":")
+        when = time.strip().removesuffix("s").strip()
+        changes.append({"at": _value(when), **_pairs("at", words.split(","))})
+    return changes or _pairs("control", control)
+
+
+@app.command(
+    cls=_Grouped,
+    epilog='Example: ssmttm generate "calm solo piano, slow, in A minor" --seconds 10 --seed 1 --out calm.wav; or '
+    'ssmttm generate "funk" --bpm 96.5 --bars 8 --chords "Am F | C G7/B | %" --drums off --at "bar 5: drums=on"',
+)
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac, .ogg or .mp3.")] = "music.wav",
-    seconds: Annotated[float, _asked("seconds")] = 10.0,
+    seconds: Annotated[float | None, _asked("seconds")] = None,
     seed: Annotated[int | None, _asked("seed")] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(help="Folder or URI of a bundle; the package's own when left out.", envvar="SSMTTM_BUNDLE"),
+    bundle: Bundle = None,
+    bpm: Annotated[float | None, _asked("bpm", HANDLES)] = None,
+    meter: Annotated[str | None, _word("meter", "METER")] = None,
+    bars: Annotated[float | None, _asked("bars", HANDLES)] = None,
+    chords: Annotated[str | None, _word("chords", "CHORDS")] = None,
+    key: Annotated[str | None, _word("key", "KEY")] = None,
+    drums: Annotated[str | None, _word("drums", "on|off", "whether there are drums")] = None,
+    bass: Annotated[str | None, _word("bass", "on|off", "whether there is a bass")] = None,
+    density: Annotated[float | None, _asked("density", HANDLES)] = None,
+    brightness: Annotated[float | None, _asked("brightness", HANDLES)] = None,
+    melody: Annotated[
+        str | None, _word("melody", "FILE", "a line to follow: MIDI (.mid), or sound of one voice, sung or played")
     ] = None,
-    guidance: Annotated[float | None, _asked("guidance")] = None,
-    temperature: Annotated[float | None, _asked("temperature")] = None,
-    top_k: Annotated[int | None, _asked("top_k")] = None,
-    top_p: Annotated[float | None, _asked("top_p")] = None,
-    steps: Annotated[int | None, _asked("steps")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIME: WORD=VALUE, ...",
+            rich_help_panel=HANDLES,
+            help='Ask for something else from a time on: seconds, "bar 5" or "bar 5 beat 3". May be given again.',
+        ),
+    ] = None,
     control: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What else the music is asked by; VALUE may be JSON.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            rich_help_panel=HANDLES,
+            help="A control by its own name; VALUE may be JSON. May be given again.",
+        ),
     ] = None,
+    guidance: Annotated[float | None, _asked("guidance", DRAWING)] = None,
+    temperature: Annotated[float | None, _asked("temperature", DRAWING)] = None,
+    top_k: Annotated[int | None, _asked("top_k", DRAWING)] = None,
+    top_p: Annotated[float | None, _asked("top_p", DRAWING)] = None,
+    steps: Annotated[int | None, _asked("steps", DRAWING)] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.")
+        str,
+        typer.Option(
+            rich_help_panel=DRAWING,
+            help="Of the language model's matrices: fp32, bf16 or int8; fewer bits are faster.",
+        ),
     ] = "fp32",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the decoding first: pays for long pieces.")
+        bool,
+        typer.Option("--compile", rich_help_panel=DRAWING, help="Compile the decoding first: pays for long pieces."),
     ] = False,
 ) -> None:
     """Turn a prompt into an audio file.
 
     Options left out take the bundle's own defaults. The file's metadata says that it is AI-generated, by which model,
-    from which prompt and seed.
+    from what and which seed. What a bundle can be asked by besides text says `ssmttm doctor`.
     """
     from ssmttm import storage
     from ssmttm.audio import extension_of
@@ -90,17 +169,37 @@ def generate(
     if any("\udc80" <= one <= "\udcff" for one in prompt):  # bytes that the terminal's encoding does not know
         prompt = os.fsencode(prompt).decode("utf-8", "surrogateescape")
     request = MusicRequest(
-        prompt, seconds, seed, guidance, temperature, top_k, steps, top_p, controls=_controls(control or [])
+        prompt,
+        seconds,
+        seed,
+        guidance,
+        temperature,
+        top_k,
+        steps,
+        top_p,
+        controls=_controls(control or [], at or []),
+        bpm=bpm,
+        meter=meter,
+        bars=bars,
+        chords=chords,
+        key=key,
+        drums=None if drums is None else _value(drums),
+        bass=None if bass is None else _value(bass),
+        density=density,
+        brightness=brightness,
+        melody=melody,
     )
     generator = Generator.load(bundle, precision=precision)
+    stream = generator.stream(request)
     if compiled:
         generator.compile()
     start = time.perf_counter()
     pieces: list[np.ndarray] = []
-    stream = generator.stream(request)
+    length = stream.request.seconds
+    assert length is not None
     if extension == "wav":
-        storage.check_writable(out, 2 * round(seconds * generator.sample_rate))
-    with tqdm(total=round(seconds, 2), unit="s", desc="music", leave=False, disable=None) as bar:
+        storage.check_writable(out, 2 * round(length * generator.sample_rate))
+    with tqdm(total=round(length, 2), unit="s", desc="music", leave=False, disable=None) as bar:
         for piece in stream:
             pieces.append(piece.samples)
             bar.update(round(piece.seconds, 2))
@@ -108,7 +207,7 @@ def generate(
     factor = audio.seconds / (time.perf_counter() - start)
     made = stream.request.seed
     assert made is not None
-    generator.save(out, audio, prompt, made)
+    generator.save(out, audio, request, made)
     print(f"{out}: {audio.seconds:.2f} s, seed {made}, {factor:.1f}x real time, {generator.model_id}")
 
 
@@ -216,14 +315,16 @@ def listen(
 @app.command(epilog="Example: ssmttm doctor --preset mini")
 def doctor(
     preset: Annotated[str, typer.Option(help="Preset whose models are counted.")] = "mini",
+    bundle: Bundle = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine has: versions, devices, precision, soundfont, text encoder, model sizes."""
+    """Say what this machine has: versions, devices, precision, soundfont, text encoder, model sizes; and what a bundle
+    can be asked by."""
     import json
 
     from ssmttm.cli_doctor import examine
 
-    findings = examine(preset)
+    findings = examine(preset, bundle)
     if as_json:
         print(json.dumps(findings, indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from importlib import metadata
@@ -32,6 +33,20 @@ def _soundfont() -> str:
         return ", ".join(font.path for font in find_soundfonts())
     except UserError as error:
         return f"none: {error}"
+
+
+def _bundle(uri: str | None) -> dict[str, Any]:
+    """Which model there is, and what it can be asked by."""
+    from ssmttm.bundle.load import open_bundle, shipped_bundle
+    from ssmttm.conditions.handles import words_of
+
+    try:
+        listing, content = open_bundle(uri or shipped_bundle())
+    except UserError as error:
+        return {"model": f"none: {error}"}
+    words = words_of(content["stage1"].get("controls", {}))
+    examples = {word: json.dumps(example) for word, example in words.items()}
+    return {"model": listing.content["model_id"], "asked by": ", ".join(["prompt", *words]), **examples}
 
 
 def _text_dim(config: configuration.Config) -> int:
@@ -83,8 +98,11 @@ def _models(config: configuration.Config) -> dict[str, dict[str, Any]]:
     return {"stage1": stage1, "stage2": {"trainable_params": costs.trainable_parameters(completer)}}
 
 
-def examine(preset: str) -> dict[str, dict[str, Any]]:
+def examine(preset: str, bundle: str | None = None) -> dict[str, dict[str, Any]]:
     """Findings by heading, as JSON values.
+
+    Args:
+        bundle: folder or URI; the package's own when left out.
 
     Raises:
         UserError: for an unknown preset.
@@ -108,5 +126,6 @@ def examine(preset: str) -> dict[str, dict[str, Any]]:
             "mamba-2": backend.chosen("cuda", *sizes).description if gpus else backend.TORCH.description,
         },
         "corpus": {"soundfont": _soundfont()},
+        "bundle": _bundle(bundle),
         **_models(config),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -30,9 +32,9 @@ def tones(clips: int, seconds: float, sample_rate: int) -> list[np.ndarray]:
     return sounds
 
 
-def write_parts(folder: str, config: Config) -> dict[str, str]:
+def write_parts(folder: str, config: Config, controls: Mapping[str, int] | None = None) -> dict[str, str]:
     """Fitted codec (with an untrained vocoder if the configuration wants one) and randomly initialised stages under
-    `folder`, stage 2 only where stage 1 models codebook 0 alone; returns their URIs."""
+    `folder`, stage 2 only where stage 1 models codebook 0 alone; returns their URIs. `controls`: channels by name."""
     torch.manual_seed(0)
     codec = MiniCodec(config.codec)
     codec.fit(tones(config.codec.fit_clips, 3.0, config.codec.sample_rate), 0, False)
@@ -42,12 +44,13 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     save_codec(codec, parts["codec"])
     text_dim = load_text_encoder(config.text).dim
     features = codec.coarse(torch.arange(codec.codebook_size)[None])[0].T
-    lm = MusicLM(config.stage1, codec.codebook_size, {"text": text_dim}, features)
-    completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, {"text": text_dim})
+    widths = {"text": text_dim, **(controls or {})}
+    lm = MusicLM(config.stage1, codec.codebook_size, widths, features)
+    completer = LatentCompleter(config.stage2, codec.fine_dim, codec.coarse_dim, widths)
     with torch.no_grad():  # layers that start at zero would hide the text and the noise
         for parameter in [*lm.parameters(), *completer.parameters()]:
             parameter.add_(0.05 * torch.randn_like(parameter))
-    common = {"text_dim": text_dim}
+    common = {"text_dim": text_dim} | ({"controls": dict(controls)} if controls else {})
     weights.save_model(
         parts["stage1"],
         "stage1",
@@ -64,10 +67,12 @@ def write_parts(folder: str, config: Config) -> dict[str, str]:
     return parts
 
 
-def write_tiny_bundle(folder: str, *overrides: str, half: bool = False) -> str:
+def write_tiny_bundle(
+    folder: str, *overrides: str, half: bool = False, controls: Mapping[str, int] | None = None
+) -> str:
     """The URI of a complete bundle under `folder`."""
     config = configuration.load("tiny", list(overrides))
-    parts = write_parts(folder, config)
+    parts = write_parts(folder, config, controls)
     encoder = load_text_encoder(config.text)
     out = storage.join(folder, "bundle")
     write_bundle(

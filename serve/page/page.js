@@ -7,7 +7,14 @@ const PRESETS = {
   "Lo-fi": "lo-fi hip hop beat with a mellow electric piano",
 };
 const SETTINGS = ["guidance", "temperature", "top_k", "top_p", "steps"];
+// What music can be asked by besides words: how a field's text is read. The model says which of them it knows.
+const onOff = (text) => text === "on";
+const HANDLES = {
+  bpm: Number, meter: String, bars: Number, key: String, chords: String, drums: onOff, bass: onOff, density: Number,
+  brightness: Number,
+};
 const element = (id) => document.getElementById(id);
+const handle = (name) => element(name === "key" ? "key_of" : name); // `key` is the service's
 const running = new Set(); // of AbortControllers
 
 function headers(more = {}) {
@@ -37,6 +44,14 @@ async function describe() {
       element(name).placeholder = model.defaults[name] ?? "";
       element(name).disabled = model.defaults[name] === null; // steps, where there is no second stage
     }
+    let known = 0;
+    for (const name of Object.keys(HANDLES)) {
+      const is = name in model.asked_by;
+      handle(name).parentElement.hidden = !is;
+      if (is && handle(name).tagName === "INPUT" && name !== "bars") handle(name).placeholder = model.asked_by[name];
+      known += is;
+    }
+    element("handles").hidden = known === 0;
   } catch (error) {
     element("model").textContent = error.message;
   }
@@ -45,6 +60,10 @@ async function describe() {
 function fields() {
   const chosen = { prompt: element("prompt").value, seconds: Number(element("seconds").value), stream: true };
   for (const name of SETTINGS) if (element(name).value !== "") chosen[name] = Number(element(name).value);
+  for (const [name, read] of Object.entries(HANDLES)) {
+    if (handle(name).value !== "") chosen[name] = read(handle(name).value);
+  }
+  if ("bars" in chosen) delete chosen.seconds;
   return chosen;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 import ssmttm
 from ssmttm.codec.registry import CODECS
+from ssmttm.conditions.handles import words_of
 from ssmttm.config import Config
 
 OBJECTIVES = {"flow": "flow matching", "v": "v-prediction", "regression": "regression"}
@@ -165,8 +167,21 @@ def _stages(config: Config) -> str:
     )
 
 
-def model_card(model_id: str, config: Config, card: CardFields) -> str:
-    """Markdown: what the model is, what it learned from, what it cost, what it is for and where it fails."""
+def _asked_by(controls: Sequence[str]) -> list[str]:
+    words = words_of(controls)
+    if not words:
+        return ["It can be asked by text alone."]
+    examples = {"prompt": "calm solo piano, slow", **words}
+    rows = [(word, f"`{json.dumps(one)}`".replace("|", "\\|")) for word, one in examples.items()]  # no borders of cells
+    return ["It can be asked by:", _table(("word", "example"), rows)]
+
+
+def model_card(model_id: str, config: Config, card: CardFields, controls: Sequence[str] = ()) -> str:
+    """Markdown: what the model is, what it learned from, what it cost, what it is for and where it fails.
+
+    Args:
+        controls: by frame, that stage 1 takes.
+    """
     costs = _table(
         ("part", "parameters", "training FLOPs", "training hours"),
         [
@@ -189,6 +204,7 @@ def model_card(model_id: str, config: Config, card: CardFields) -> str:
         f"- Text encoder, frozen and not in this bundle: {encoder}.",
         "## Use",
         '```sh\nssmttm generate "calm solo piano, slow" --seconds 10 --out music.wav --bundle FOLDER\n```',
+        *_asked_by(controls),
         "## Training data",
         *_training_data(config, card),
         *(

@@ -105,7 +105,8 @@ def write_bundle(
     heard = [*(f"{kind}.safetensors" for kind in stages), WEIGHTS_NAME]
     if codec.describe_vocoder() is not None:
         heard.append(VOCODER_NAME)
+    controls = list(descriptions["stage1"].get("controls", {}))
     model_id = _model_id(config.preset, [storage.digest(storage.join(out, name)) for name in heard])
-    storage.write_text(storage.join(out, "README.md"), model_card(model_id, config, card))
+    storage.write_text(storage.join(out, "README.md"), model_card(model_id, config, card, controls))
     storage.write_commit(out, COMMIT_NAME, {"model_id": model_id})
     return model_id

@@ -16,7 +16,7 @@ from ssmttm import audio as audio_io
 from ssmttm.audio import Audio
 from ssmttm.bundle.load import Bundle
 from ssmttm.codec.base import Codec
-from ssmttm.engine.piece import Finished, Piece
+from ssmttm.engine.piece import Finished, Piece, controls_of
 from ssmttm.engine.request import MusicRequest
 from ssmttm.engine.windows import WindowRenderer
 from ssmttm.errors import UserError
@@ -51,10 +51,14 @@ class Take:
     def __init__(self, bundle: Bundle, renderer: WindowRenderer, request: MusicRequest):
         codec, longest = bundle.codec, bundle.config.generation.max_seconds
         request = request.filled(bundle.config.generation)
+        assert request.seconds is not None
         fresh = max(round(request.seconds * codec.sample_rate), 1)
         before, overlap, primer_KT, history = 0, 0, None, None
         self._given: GivenAudio | None = None
         if request.audio is not None:
+            controls_of(
+                bundle, request, -(-fresh // codec.hop_length)
+            )  # what is refused is so before the audio is read
             audio = audio_io.checked(request.audio)
             if audio.seconds + request.seconds > longest:
                 raise UserError(f"the continued piece would be over the limit of {longest:g} seconds")

@@ -18,8 +18,9 @@ _REVERSED_BYTES = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _SERIAL_AT, _CRC_AT, _SEGMENTS_AT, _HEADER = 14, 22, 26, 27
 
 
-def provenance(model_id: str, prompt: str, seed: int) -> dict[str, Any]:
-    """What every file says of itself: that it is AI-generated, by which model, and from what."""
+def provenance(model_id: str, prompt: str, seed: int, asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What every file says of itself: that it is AI-generated, by which model, and from what; `asked`: besides text,
+    see `MusicRequest.told`."""
     return {
         "ai_generated": True,
         "notice": "AI-generated",
@@ -27,6 +28,7 @@ def provenance(model_id: str, prompt: str, seed: int) -> dict[str, Any]:
         "prompt": prompt,
         "prompt_sha256": hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
         "seed": seed,
+        **({"asked": asked} if asked else {}),
         "software": f"ssmttm {ssmttm.__version__}",
     }
 

@@ -194,17 +194,19 @@ class Generator:
         """
         return self.generate(_request(prompt, *arguments, **fields, audio=audio))
 
-    def to_bytes(self, audio: Audio, extension: str, prompt: str, seed: int) -> bytes:
-        """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what.
+    def to_bytes(self, audio: Audio, extension: str, prompt: str | MusicRequest, seed: int) -> bytes:
+        """An audio file (wav, flac, ogg or mp3) that says what it is: AI-generated, by which model, from what: from a
+        request also which controls were asked for.
 
         Raises:
             UserError: for an unknown extension, audio that `audio.checked` refuses, or a seed that is none.
         """
         made = BOUNDS["seed"].plain("seed", seed)
         BOUNDS["seed"].check("seed", made)
-        return files.encode(audio, extension, files.provenance(self.model_id, prompt, int(made)))
+        asked = prompt if isinstance(prompt, MusicRequest) else MusicRequest(prompt)
+        return files.encode(audio, extension, files.provenance(self.model_id, asked.prompt, int(made), asked.told))
 
-    def save(self, uri: str | os.PathLike[str], audio: Audio, prompt: str, seed: int) -> None:
+    def save(self, uri: str | os.PathLike[str], audio: Audio, prompt: str | MusicRequest, seed: int) -> None:
         """Write `to_bytes` to a file whose format follows from its extension.
 
         Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -30,11 +31,22 @@ def conditions_of(bundle: Bundle, request: MusicRequest, frames: int) -> Conditi
         UserError: if the prompt is too long or holds no visible text, or a control is not one of the model's.
     """
     check_prompt(request.prompt, bundle.config.generation.max_prompt_chars)
-    known = [name for name in bundle.lm.widths if name != Text.name]
-    controls = requested(request.controls, known, frames, bundle.codec.frame_rate)
+    controls = controls_of(bundle, request, frames)
     with _encoding:
         states = bundle.text_encoder.encode([request.prompt])
     return Conditions({Text.name: token_states(states), **controls})
+
+
+def controls_of(bundle: Bundle, request: MusicRequest, frames: int) -> dict[str, Any]:
+    """The controls by frame that a request asks for, one row each.
+
+    Raises:
+        UserError: if one is not of the model's, or its conditioner refuses the value.
+    """
+    known = [name for name in bundle.lm.widths if name != Text.name]
+    handles, frame_rate = request.handles, bundle.codec.frame_rate
+    handles.check(known)
+    return requested(handles.by_control(frames / frame_rate), known, frames, frame_rate)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import operator
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ssmttm.conditions.handles import HIGHEST_BPM, LOWEST_BPM, MOST_BARS, WORDS, Handles, Note, meter_of
 from ssmttm.errors import UserError
 
 if TYPE_CHECKING:
+    import os
+
     from ssmttm.audio import Audio
     from ssmttm.config import GenerationConfig
 
 MAX_SEED = 2**63 - 1
+SECONDS = 10.0  # of a clip whose length nobody says
 WHOLE = "a whole number"
 UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"}  # Unicode categories of what leaves the paper white
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # so do these, letters and signs by their category: fillers, Braille's blank
@@ -130,17 +134,21 @@ class MusicRequest:
     """One clip. What is None takes the bundle's default (the seed is drawn). Numbers of NumPy or torch are taken, and
     kept as Python's own.
 
-    guidance, temperature, top_k, top_p: of stage 1, see `Sampling`. steps: of stage 2; refused where there is none.
-    controls: values by name, each checked by the conditioner that has the name.
-    audio: what the music continues, of any rate and number of channels, see `audio.checked`; `seconds` are those that
-        follow it.
+    seconds: 10 where neither they nor bars are given. guidance, temperature, top_k, top_p: of stage 1, see `Sampling`.
+    steps: of stage 2; refused where there is none.
+    audio: what the music continues, of any rate and number of channels, see `audio.checked`; `seconds` and `bars` are
+        those that follow it.
+    bpm, meter, bars, chords, key, drums, bass, density, brightness, melody, controls: see `Handles`. The melody may
+        also be given as a file of MIDI or sound, or as sound, whose notes are kept (see `notes_of`).
 
     Raises:
-        UserError: naming the field, if a number is none.
+        UserError: naming the field, if a number is none, or a handle not what it takes.
     """
 
     prompt: str
-    seconds: float = _asked(10.0, "length of the clip; the model sets the upper limit", 0, 86_400, "a length", True)
+    seconds: float | None = _asked(
+        None, "length of the clip, 10 when left out; the model sets the upper limit", 0, 86_400, "a length", True
+    )
     seed: int | None = _asked(None, "same seed, same audio; drawn when left out", 0, MAX_SEED, WHOLE)
     guidance: float | None = _asked(None, "how closely to follow the prompt; 1: unguided", 0, 20)
     temperature: float | None = _asked(
@@ -151,14 +159,51 @@ class MusicRequest:
     top_p: float | None = _asked(
         None, "draw among the likeliest codes that together reach this probability", 0, 1, above=True
     )
-    controls: Mapping[str, Any] = field(default_factory=dict)
+    controls: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
     audio: Audio | None = None
+    bpm: float | None = _asked(None, "beats per minute", LOWEST_BPM, HIGHEST_BPM)
+    meter: int | str | None = None
+    bars: float | None = _asked(None, "length in bars, instead of seconds; needs bpm", 0, MOST_BARS, above=True)
+    chords: str | None = None
+    key: str | None = None
+    drums: bool | None = None
+    bass: bool | None = None
+    density: float | None = _asked(None, "how many notes there are, from few to many", 0, 1)
+    brightness: float | None = _asked(None, "how bright it sounds, from dark to bright", 0, 1)
+    melody: Sequence[Note] | str | os.PathLike[str] | Audio | None = None
 
     def __post_init__(self) -> None:
         for name, bounds in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None or name == "seconds":
-                object.__setattr__(self, name, bounds.plain(name, value))
+            if value is not None:
+                self._keep(name, bounds.plain(name, value))
+                if name in WORDS:
+                    bounds.check(name, getattr(self, name))
+        if self.meter is not None:
+            self._keep("meter", meter_of(self.meter))
+        if self.melody is not None:
+            self._keep("melody", _notes(self.melody))
+        self._keep("seconds", self._length())
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _length(self) -> float:
+        length_s = self.handles.length_s
+        if length_s is not None and self.seconds not in (None, length_s):
+            raise UserError("seconds and bars both say how long the clip is; give one of them")
+        return next(value for value in (self.seconds, length_s, SECONDS) if value is not None)
+
+    @property
+    def handles(self) -> Handles:
+        """What is asked by words and controls."""
+        return Handles(**{one.name: getattr(self, one.name) for one in fields(Handles)})
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What was asked by words and controls, as JSON values; empty where it was by text alone."""
+        given = {name: getattr(self, name) for name in (*WORDS, "controls")}
+        return {name: value for name, value in given.items() if value is not None and value != {} and value != ()}
 
     def filled(self, config: GenerationConfig) -> MusicRequest:
         """The same request with the bundle's defaults in the place of None.
@@ -173,8 +218,14 @@ class MusicRequest:
         filled = replace(self, seed=seed, **{name: getattr(config, name) for name in left_out})
         for name, bounds in BOUNDS.items():
             value = getattr(filled, name)
-            if value is not None:
-                bounds.check(name, value, config.max_seconds if name == "seconds" else None)
+            if value is not None and name != "seconds":
+                bounds.check(name, value)
+        assert filled.seconds is not None
+        if self.bars is not None and filled.seconds > config.max_seconds:
+            raise UserError(
+                f"bars is {self.bars:g}, which takes {filled.seconds:g} s; give up to {config.max_seconds:g} s"
+            )
+        BOUNDS["seconds"].check("seconds", filled.seconds, config.max_seconds)
         return filled
 
     @property
@@ -185,6 +236,18 @@ class MusicRequest:
 
 BOUNDS: dict[str, Bounds] = {one.name: one.metadata["bounds"] for one in fields(MusicRequest) if one.metadata}
 DEFAULTS = ("guidance", "temperature", "top_k", "top_p", "steps")  # fields that a bundle has defaults for
+
+
+def _notes(melody: Any) -> tuple[Note, ...]:
+    """Notes as they are given, or of a file or sound."""
+    if isinstance(melody, list | tuple) and not hasattr(melody, "sample_rate"):
+        try:
+            return tuple((float(start), float(duration), float(pitch)) for start, duration, pitch in melody)
+        except (TypeError, ValueError):
+            raise UserError(f"melody is {repr(melody)[:60]}; give {WORDS['melody'].takes}") from None
+    from ssmttm.engine.melody import notes_of
+
+    return notes_of(melody)
 
 
 def draw_seed() -> int:

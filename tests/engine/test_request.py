@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +41,14 @@ def test_seeds_are_kept_or_drawn() -> None:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_each_bound_holds(name: str) -> None:
     bounds, config = BOUNDS[name], GenerationConfig(max_seconds=86_400)
+    beside: dict[str, object] = {"prompt": "x"} | ({"bpm": 100} if name == "bars" else {})
     lowest = bounds.low + 1e-3 if bounds.above else bounds.low
     for value in (lowest, bounds.high):
-        MusicRequest(**{"prompt": "x", name: value}).filled(config)
+        MusicRequest(**{**beside, name: value}).filled(config)
     outside = [bounds.low if bounds.above else bounds.low - 1, bounds.high + 1, float("nan"), float("inf")]
     for value in outside:
         with pytest.raises(UserError, match=f"^{name} is .*; give a"):
-            MusicRequest(**{"prompt": "x", name: value}).filled(config)
+            MusicRequest(**{**beside, name: value}).filled(config)
 
 
 def numbers(value: float) -> list[object]:
@@ -57,10 +60,11 @@ def numbers(value: float) -> list[object]:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_numbers_of_other_libraries_become_pythons_own(name: str) -> None:
     bounds = BOUNDS[name]
-    for value in numbers(3 if bounds.is_whole else 0.5):
+    for value in numbers(3 if bounds.is_whole else max(0.5, bounds.low)):
         if bounds.is_whole and "int" not in str(value.dtype):  # type: ignore[attr-defined]
             continue
-        request = MusicRequest(**{"prompt": "x", name: value})  # type: ignore[arg-type]
+        beside: dict[str, object] = {"bpm": 100} if name == "bars" else {}
+        request = MusicRequest(**{"prompt": "x", **beside, name: value})  # type: ignore[arg-type]
         kept = getattr(request, name)
         assert type(kept) in (int, float)
         assert kept == value
@@ -70,8 +74,7 @@ def test_numbers_of_other_libraries_become_pythons_own(name: str) -> None:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_what_is_no_number_is_refused_by_name(name: str) -> None:
     whole = [1.0, 1.5, np.float64(1), math.inf, torch.tensor(1.0)] if BOUNDS[name].is_whole else []
-    none = [] if name != "seconds" else [None]
-    for value in ["1", True, np.True_, torch.tensor(True), 1j, [1], np.array([1, 2]), np.array([1]), {}, *whole, *none]:
+    for value in ["1", True, np.True_, torch.tensor(True), 1j, [1], np.array([1, 2]), np.array([1]), {}, *whole]:
         with pytest.raises(UserError, match=f"^{name} is .*; give a") as refused:
             MusicRequest(**{"prompt": "x", name: value})  # type: ignore[arg-type]
         assert "\n" not in str(refused.value)
@@ -139,3 +142,28 @@ def test_names_and_bounds_are_written_down_once() -> None:
     assert set(BOUNDS) <= set(generate.__annotations__)
     for name, bounds in BOUNDS.items():
         assert ClipForm.model_fields[name].description == bounds.help
+
+
+def test_bars_are_a_length() -> None:
+    request = MusicRequest("x", bpm=96.5, meter="3/4", bars=8)
+    assert request.seconds == pytest.approx(8 * 3 * 60 / 96.5, abs=1e-9)
+    assert replace(request, seed=3).filled(GenerationConfig()).seconds == request.seconds
+    assert MusicRequest("x").seconds == 10
+    for wrong, said in (
+        ({"bars": 4}, "bars needs bpm, which says how long a bar is"),
+        ({"bars": 4, "bpm": 100, "seconds": 3}, "seconds and bars both say how long the clip is; give one of them"),
+    ):
+        with pytest.raises(UserError, match=said):
+            MusicRequest(**{"prompt": "x", **wrong})
+    with pytest.raises(UserError, match="bars is 800, which takes 1920 s; give up to 600 s"):
+        MusicRequest("x", bpm=100, bars=800).filled(GenerationConfig())
+
+
+def test_what_was_asked_besides_text_is_told_as_json() -> None:
+    assert MusicRequest("x", 3.0, 1, guidance=2.0).told == {}
+    asked = {"bpm": 100, "chords": "Am | F", "drums": False, "controls": [{"at": "bar 2", "bass": None}]}
+    asked["melody"] = [[0.0, 1.0, 60.0]]
+    assert json.loads(json.dumps(MusicRequest("x", **asked).told)) == asked
+    assert json.loads(json.dumps(MusicRequest("x", controls={"beat": {"bpm": 9}}).told)) == {
+        "controls": {"beat": {"bpm": 9}}
+    }

@@ -48,6 +48,7 @@ class FakeService:
             max_prompt_tokens=20,
             formats=list(MEDIA_TYPES),
             defaults={"steps": 2},
+            asked_by={"prompt": "calm piano", "bpm": 96.5, "bars": 8, "drums": False},
         )
 
     async def check(self, request: MusicRequest) -> Refusal | None:

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"seconds": -1}, "seconds"),
     ({"seconds": 1e9}, "seconds"),
     ({"seconds": "long"}, "seconds"),
-    ({"seconds": None}, "seconds"),
+    ({"seconds": "x"}, "seconds"),
     ({"seconds": "1"}, "seconds"),
     ({"seconds": True}, "seconds"),
     ({"guidance": False}, "guidance"),
@@ -136,6 +138,35 @@ def test_every_field_reaches_the_generator() -> None:
     settings["controls"] = {"beat": [1, None], "key": "A minor"}
     call(make_api(service), "POST", URL, json={**GOOD, **settings, "seed": 0, "format": "ogg"})
     assert service.requests == [MusicRequest("calm piano", 1, 0, **settings)]
+
+
+WORDS: dict[str, Any] = {
+    "bpm": 96.5,
+    "meter": "3/4",
+    "chords": "Am | F",
+    "key": "A minor",
+    "drums": False,
+    "bass": True,
+    "density": 0.3,
+    "brightness": 0.7,
+    "melody": [[0, 1, 60]],
+    "controls": [{"at": "bar 2", "drums": True}],
+}
+
+
+def test_words_reach_the_generator_from_both_doors_and_are_told_by_the_file() -> None:
+    service = FakeService()
+    api = make_api(service)
+    made = call(api, "POST", URL, json={"prompt": "calm piano", "bars": 1, "seed": 0, **WORDS})
+    (request,) = service.requests
+    assert request == MusicRequest("calm piano", seed=0, bars=1, **WORDS)
+    samples, comment = decoded(made.content)
+    assert len(samples) == round(3 * 60 / 96.5 * RATE)
+    assert comment["asked"] == json.loads(json.dumps(request.told))
+    form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in WORDS.items()}
+    files = {"audio": ("a.wav", wav(1.0), "audio/wav")}
+    call(api, "POST", EXTENSIONS, data={"prompt": "calm piano", "bars": "1", "seed": "0", **form}, files=files)
+    assert replace(service.requests[-1], audio=None) == request
 
 
 def test_variations_are_consecutive_seeds_beside_what_made_them() -> None:

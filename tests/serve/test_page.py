@@ -126,6 +126,25 @@ def test_music_plays_while_it_is_made(width: int, dark: bool, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_the_page_asks_by_what_the_model_knows() -> None:
+    chromium()
+    service = FakeService()
+    with serving(service) as url, open_page(False, 800) as page:
+        page.goto(url)
+        page.get_by_text("Tempo, chords, parts").click()
+        assert page.get_by_label("BPM").is_visible()
+        assert not page.get_by_label("Chords").is_visible()
+        page.get_by_label("Describe the music").fill("calm")
+        page.get_by_label("BPM").fill("120.5")
+        page.get_by_label("Bars").fill("1")
+        page.get_by_label("Drums").select_option("off")
+        page.get_by_role("button", name="Make music").click()
+        page.get_by_text("real time").wait_for()
+        (request,) = service.requests
+        assert (request.bpm, request.bars, request.drums, request.chords) == (120.5, 1, False, None)
+
+
+@pytest.mark.slow
 def test_a_clip_is_stopped_and_frees_its_place() -> None:
     service = FakeService(pause_s=1.0)
     with serving(service) as url, open_page() as page:

@@ -26,7 +26,15 @@ def post(url: str = URL, **arguments: Any) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seconds": None}, "seconds: give a length above 0 and up to 86400, or leave it out"),
+        ({"seconds": 0}, "seconds: give a length above 0 and up to 86400, or leave it out"),
+        ({"bpm": 5}, "bpm: give a number from 20 to 400, or leave it out"),
+        ({"drums": "off"}, "drums: Input should be a valid boolean"),
+        ({"bars": 4, "seconds": 1}, "bars needs bpm, which says how long a bar is"),
+        ({"bars": 4, "bpm": 90}, "seconds and bars both say how long the clip is; give one of them"),
+        ({"meter": 9, "bpm": 90}, "meter is 9; give 2 to 7 beats a bar, as 3 or 3/4, or 6/8"),
+        ({"melody": [[1, 2]]}, "melody is [[1.0, 2.0]]; give notes [start in s, duration in s, MIDI pitch]"),
+        ({"melody": "/etc/passwd"}, "melody: Input should be a valid list"),
+        ({"controls": [{"at": "bar 5", "drums": False}]}, "at: 'bar 5' needs bpm"),
         ({"seconds": True}, "seconds: give a length above 0 and up to 86400, or leave it out"),
         ({"seconds": "10"}, "seconds: give a length above 0 and up to 86400, or leave it out"),
         ({"temperature": -1}, "temperature: give a number from 0.01 to 5, or 0, or leave it out"),
@@ -114,8 +122,10 @@ def test_forms_say_what_they_lack() -> None:
     for fields, said in (
         ({}, "prompt: it is missing; give what the music should be like"),
         ({"prompt": "x", "seconds": "ten"}, "seconds: give a length above 0"),
-        ({"prompt": "x", "controls": "{"}, "controls: give a JSON object"),
-        ({"prompt": "x", "bpm": "120"}, "bpm: unknown; the fields are prompt, "),
+        ({"prompt": "x", "controls": "{"}, "controls: give a JSON object or list"),
+        ({"prompt": "x", "melody": "{"}, "melody: give a JSON object or list"),
+        ({"prompt": "x", "tempo": "120"}, "tempo: unknown; "),
+        ({"prompt": "x", "bars": "4"}, "bars needs bpm"),
     ):
         status, message = post(EXTENSIONS, data=fields, files=audio)
         assert status == 422

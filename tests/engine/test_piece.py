@@ -1,0 +1,168 @@
+"""What a request asks for as the models take it: words become the controls of the bundle, on every door's way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from command_line import Command
+from tiny_bundle import write_tiny_bundle
+
+from serve.api import make_api
+from serve.language_model import LanguageModel
+from serve.renderer import Renderer
+from serve.service import Service
+from ssmttm import audio
+from ssmttm.conditions.base import ControlConditioner, Excerpt
+from ssmttm.conditions.registry import CONDITIONERS
+from ssmttm.engine.generator import Generator
+from ssmttm.errors import UserError
+
+CONTROLS = {"beat": 1, "chord": 1, "drums": 1}
+
+
+class Stub(ControlConditioner):
+    """A control that any value, or timeline of values, makes a number of."""
+
+    name, channels = "stub", 1
+
+    def measure(self, excerpt: Excerpt) -> np.ndarray | None:
+        return None
+
+    def encode(self, value: Any, frames: int, frame_rate: float) -> np.ndarray:
+        line = value if isinstance(value, list) else [[0.0, value]]
+        told = np.full((1, frames), np.nan)
+        for time_s, one in line:
+            told[:, round(time_s * frame_rate) :] = np.nan if one is None else len(json.dumps(one)) - 5.0
+        return told
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of random weights, with three controls whose conditioners are stubs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CONTROLS:
+            patch.setitem(CONDITIONERS, name, Stub)
+        yield write_tiny_bundle(str(tmp_path_factory.mktemp("asked")), controls=CONTROLS)
+
+
+@pytest.fixture(scope="module")
+def generator(bundle: str) -> Generator:
+    return Generator.load(bundle, "cpu")
+
+
+def test_words_are_the_controls_that_they_stand_for(generator: Generator) -> None:
+    words = generator.generate("x", seed=1, bpm=120, bars=2, chords="Am F", drums=False)
+    assert words.samples.shape[1] == round(2 * 4 * 60 / 120 * generator.sample_rate)
+    controls = {"beat": {"bpm": 120, "meter": 4}, "chord": [[0.0, "Am"], [2.0, "F"]], "drums": False}
+    named = generator.generate("x", 4.0, 1, controls=controls)
+    assert np.array_equal(words.samples, named.samples)
+    assert not np.array_equal(words.samples, generator.generate("x", 4.0, 1).samples)
+
+
+def test_a_change_is_heard_from_its_time_on(generator: Generator) -> None:
+    steady = generator.generate("x", 3.0, 2, bpm=120, drums=False).samples
+    changed = generator.generate("x", 3.0, 2, bpm=120, drums=False, controls=[{"at": "bar 2", "drums": True}]).samples
+    other = np.flatnonzero((steady != changed)[0])[0] / generator.sample_rate
+    assert 1.5 < other < 2.2  # stage 2 looks a little ahead
+
+
+def test_what_goes_on_counts_from_the_beginning_of_the_given_audio(generator: Generator) -> None:
+    given = generator.generate("x", 1.0, 3)
+    at = [{"at": 1.5, "drums": True}]
+    steady, changed = (generator.extend(given, "x", 1.0, 3, controls=one).samples[0] for one in ([], at))
+    assert 1.2 < np.flatnonzero(steady != changed)[0] / generator.sample_rate < 1.7
+
+
+def test_what_the_model_does_not_know_is_refused_before_anything_is_read(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"^density: this model cannot be asked by density; it takes bpm, meter, bars, chords, drums$"
+    with pytest.raises(UserError, match=said):
+        generator.stream("x", 1.0, density=0.5)
+    given = generator.generate("x", 1.0, 3)
+    monkeypatch.setattr("ssmttm.engine.continuation.GivenAudio", None)
+    with pytest.raises(UserError, match=said):
+        generator.extend(given, "x", 1.0, controls=[{"at": 1, "density": 0.5}])
+
+
+def test_a_file_tells_what_was_asked_and_makes_it_again(generator: Generator, bundle: str, tmp_path: Path) -> None:
+    first, again = str(tmp_path / "first.wav"), str(tmp_path / "again.wav")
+    asked = {"bpm": 150, "bars": 1, "chords": "Am F | C", "drums": True, "controls": [{"at": 0.5, "drums": None}]}
+    stream = generator.stream("x", seed=4, **asked)
+    clip = audio.Audio(np.concatenate([piece.samples for piece in stream], axis=1), generator.sample_rate)
+    generator.save(first, clip, stream.request, 4)
+    told = audio.read_metadata(first)
+    assert told["asked"] == asked
+    generator.save(again, generator.generate(told["prompt"], seed=told["seed"], **told["asked"]), stream.request, 4)
+    assert Path(first).read_bytes() == Path(again).read_bytes()
+    generator.save(again, clip, "x", 4)
+    assert "asked" not in audio.read_metadata(again)
+
+
+def test_the_command_line_asks_by_the_same_words(
+    generator: Generator,
+    bundle: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ssmttm, out = Command(monkeypatch, capsys), str(tmp_path / "a.flac")
+    words = ("--bpm", "150", "--meter", "3/4", "--bars", "1", "--chords", "Am F | C", "--drums", "off")
+    arguments = ("generate", "x", "--bundle", bundle, "--out", out, "--seed", "5")
+    code, _, err = ssmttm(*arguments, *words, "--at", "bar 1 beat 2: drums=on", "--at", "0.8: drums=none, chords=F")
+    assert (code, err) == (0, "")
+    asked = audio.read_metadata(out)["asked"]
+    assert asked == {
+        "bpm": 150,
+        "meter": 3,
+        "bars": 1,
+        "chords": "Am F | C",
+        "drums": False,
+        "controls": [{"at": "bar 1 beat 2", "drums": True}, {"at": 0.8, "drums": None, "chords": "F"}],
+    }
+    assert np.abs(audio.read(out).samples - generator.generate("x", seed=5, **asked).samples).max() < 1e-4
+    for options, said in (
+        (("--bars", "4"), "bars needs bpm"),
+        (("--key", "A minor"), "key: this model cannot be asked by key; it takes bpm, "),
+        (("--drums", "maybe"), "drums is 'maybe'; give true or false"),
+        (("--at", "bar 2"), "--at  names no value; give NAME=VALUE"),
+        (("--at", "1: drums=on", "--control", "drums=true"), "--control holds for the whole piece"),
+    ):
+        code, _, err = ssmttm(*arguments, *options)
+        assert code == 2
+        assert err.startswith(f"error: {said}")
+
+
+def test_a_bundle_says_what_it_can_be_asked_by(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over HTTP, to `doctor`, and in its card."""
+    language_model = LanguageModel(bundle, slots=2)
+    renderer = Renderer(bundle, language_model)
+    api = make_api(Service(language_model, renderer))
+
+    async def ask(method: str, path: str, **arguments: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
+            return await client.request(method, path, timeout=120, **arguments)
+
+    body = {"prompt": "x", "seed": 1, "bpm": 150, "bars": 1, "drums": False}
+    try:
+        (model,) = asyncio.run(ask("GET", "/v1/models")).json()["data"]
+        made = asyncio.run(ask("POST", "/v1/music/generations", json=body))
+        refused = asyncio.run(ask("POST", "/v1/music/generations", json={**body, "key": "A minor"}))
+    finally:
+        language_model.close()
+        renderer.close()
+    assert list(model["asked_by"]) == ["prompt", "bpm", "meter", "bars", "chords", "drums"]
+    assert made.status_code == 200
+    assert (refused.status_code, refused.json()["error"][:44]) == (400, "key: this model cannot be asked by key; it t")
+    told = json.loads(Command(monkeypatch, capsys)("doctor", "--preset", "tiny", "--bundle", bundle, "--json")[1])
+    assert told["bundle"]["asked by"] == "prompt, bpm, meter, bars, chords, drums"
+    card = Path(bundle, "README.md").read_text()
+    assert '| chords | `"Am F \\| C G7/B \\| %"` |' in card
