@@ -167,7 +167,7 @@ class Delivery:
 def made_from(model_id: str, request: MusicRequest) -> dict[str, Any]:
     """What a file of this request says of itself."""
     assert request.seed is not None
-    return files.provenance(model_id, request.prompt, request.seed, request.told)
+    return files.provenance(model_id, request.title, request.seed, request.told)
 
 
 async def encoded(audio: Audio, extension: str, model_id: str, request: MusicRequest) -> bytes:

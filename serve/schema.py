@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ssmttm.audio import Audio
 from ssmttm.conditions.handles import MOST_NOTES, WORDS
-from ssmttm.engine.request import BOUNDS, MusicRequest
+from ssmttm.engine.request import BOUNDS, MOST_PROMPTS, WEIGHT, MusicRequest
 from ssmttm.errors import UserError
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
 MAX_VARIATIONS = 8
 MAX_PROMPT_CHARS = 10_000  # the model's own limit, which is lower, is told by /v1/models
 PROMPT = "calm piano in a minor key, slow"
-NESTED = ("controls", "melody")  # fields that are JSON where a form holds text alone
+NESTED = ("controls", "melody", "prompts")  # fields that are JSON where a form holds text alone
 
 Format = Literal["wav", "flac", "ogg", "mp3"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -37,6 +37,15 @@ def _word(name: str, **bounds: Any) -> Any:
     return Field(None, description=told.takes, examples=[told.example], **bounds)
 
 
+class Weighted(BaseModel):
+    """A prompt among others. Weights are divided by their sum."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    text: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
+    weight: float = Field(1.0, gt=WEIGHT.low, le=WEIGHT.high, description=WEIGHT.help)
+
+
 class ClipForm(BaseModel):
     """One clip. Fields left out take the model's defaults; unknown fields are refused."""
 
@@ -47,12 +56,22 @@ class ClipForm(BaseModel):
         json_schema_extra={"examples": [{"prompt": PROMPT, "seconds": 120, "seed": 1, "format": "ogg"}]},
     )
 
-    prompt: str = Field(
-        description="what the music should be like", min_length=1, max_length=MAX_PROMPT_CHARS, examples=[PROMPT]
+    prompt: str | None = Field(
+        None, description="what the music should be like", min_length=1, max_length=MAX_PROMPT_CHARS, examples=[PROMPT]
+    )
+    prompts: list[Weighted] = Field(
+        [],
+        description="more prompts, each with a weight beside the others'; that of prompt is 1",
+        max_length=MOST_PROMPTS,
+        examples=[[{"text": "techno", "weight": 0.7}, {"text": "solo piano", "weight": 0.3}]],
+    )
+    negative: str | None = Field(
+        None, description="what to lead away from", min_length=1, max_length=MAX_PROMPT_CHARS, examples=["vocals"]
     )
     seconds: float | None = _asked("seconds")
     seed: int | None = _asked("seed")
     guidance: float | None = _asked("guidance")
+    control_guidance: float | None = _asked("control_guidance")
     temperature: float | None = _asked("temperature")
     top_k: int | None = _asked("top_k")
     top_p: float | None = _asked("top_p")
@@ -86,6 +105,8 @@ class ClipForm(BaseModel):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> ClipForm:
+        if self.prompt is None and not self.prompts:
+            raise ValueError(f"prompt: it is missing; give {type(self).model_fields['prompt'].description}")
         try:
             seconds = self.request(0).seconds
         except UserError as error:
@@ -97,7 +118,8 @@ class ClipForm(BaseModel):
     def request(self, seed: int, audio: Audio | None = None) -> MusicRequest:
         """What the engine is asked for, with this seed in the place of the form's."""
         names = {one.name for one in fields(MusicRequest)} - {"seed", "audio"}
-        return MusicRequest(**self.model_dump(include=names), seed=seed, audio=audio)
+        values = self.model_dump(include=names)
+        return MusicRequest(**{**values, "prompt": self.prompt or ""}, seed=seed, audio=audio)
 
 
 class MusicForm(ClipForm):

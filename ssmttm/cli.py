@@ -58,6 +58,22 @@ def _word(name: str, metavar: str, help: str | None = None) -> Any:
     return typer.Option(metavar=metavar, help=f"{shown[0].upper()}{shown[1:]}", rich_help_panel=HANDLES)
 
 
+def _text(given: str) -> str:
+    """Text from the terminal, whose encoding may not know some of its bytes."""
+    if any("\udc80" <= one <= "\udcff" for one in given):
+        return os.fsencode(given).decode("utf-8", "surrogateescape")
+    return given
+
+
+def _weighted(option: str) -> tuple[str, float]:
+    """TEXT=WEIGHT, of weight 1 where none is given."""
+    text, sign, weight = option.rpartition("=")
+    try:
+        return (_text(text), float(weight)) if sign else (_text(option), 1.0)
+    except ValueError:
+        raise UserError(f"--prompt {option} ends in no number; give TEXT=WEIGHT") from None
+
+
 def _value(text: str) -> Any:
     """What a value on the command line means: on, off, JSON; anything else is text."""
     import json
@@ -97,7 +113,16 @@ def _controls(control: list[str], at: list[str]) -> dict[str, Any] | list[dict[s
     'ssmttm generate "funk" --bpm 96.5 --bars 8 --chords "Am F | C G7/B | %" --drums off --at "bar 5: drums=on"',
 )
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")],
+    prompt: Annotated[str, typer.Argument(help="What the music should be like, in English.")] = "",
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT=WEIGHT",
+            help="One more prompt, with a weight; that of the first argument is 1. May be given again.",
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What to lead away from.")] = None,
     out: Annotated[str, typer.Option(help="File to write; .wav, .flac, .ogg or .mp3.")] = "music.wav",
     seconds: Annotated[float | None, _asked("seconds")] = None,
     seed: Annotated[int | None, _asked("seed")] = None,
@@ -131,6 +156,7 @@ def generate(
         ),
     ] = None,
     guidance: Annotated[float | None, _asked("guidance", DRAWING)] = None,
+    control_guidance: Annotated[float | None, _asked("control_guidance", DRAWING)] = None,
     temperature: Annotated[float | None, _asked("temperature", DRAWING)] = None,
     top_k: Annotated[int | None, _asked("top_k", DRAWING)] = None,
     top_p: Annotated[float | None, _asked("top_p", DRAWING)] = None,
@@ -166,10 +192,10 @@ def generate(
     from ssmttm.audio import Audio
     from ssmttm.engine.generator import Generator
 
-    if any("\udc80" <= one <= "\udcff" for one in prompt):  # bytes that the terminal's encoding does not know
-        prompt = os.fsencode(prompt).decode("utf-8", "surrogateescape")
+    if not (prompt or mix):
+        raise UserError("no prompt is given; describe the music, e.g. 'calm solo piano, slow'")
     request = MusicRequest(
-        prompt,
+        _text(prompt),
         seconds,
         seed,
         guidance,
@@ -188,6 +214,9 @@ def generate(
         density=density,
         brightness=brightness,
         melody=melody,
+        prompts=[_weighted(one) for one in mix or []],
+        negative=None if negative is None else _text(negative),
+        control_guidance=control_guidance,
     )
     generator = Generator.load(bundle, precision=precision)
     stream = generator.stream(request)

@@ -8,7 +8,7 @@ delayed sequence holds frame s - k of codebook k.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,17 +32,28 @@ class Decoder:
         seeds: one per clip.
         sampling: of all clips. With guidance 1 the unconditional rows are left out.
         rereading: of pieces that are longer than what the model was trained on.
+        rows, combine: for guidance of another kind, the conditions of all rows that each clip takes, B of each, and
+            what becomes of their logits [B, K, V].
     """
 
     def __init__(
-        self, lm: MusicLM, text: Conditions, seeds: Sequence[int], sampling: Sampling, rereading: Rereading = NEVER
+        self,
+        lm: MusicLM,
+        text: Conditions,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        rereading: Rereading = NEVER,
+        rows: Sequence[Conditions] = (),
+        combine: Callable[..., Tensor] | None = None,
     ):
         self._lm, self._seeds, self._sampling, self._rereading = lm, list(seeds), sampling, rereading
         rereading.check(lm.config.num_codebooks)
         self._device = next(lm.parameters()).device
-        self._guided = sampling.guidance != 1.0
+        guided, unguided = [text, text.as_null()], [text]
+        parts = list(rows) or (unguided if sampling.guidance == 1.0 else guided)
+        self._count, self._blend = len(parts), combine or self._guide
         self._sampling_rows = SamplingRows.of([sampling] * len(self._seeds), self._device)
-        self._text = (Conditions.cat(text, text.as_null()) if self._guided else text).to(self._device)
+        self._text = (Conditions.cat(*parts) if len(parts) > 1 else parts[0]).to(self._device)
 
     def frames(self, frames: int, primer_BKT: Tensor | None = None) -> Iterator[Tensor]:
         """Yield `frames` new frames of codes, int64 [B, K] each, continuing after the codes of `primer_BKT`.
@@ -53,7 +64,8 @@ class Decoder:
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         total = known + frames
         recent: deque[Tensor] = deque(maxlen=max(codebooks, self._rereading.frames))
-        logits_BKV = self._prefill()
+        self._controls_RSP = self._lm.controls(self._text, total + codebooks)
+        logits_BKV = self._prefill(self._text)
         for step in range(total + codebooks - 1):
             tokens_BK = self._draw(logits_BKV, step, total, primer_BKT)
             recent.append(tokens_BK)
@@ -64,34 +76,37 @@ class Decoder:
                 return
             if self._rereading.is_due(step + 1):
                 last_BKS = torch.stack(list(recent)[-self._rereading.frames :], dim=2)
-                logits_BKV = self._prefill(as_beginning(last_BKS, self._lm.special))
+                conditions = self._text.frames(step + 1 - self._rereading.frames, total + codebooks)
+                logits_BKV = self._prefill(conditions, as_beginning(last_BKS, self._lm.special))
             else:
-                logits_BKV = self._step(tokens_BK)
+                logits_BKV = self._step(tokens_BK, step + 1)
 
     @torch.inference_mode()
-    def _prefill(self, delayed_BKS: Tensor | None = None) -> Tensor:
+    def _prefill(self, conditions: Conditions, delayed_BKS: Tensor | None = None) -> Tensor:
         logits_RKV, self._state = self._lm.prefill(
-            self._text, None if delayed_BKS is None else self._for_rows(delayed_BKS)
+            conditions, None if delayed_BKS is None else self._for_rows(delayed_BKS)
         )
         self._graph = capture(self._lm, self._state)
         return self._combine(logits_RKV)
 
     def _for_rows(self, tokens: Tensor) -> Tensor:
-        return torch.cat([tokens, tokens]) if self._guided else tokens
+        return torch.cat([tokens] * self._count)
 
     @torch.inference_mode()
-    def _step(self, tokens_BK: Tensor) -> Tensor:
+    def _step(self, tokens_BK: Tensor, step: int) -> Tensor:
         tokens_RK = self._for_rows(tokens_BK)
+        controls_RP = None if self._controls_RSP is None else self._controls_RSP[:, step]
         if self._graph is not None:
-            return self._combine(self._graph(tokens_RK))
-        logits_RKV, self._state = self._lm.step(tokens_RK, self._state)
+            return self._combine(self._graph(tokens_RK, controls_RP))
+        logits_RKV, self._state = self._lm.step(tokens_RK, self._state, controls_RP)
         return self._combine(logits_RKV)
 
     def _combine(self, logits_RKV: Tensor) -> Tensor:
-        logits_RKV = logits_RKV.float()
-        if not self._guided:
-            return logits_RKV
-        conditional_BKV, unconditional_BKV = logits_RKV.chunk(2)
+        return self._blend(*logits_RKV.float().chunk(self._count))
+
+    def _guide(self, conditional_BKV: Tensor, unconditional_BKV: Tensor | None = None) -> Tensor:
+        if unconditional_BKV is None:
+            return conditional_BKV
         return guide(conditional_BKV, unconditional_BKV, self._sampling.guidance)
 
     def _draw(self, logits_BKV: Tensor, step: int, total: int, primer_BKT: Tensor | None) -> Tensor:

@@ -63,6 +63,8 @@ function fields() {
   for (const [name, read] of Object.entries(HANDLES)) {
     if (handle(name).value !== "") chosen[name] = read(handle(name).value);
   }
+  if (element("negative").value.trim()) chosen.negative = element("negative").value;
+  if (element("control_guidance").value !== "") chosen.control_guidance = Number(element("control_guidance").value);
   if ("bars" in chosen) delete chosen.seconds;
   return chosen;
 }

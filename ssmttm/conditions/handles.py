@@ -19,7 +19,8 @@ LOWEST_BPM, HIGHEST_BPM, MOST_BARS = 20, 400, 10_000
 MOST_CHORDS, MOST_NOTES = 16, 4096  # of a bar, and of a melody
 USUAL_METER = 4  # where bars are counted and nobody says how
 NEAR = 1e-6  # of a bar: two times that are nearer are one
-_AT = re.compile(r"bar\s+(\d+)(?:\s+beat\s+(\d+(?:\.\d+)?))?", re.IGNORECASE)
+LATEST_S = 86_400
+_AT = re.compile(r"bar\s+(\d{1,6})(?:\s+beat\s+(\d(?:\.\d+)?))?", re.IGNORECASE)
 
 Note = tuple[float, float, float]
 
@@ -296,7 +297,7 @@ def _chords(text: str | None, start_s: float, end_s: float, grid: Grid) -> Itera
 
 def _time_of(at: Any, grid: Grid) -> float:
     """Seconds; of a bar, from those that are known so far."""
-    if isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < math.inf:
+    if isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at <= LATEST_S:
         return float(at)
     found = _AT.fullmatch(at.strip()) if isinstance(at, str) else None
     if found is None or int(found[1]) < 1 or (found[2] and float(found[2]) < 1):

@@ -204,7 +204,7 @@ class Generator:
         made = BOUNDS["seed"].plain("seed", seed)
         BOUNDS["seed"].check("seed", made)
         asked = prompt if isinstance(prompt, MusicRequest) else MusicRequest(prompt)
-        return files.encode(audio, extension, files.provenance(self.model_id, asked.prompt, int(made), asked.told))
+        return files.encode(audio, extension, files.provenance(self.model_id, asked.title, int(made), asked.told))
 
     def save(self, uri: str | os.PathLike[str], audio: Audio, prompt: str | MusicRequest, seed: int) -> None:
         """Write `to_bytes` to a file whose format follows from its extension.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63 - 1
 SECONDS = 10.0  # of a clip whose length nobody says
+MOST_PROMPTS = 4  # that one clip mixes: each is read for every frame
 WHOLE = "a whole number"
 UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"}  # Unicode categories of what leaves the paper white
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # so do these, letters and signs by their category: fillers, Braille's blank
@@ -83,20 +84,20 @@ class Bounds:
         return f"{self.kind} from {self.low} to {high}"
 
 
-def check_prompt(prompt: str, longest: int) -> None:
+def check_prompt(prompt: str, longest: int, name: str = "the prompt") -> None:
     """Raises UserError unless a prompt is visible text of at most `longest` characters."""
     if not isinstance(prompt, str):
-        raise UserError(f"the prompt is of type {type(prompt).__name__}; give text")
+        raise UserError(f"{name} is of type {type(prompt).__name__}; give text")
     if len(prompt) > longest:
-        raise UserError(f"the prompt has {len(prompt)} characters; shorten it to {longest}")
+        raise UserError(f"{name} has {len(prompt)} characters; shorten it to {longest}")
     for character in prompt:
         kind = unicodedata.category(character)
         if kind == "Cs":
-            raise UserError("the prompt is not valid Unicode text; it holds half of a surrogate pair")
+            raise UserError(f"{name} is not valid Unicode text; it holds half of a surrogate pair")
         if kind == "Cc" and character not in "\t\n\r":  # formats that keep the prompt end it there
-            raise UserError(f"the prompt holds the control character U+{ord(character):04X}; leave it out")
+            raise UserError(f"{name} holds the control character U+{ord(character):04X}; leave it out")
     if all(unicodedata.category(character) in UNSEEN or character in BLANKS for character in prompt):
-        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
+        raise UserError(f"{name} is empty; describe the music, e.g. 'calm solo piano, slow'")
 
 
 def _asked(
@@ -109,6 +110,9 @@ def _asked(
     least: float | None = None,
 ) -> Any:
     return field(default=default, metadata={"bounds": Bounds(help, low, high, kind, above, least)})
+
+
+WEIGHT = Bounds("how much a prompt counts beside the others", 0, 1000, above=True)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,12 @@ class MusicRequest:
     """One clip. What is None takes the bundle's default (the seed is drawn). Numbers of NumPy or torch are taken, and
     kept as Python's own.
 
+    prompts: texts with weights, (text, weight) each, as one of which, of weight 1, the prompt counts if there is one.
+        Weights are divided by their sum.
+    negative: what guidance leads away from, in the place of no text.
+    control_guidance: of stage 1, how closely to follow the controls: with c_i the logits of prompt i, k those of the
+        controls alone and u those of nothing, `u + h (k - u) + g (sum_i w_i c_i - k)`, where g is the guidance. Left
+        out h is g, and k, which costs a row of its own, is spared.
     seconds: 10 where neither they nor bars are given. guidance, temperature, top_k, top_p: of stage 1, see `Sampling`.
     steps: of stage 2; refused where there is none.
     audio: what the music continues, of any rate and number of channels, see `audio.checked`; `seconds` and `bars` are
@@ -145,7 +155,7 @@ class MusicRequest:
         UserError: naming the field, if a number is none, or a handle not what it takes.
     """
 
-    prompt: str
+    prompt: str = ""
     seconds: float | None = _asked(
         None, "length of the clip, 10 when left out; the model sets the upper limit", 0, 86_400, "a length", True
     )
@@ -171,6 +181,11 @@ class MusicRequest:
     density: float | None = _asked(None, "how many notes there are, from few to many", 0, 1)
     brightness: float | None = _asked(None, "how bright it sounds, from dark to bright", 0, 1)
     melody: Sequence[Note] | str | os.PathLike[str] | Audio | None = None
+    prompts: Sequence[tuple[str, float] | Mapping[str, Any]] = ()
+    negative: str | None = None
+    control_guidance: float | None = _asked(
+        None, "how closely to follow the controls; as the prompt when left out", 0, 20
+    )
 
     def __post_init__(self) -> None:
         for name, bounds in BOUNDS.items():
@@ -183,6 +198,11 @@ class MusicRequest:
             self._keep("meter", meter_of(self.meter))
         if self.melody is not None:
             self._keep("melody", _notes(self.melody))
+        self._keep("prompts", _weighted(self.prompts))
+        if len(self.texts) > MOST_PROMPTS:
+            raise UserError(
+                f"{len(self.texts)} prompts are asked for; give up to {MOST_PROMPTS}, the first one included"
+            )
         self._keep("seconds", self._length())
 
     def _keep(self, name: str, value: Any) -> None:
@@ -195,14 +215,44 @@ class MusicRequest:
         return next(value for value in (self.seconds, length_s, SECONDS) if value is not None)
 
     @property
+    def texts(self) -> tuple[tuple[str, float], ...]:
+        """The prompts with their weights, which add up to 1."""
+        given = (*([(self.prompt, 1.0)] if self.prompt or not self.prompts else []), *self.prompts)
+        total = sum(weight for _, weight in given)
+        return tuple((text, weight / total) for text, weight in given)
+
+    @property
+    def title(self) -> str:
+        """What the music should be like, as one text."""
+        return self.prompt if not self.prompts else " + ".join(f"{text} ({weight:.3g})" for text, weight in self.texts)
+
+    @property
+    def steers_controls(self) -> bool:
+        """Whether the controls have a guidance of their own."""
+        return self.control_guidance not in (None, self.guidance)
+
+    @property
+    def leads_away(self) -> bool:
+        """Whether guidance leads away from anything: whether it is read what the model says when nothing is asked."""
+        return (self.control_guidance if self.steers_controls else self.guidance) != 1
+
+    @property
+    def rows(self) -> int:
+        """Of recurrent state that the clip takes."""
+        return len(self.texts) + self.steers_controls + self.leads_away
+
+    @property
     def handles(self) -> Handles:
         """What is asked by words and controls."""
         return Handles(**{one.name: getattr(self, one.name) for one in fields(Handles)})
 
     @property
     def told(self) -> dict[str, Any]:
-        """What was asked by words and controls, as JSON values; empty where it was by text alone."""
-        given = {name: getattr(self, name) for name in (*WORDS, "controls")}
+        """What was asked besides one prompt, as JSON values by field."""
+        given = {name: getattr(self, name) for name in (*WORDS, "controls", "negative", "control_guidance")}
+        given["prompts"] = [{"text": text, "weight": weight} for text, weight in self.prompts] or None
+        if self.prompts:
+            given["prompt"] = self.prompt
         return {name: value for name, value in given.items() if value is not None and value != {} and value != ()}
 
     def filled(self, config: GenerationConfig) -> MusicRequest:
@@ -220,6 +270,12 @@ class MusicRequest:
             value = getattr(filled, name)
             if value is not None and name != "seconds":
                 bounds.check(name, value)
+        if filled.control_guidance is not None and not filled.handles.asked:
+            raise UserError(
+                f"control_guidance is {filled.control_guidance:g}, but no control is asked for; leave it out"
+            )
+        if filled.negative is not None and filled.rows == len(filled.texts):
+            raise UserError("negative has no effect where guidance is 1; give another guidance, or leave it out")
         assert filled.seconds is not None
         if self.bars is not None and filled.seconds > config.max_seconds:
             raise UserError(
@@ -238,12 +294,30 @@ BOUNDS: dict[str, Bounds] = {one.name: one.metadata["bounds"] for one in fields(
 DEFAULTS = ("guidance", "temperature", "top_k", "top_p", "steps")  # fields that a bundle has defaults for
 
 
+def _weighted(prompts: Any) -> tuple[tuple[str, float], ...]:
+    """Prompts as pairs, once each is a text with a weight."""
+    found = []
+    for one in (prompts,) if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence) else prompts:
+        try:
+            text, weight = (one["text"], one.get("weight", 1)) if isinstance(one, Mapping) else one
+            if not isinstance(text, str):
+                raise TypeError
+        except (TypeError, ValueError, KeyError):
+            told = repr(one)[:60]
+            raise UserError(f"prompts holds {told}; give texts with weights, as ('techno', 0.7)") from None
+        name = f"the weight of {' '.join(text.split())[:40]!r}"
+        plain = WEIGHT.plain(name, weight)
+        WEIGHT.check(name, plain)
+        found.append((text, float(plain)))
+    return tuple(found)
+
+
 def _notes(melody: Any) -> tuple[Note, ...]:
     """Notes as they are given, or of a file or sound."""
     if isinstance(melody, list | tuple) and not hasattr(melody, "sample_rate"):
         try:
             return tuple((float(start), float(duration), float(pitch)) for start, duration, pitch in melody)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"melody is {repr(melody)[:60]}; give {WORDS['melody'].takes}") from None
     from ssmttm.engine.melody import notes_of
 

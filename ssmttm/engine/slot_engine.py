@@ -245,7 +245,11 @@ class SlotEngine:
             for member in gone:
                 del self._active[member]
             room = min(self._batch.free + len(gone), JOINING)
-            joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            rows = self._batch.free_rows + sum(len(member.rows) for member in gone)
+            joining: list[CodeStream] = []
+            while self._waiting and len(joining) < room and self._waiting[0].piece.request.rows <= rows:
+                joining.append(self._waiting.popleft())  # in their order: who takes many rows is not passed by
+                rows -= joining[-1].piece.request.rows
         if gone:
             self._batch.leave(gone)
         if joining:

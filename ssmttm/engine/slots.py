@@ -1,7 +1,8 @@
 """Stage 1 for many requests at once: each holds a slot, and joins and leaves the batch between any two steps.
 
-Shapes: S slots, n members (slots in use), R rows of recurrent state (one per member, two with guidance), K codebooks,
-V codes, T frames. Step s of a member's delayed sequence holds frame s - k of codebook k.
+Shapes: S slots, n members (slots in use), R rows of recurrent state (one per member, two with guidance, more with
+several prompts or a guidance of the controls' own), P prompts, K codebooks, V codes, T frames. Step s of a member's
+delayed sequence holds frame s - k of codebook k.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ssmttm.conditions.base import Conditions
 from ssmttm.config import GenerationConfig
-from ssmttm.engine.piece import Piece
+from ssmttm.engine.piece import MOST_ROWS, Piece
 from ssmttm.engine.sampling import SamplingRows, guide, sample_each, uniform_table
 from ssmttm.errors import UserError
 from ssmttm.model.delay import as_beginning, shift_right
@@ -66,13 +67,39 @@ NEVER = Rereading()
 
 @dataclass(eq=False)
 class Member:
-    """A piece in its slot. `rows`: of its state, the conditional one and, with guidance, the unconditional one.
-    `controls_SP`: of the frames that codebook 0 writes step by step, packed; None for a model without controls."""
+    """A piece in its slot. `rows`: of its state, in the order that `Piece` names them in. `controls_SP`: of the frames
+    that codebook 0 writes step by step, packed; None for a model without controls."""
 
     piece: Piece
     slot: int
     controls_SP: Tensor | None
     rows: list[int] = field(default_factory=list)
+
+    @property
+    def asked_rows(self) -> list[int]:
+        """Those that hear the controls."""
+        return self.rows[: self.piece.prompts + self.piece.request.steers_controls]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has one prompt, and one guidance."""
+        return self.piece.prompts == 1 and not self.piece.request.steers_controls
+
+    def guided(self, logits_RKV: Tensor) -> Tensor:
+        """Logits [K, V]: `u + h (k - u) + g (sum_i w_i c_i - k)`, see `MusicRequest`."""
+        request, prompts = self.piece.request, self.piece.prompts
+        asked_KV = logits_RKV[self.rows[0]] * self.piece.weights[0]
+        for row, weight in zip(self.rows[1:prompts], self.piece.weights[1:], strict=True):
+            asked_KV = asked_KV + logits_RKV[row] * weight
+        if len(self.rows) == prompts:
+            return asked_KV
+        unasked_KV, controls_KV = logits_RKV[self.rows[-1]], logits_RKV[self.rows[prompts]]
+        anchor_KV = controls_KV  # one and the same where there is one row besides the prompts'
+        if len(self.rows) > prompts + 1:
+            assert request.control_guidance is not None
+            anchor_KV = guide(controls_KV, unasked_KV, request.control_guidance)
+        assert request.guidance is not None
+        return anchor_KV + request.guidance * (asked_KV - controls_KV)
 
 
 class Written(NamedTuple):
@@ -114,9 +141,10 @@ class SlotBatch:
         self.slots, self._lm, self._text_tokens, self._deterministic = slots, lm, text_tokens, deterministic
         self._rereading = rereading
         rereading.check(lm.config.num_codebooks)
-        most = 2 * slots if rows is None else rows
+        most = max(2 * slots, MOST_ROWS) if rows is None else rows
         if deterministic:
             most = -(-most // TILE) * TILE
+        self._most_rows = most
         counts = [most] if deterministic or rows is not None else None
         self._rows: FixedRows | GrowingRows = (
             FixedRows(lm, most, text_tokens, counts) if lm.fixed_state else GrowingRows(lm, text_tokens)
@@ -134,7 +162,7 @@ class SlotBatch:
     @classmethod
     def of(cls, lm: MusicLM, pieces: Sequence[Piece], rereading: Rereading = NEVER) -> SlotBatch:
         """A batch of these pieces alone, whose rows are as many as they take."""
-        rows = sum(_rows_of(piece) for piece in pieces)
+        rows = sum(piece.request.rows for piece in pieces)
         batch = cls(lm, len(pieces), max(map(tokens_of, pieces)), False, rereading, rows)
         batch.warm_up(compiled=False)
         batch.join(pieces)
@@ -155,6 +183,11 @@ class SlotBatch:
     def free(self) -> int:
         return len(self._free)
 
+    @property
+    def free_rows(self) -> int:
+        """Rows that nobody has; see `MusicRequest.rows`."""
+        return self._most_rows - len(self._owners)
+
     def warm_up(self, compiled: bool) -> bool:
         """See `FixedRows.warm_up`.
 
@@ -174,23 +207,31 @@ class SlotBatch:
         self._lm.check_length(self._rereading.longest_read(piece.known + piece.frames))
 
     def join(self, pieces: Sequence[Piece]) -> list[Member]:
-        """Read the prompts of new members. There must be as many free slots."""
+        """Read the prompts of new members. There must be as many free slots, and rows."""
         members = []
         for group in self._groups(pieces):
-            asked = self._conditions([piece.conditions.frames(0, 0) for piece in group])
+            asked = self._conditions([text for piece in group for text in _texts_of(piece)])
+            texts = len(asked)
             is_first = self._rows.null is None and not self._deterministic
-            if is_first and any(_rows_of(piece) == 2 for piece in group):  # two in one go take hardly longer than one
+            if is_first and any(_reads_null(piece) for piece in group):  # two in one go take hardly longer than one
                 asked = Conditions.cat(asked, asked.rows([0]).as_null())
             state = self._rows.read(asked)
-            if len(asked) > len(group):
-                self._rows.null = state, len(group)
-            for index, piece in enumerate(group):
+            if len(asked) > texts:
+                self._rows.null = state, texts
+            index = 0
+            for piece in group:
                 steps = piece.known + piece.frames + self._lm.config.num_codebooks - 1
-                controls_1SP = self._lm.controls(piece.conditions, steps)
-                member = Member(piece, self._free.pop(), None if controls_1SP is None else controls_1SP[0])
-                self._rows.put(self._give_row(member), state, index)
-                if _rows_of(piece) == 2:
-                    self._rows.put_null(self._give_row(member))
+                controls_PSP = self._lm.controls(piece.conditions, steps)
+                member = Member(piece, self._free.pop(), None if controls_PSP is None else controls_PSP[0])
+                for _ in piece.weights:
+                    self._rows.put(self._give_row(member), state, index)
+                    index += 1
+                for _ in range(piece.request.rows - piece.prompts):
+                    if piece.negative is None:
+                        self._rows.put_null(self._give_row(member))
+                    else:
+                        self._rows.put(self._give_row(member), state, index)
+                index += piece.negative is not None
                 self._begin(member)
                 members.append(member)
         self.members += members
@@ -241,6 +282,7 @@ class SlotBatch:
         device = self._rows.device
         self._conditional_n = _places([member.rows[0] for member in self.members], device)
         self._unconditional_n = _places([member.rows[-1] for member in self.members], device)
+        self._unusual = [(place, member) for place, member in enumerate(self.members) if not member.is_plain]
         self._sampling = SamplingRows.of([member.piece.request.sampling for member in self.members], device)
 
     @torch.inference_mode()
@@ -274,15 +316,19 @@ class SlotBatch:
         last_nSK = self._recent_SJK[slot_n[:, None], step_nS % self._recent_SJK.shape[1]]
         last_nKS = as_beginning(torch.from_numpy(last_nSK).transpose(1, 2), self._lm.special)
         self._token_SK[slot_n] = last_nKS[:, :, -1]
-        pairs = zip(members, step_nS.tolist(), strict=True)
-        asked = self._conditions([one.piece.conditions.frames(step_S[0], step_S[-1] + 1) for one, step_S in pairs])
+        spans = [(step_S[0], step_S[-1] + 1) for step_S in step_nS.tolist()]
         tokens_nKS = shift_right(last_nKS, self._lm.special)
-        for which, read in enumerate((asked, asked.as_null())):  # the conditional rows, the unconditional ones
-            if any(len(member.rows) > which for member in members):
-                state = self._rows.read(read, tokens_nKS)
-                for index, member in enumerate(members):
-                    if len(member.rows) > which:
-                        self._rows.put(member.rows[which], state, index)
+        # First the prompts' rows, then the others.
+        for conditions_of in (Piece.asked_between, Piece.others_between):
+            parts = [conditions_of(member.piece, *span) for member, span in zip(members, spans, strict=True)]
+            owners = [number for number, part in enumerate(parts) for _ in range(0 if part is None else len(part))]
+            if not owners:
+                continue
+            state = self._rows.read(self._conditions([part for part in parts if part is not None]), tokens_nKS[owners])
+            for index, number in enumerate(owners):
+                member = members[number]
+                first = 0 if conditions_of is Piece.asked_between else member.piece.prompts
+                self._rows.put(member.rows[first + index - owners.index(number)], state, index)
 
     def _step_rows(self) -> Tensor:
         """Guided logits [n, K, V] of the members' next codes."""
@@ -291,7 +337,10 @@ class SlotBatch:
         conditional_nKV = logits_RKV[self._conditional_n]
         if len(self._owners) == len(self.members):  # no guidance
             return conditional_nKV
-        return guide(conditional_nKV, logits_RKV[self._unconditional_n], self._sampling.guidance)
+        guided_nKV = guide(conditional_nKV, logits_RKV[self._unconditional_n], self._sampling.guidance)
+        for place, member in self._unusual:
+            guided_nKV[place] = member.guided(logits_RKV)
+        return guided_nKV
 
     def _controls(self) -> Tensor | None:
         """Packed controls [R, P] of the next step; nothing is asked of unconditional rows."""
@@ -300,7 +349,8 @@ class SlotBatch:
         controls_RP = torch.zeros(len(self._slot_R), self._lm.inputs.channels, device=self._rows.device)
         for member in self.members:
             assert member.controls_SP is not None
-            controls_RP[member.rows[0]] = member.controls_SP[self._step_S[member.slot]]
+            for row in member.asked_rows:
+                controls_RP[row] = member.controls_SP[self._step_S[member.slot]]
         return controls_RP
 
     def _uniforms(self, frame_nK: np.ndarray) -> np.ndarray:
@@ -329,7 +379,16 @@ class SlotBatch:
 
 
 def tokens_of(piece: Piece) -> int:
-    return piece.conditions["text"].mask_BS.shape[1]
+    return max(part["text"].mask_BS.shape[1] for part in _texts_of(piece))
+
+
+def _texts_of(piece: Piece) -> list[Conditions]:
+    """What is read before the first frame: the prompts, then the negative one."""
+    return [piece.conditions.frames(0, 0), *([] if piece.negative is None else [piece.negative])]
+
+
+def _reads_null(piece: Piece) -> bool:
+    return piece.negative is None and piece.request.rows > piece.prompts
 
 
 def _places(rows: Sequence[int], device: torch.device) -> slice | Tensor:
@@ -338,7 +397,3 @@ def _places(rows: Sequence[int], device: torch.device) -> slice | Tensor:
     if len(gaps) == 1 and min(gaps) > 0:
         return slice(rows[0], rows[-1] + 1, min(gaps))
     return torch.tensor(rows, device=device)
-
-
-def _rows_of(piece: Piece) -> int:
-    return 1 if piece.request.guidance == 1 else 2

@@ -30,7 +30,7 @@ from ssmttm.engine.piece import Finished, Piece
 from ssmttm.engine.sampling import frame_noise
 from ssmttm.errors import UserError
 from ssmttm.hardware import torch_threads
-from ssmttm.model.diffusion import LatentCompleter, Sampler
+from ssmttm.model.diffusion import Blend, LatentCompleter, Sampler
 
 BATCH = 8  # windows that a GPU renders in a call
 
@@ -55,8 +55,15 @@ class Window:
     @property
     def shape(self) -> tuple[int | None, ...]:
         """Windows of one shape can be completed together."""
-        context, steps = self.context, self.pieces[0].request.steps
-        return context.frames, len(context.trail), self.codes_BKT.shape[2], self.owned, steps
+        context, piece = self.context, self.pieces[0]
+        return (
+            context.frames,
+            len(context.trail),
+            self.codes_BKT.shape[2],
+            self.owned,
+            piece.request.steps,
+            piece.prompts,
+        )
 
 
 class FineSource(Protocol):
@@ -110,11 +117,7 @@ class FromStage2:
 
         frames, dim = window_BT.shape[1], self._codec.fine_dim
         firsts = [window.first_frame - known for window in windows]
-        asked = [
-            piece.conditions.frames(first, first + frames)
-            for window, first in zip(windows, firsts, strict=True)
-            for piece in window.pieces
-        ]
+        pieces = [(piece, first) for window, first in zip(windows, firsts, strict=True) for piece in window.pieces]
 
         def noise(draw: int) -> Tensor:
             drawn = [
@@ -126,7 +129,7 @@ class FromStage2:
         trail: list[Tensor] = []
         fine_BDT = self._completer.sample(
             self._codec.coarse(window_BT),
-            Conditions.cat(*asked).to(device),
+            blended(pieces, frames, device),
             noise(0),
             Sampler.of(self._config, steps, self._config.stage2_guidance),
             known_BDT=context_BDT,
@@ -140,6 +143,17 @@ class FromStage2:
         trails = zip(*(look_BDT[:, :, : known + owned].split(clips) for look_BDT in trail), strict=True)
         codes = window_BT[:, : known + owned].split(clips)
         return [Finished(*parts) for parts in zip(codes, fine_BDT.split(clips), trails, strict=True)]
+
+
+def blended(pieces: Sequence[tuple[Piece, int]], frames: int, device: torch.device) -> Blend:
+    """What stage 2 is asked for in `frames` frames of pieces with equally many prompts, from a frame of each on."""
+    asked = [piece.asked_between(first, first + frames) for piece, first in pieces]
+    prompts = [Conditions.cat(*(part.rows([row]) for part in asked)) for row in range(pieces[0][0].prompts)]
+    weights = torch.tensor([piece.weights for piece, _ in pieces], device=device)
+    unasked = Conditions.cat(*(piece.unasked(part) for (piece, _), part in zip(pieces, asked, strict=True)))
+    return Blend(
+        [prompt.to(device) for prompt in prompts], list(weights.T[..., None, None].unbind()), unasked.to(device)
+    )
 
 
 class WindowRenderer:

@@ -66,6 +66,16 @@ def rescaled(guided_BDT: Tensor, plain_BDT: Tensor, share: float) -> Tensor:
     return guided_BDT * (share * factor + (1 - share))
 
 
+@dataclass(frozen=True)
+class Blend:
+    """What several prompts ask for together. prompts: conditions of B clips, one batch a prompt. weights: of each
+    [B, 1, 1], which add up to 1. unasked: conditions of B clips that guidance leads away from."""
+
+    prompts: Sequence[Conditions]
+    weights: Sequence[Tensor]
+    unasked: Conditions
+
+
 class _Attempt(NamedTuple):
     """Normalised fine latents and noise, level [B, 1, 1], the point between them, and the denoiser's output there."""
 
@@ -181,18 +191,18 @@ class LatentCompleter(nn.Module):
         error_BT = (velocity - (made.fine - made.noise)).square().mean(1)
         return (error_BT * mask_BT).sum(), mask_BT.sum()
 
-    def _guided(
-        self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, conditions: Conditions, sampler: Sampler
-    ) -> Tensor:
-        plain = self._output(y_BDT, level_B, coarse_BDT, conditions)
+    def _guided(self, y_BDT: Tensor, level_B: Tensor, coarse_BDT: Tensor, asked: Blend, sampler: Sampler) -> Tensor:
+        outputs = [self._output(y_BDT, level_B, coarse_BDT, prompt) for prompt in asked.prompts]
+        plain = outputs[0]
+        if len(outputs) > 1:
+            plain = (torch.stack(outputs) * torch.stack(list(asked.weights))).sum(0)
         if sampler.guidance == 1.0 and sampler.coarse_guidance == 1.0:
             return plain
-        unasked = conditions.as_null()
-        without = self._output(y_BDT, level_B, coarse_BDT, unasked)
+        without = self._output(y_BDT, level_B, coarse_BDT, asked.unasked)
         guided = without + sampler.guidance * (plain - without)
         if sampler.coarse_guidance != 1.0:
             assert self.null_coarse is not None
-            nothing = self._output(y_BDT, level_B, self.null_coarse[:, None].expand_as(coarse_BDT), unasked)
+            nothing = self._output(y_BDT, level_B, self.null_coarse[:, None].expand_as(coarse_BDT), asked.unasked)
             guided = guided + (sampler.coarse_guidance - 1) * (without - nothing)
         return rescaled(guided, plain, sampler.rescale) if sampler.rescale else guided
 
@@ -200,7 +210,7 @@ class LatentCompleter(nn.Module):
     def sample(
         self,
         coarse_BDT: Tensor,
-        conditions: Conditions,
+        asked: Conditions | Blend,
         noise_BDT: Tensor,
         sampler: Sampler,
         known_BDT: Tensor | None = None,
@@ -212,7 +222,7 @@ class LatentCompleter(nn.Module):
         """Fine latents [B, Df, T].
 
         Args:
-            conditions: controls are of these frames.
+            asked: controls are of these frames.
             noise_BDT: standard normal noise [B, Df, T].
             known_BDT, known_frames: finished latents [B, Df, known_frames] of the first frames, which are kept.
             fresh: more such noise, for the ancestral solver.
@@ -234,6 +244,7 @@ class LatentCompleter(nn.Module):
         if self.config.objective == "regression":
             sampler, noise_BDT = replace(sampler, steps=1, solver="euler"), torch.zeros_like(noise_BDT)
         unguided = replace(sampler, guidance=1.0, coarse_guidance=1.0)
+        blend = asked if isinstance(asked, Blend) else Blend([asked], [], asked.as_null())
         looks = 0
 
         def pinned(y_BDT: Tensor, level: float) -> Tensor:
@@ -251,7 +262,7 @@ class LatentCompleter(nn.Module):
                 trail.append(y_BDT)
             level_B = torch.full((len(y_BDT),), level, device=y_BDT.device)
             acting = sampler if level < sampler.guided_until else unguided
-            output_BDT = self._guided(y_BDT, level_B, coarse, conditions, acting)
+            output_BDT = self._guided(y_BDT, level_B, coarse, blend, acting)
             return self.path.velocity(y_BDT, output_BDT, level_B[:, None, None])
 
         levels = self.path.level(time_grid(sampler.steps, sampler.grid)).tolist()

@@ -122,6 +122,8 @@ def test_bars_are_counted_through_changes_of_tempo(parts: list[tuple[int, float,
         ({"controls": [3]}, 'a change among controls has no "at"'),
         ({"controls": [{"drums": True}]}, 'a change among controls has no "at"'),
         ({"controls": [{"at": -1}]}, "at is -1; give seconds from 0, or as"),
+        ({"controls": [{"at": 10**400}]}, "at is 1000"),
+        ({"controls": [{"at": "bar " + "9" * 5000}]}, "at is 'bar 999"),
         ({"controls": [{"at": "bar 0"}]}, "at is 'bar 0'; give seconds from 0, or as"),
         ({"controls": [{"at": "bar 2"}]}, "at: 'bar 2' needs bpm, before it or beside it"),
         (

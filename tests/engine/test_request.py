@@ -14,6 +14,7 @@ from ssmttm.engine.request import BOUNDS, DEFAULTS, MAX_SEED, MusicRequest, Samp
 from ssmttm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+BESIDE: dict[str, dict[str, object]] = {"bars": {"bpm": 100}, "control_guidance": {"controls": {"beat": 1}}}
 
 
 def test_defaults_come_from_the_bundle() -> None:
@@ -41,7 +42,7 @@ def test_seeds_are_kept_or_drawn() -> None:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_each_bound_holds(name: str) -> None:
     bounds, config = BOUNDS[name], GenerationConfig(max_seconds=86_400)
-    beside: dict[str, object] = {"prompt": "x"} | ({"bpm": 100} if name == "bars" else {})
+    beside = {"prompt": "x", **BESIDE.get(name, {})}
     lowest = bounds.low + 1e-3 if bounds.above else bounds.low
     for value in (lowest, bounds.high):
         MusicRequest(**{**beside, name: value}).filled(config)
@@ -63,7 +64,7 @@ def test_numbers_of_other_libraries_become_pythons_own(name: str) -> None:
     for value in numbers(3 if bounds.is_whole else max(0.5, bounds.low)):
         if bounds.is_whole and "int" not in str(value.dtype):  # type: ignore[attr-defined]
             continue
-        beside: dict[str, object] = {"bpm": 100} if name == "bars" else {}
+        beside = BESIDE.get(name, {})
         request = MusicRequest(**{"prompt": "x", **beside, name: value})  # type: ignore[arg-type]
         kept = getattr(request, name)
         assert type(kept) in (int, float)

@@ -11,7 +11,7 @@ from ssmttm.conditions.text import TextStatistics, collate_text
 from ssmttm.config import GenerationConfig, Stage2Config
 from ssmttm.errors import UserError
 from ssmttm.model import weights
-from ssmttm.model.diffusion import LatentCompleter, Sampler, rescaled
+from ssmttm.model.diffusion import Blend, LatentCompleter, Sampler, rescaled
 
 DF, DC, TEXT = 4, 3, 5
 
@@ -319,3 +319,22 @@ def test_it_learns_a_deterministic_mapping():
         optimizer.step()
         losses.append(float(total / count))
     assert np.mean(losses[-20:]) < 0.5 * losses[0]
+
+
+def test_several_prompts_are_averaged_and_guidance_leads_away_from_the_negative_one(completer):
+    """Against calls of the network, one for each row; a prompt that counts for all is that prompt alone, bit by bit."""
+    coarse, noise = torch.randn(2, DC, 6), torch.randn(2, DF, 6)
+    one, other, away = text(2), text(2, seed=1), text(2, seed=2)
+    weights = [torch.tensor([0.7, 0.2]).view(2, 1, 1), torch.tensor([0.3, 0.8]).view(2, 1, 1)]
+    step = Sampler(1, guidance=2.0)
+    level, seen = torch.zeros(2), completer._normalise("coarse", coarse)
+    plain, second, without = (completer._output(noise, level, seen, asked) for asked in (one, other, away))
+    mixed = weights[0] * plain + weights[1] * second
+    velocity = completer.path.velocity(noise, without + 2 * (mixed - without), level[:, None, None])
+    expected = (noise + velocity) * completer.fine_std[:, None] + completer.fine_mean[:, None]
+    made = completer.sample(coarse, Blend([one, other], weights, away), noise, step)
+    assert torch.allclose(made, expected, atol=1e-5)
+    alone = completer.sample(coarse, Blend([one], [], one.as_null()), noise, step)
+    assert torch.equal(alone, completer.sample(coarse, one, noise, step))
+    unguided = [completer.sample(coarse, Blend([one], [], lead), noise, Sampler(2)) for lead in (one.as_null(), away)]
+    assert torch.equal(*unguided)

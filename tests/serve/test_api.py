@@ -141,6 +141,9 @@ def test_every_field_reaches_the_generator() -> None:
 
 
 WORDS: dict[str, Any] = {
+    "prompts": [{"text": "techno", "weight": 0.5}],
+    "negative": "vocals",
+    "control_guidance": 3.0,
     "bpm": 96.5,
     "meter": "3/4",
     "chords": "Am | F",

@@ -30,7 +30,9 @@ class Brief(FakeService):
     """Whatever length is asked for, it makes little."""
 
     async def stream(self, request: MusicRequest) -> AsyncGenerator[Event]:
-        async for event in super().stream(replace(request, seconds=0.01) if request.seconds <= 60 else request):
+        async for event in super().stream(
+            replace(request, seconds=0.01, bars=None) if request.seconds <= 60 else request
+        ):
             yield event
 
 

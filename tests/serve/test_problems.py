@@ -28,6 +28,9 @@ def post(url: str = URL, **arguments: Any) -> tuple[int, str]:
     [
         ({"seconds": 0}, "seconds: give a length above 0 and up to 86400, or leave it out"),
         ({"bpm": 5}, "bpm: give a number from 20 to 400, or leave it out"),
+        ({"prompt": None}, "prompt: it is missing; give what the music should be like"),
+        ({"prompts": [{"text": "techno", "weight": 0}]}, "prompts: Input should be greater than 0"),
+        ({"prompts": [{"text": "x"}] * 4}, "5 prompts are asked for; give up to 4, the first one included"),
         ({"drums": "off"}, "drums: Input should be a valid boolean"),
         ({"bars": 4, "seconds": 1}, "bars needs bpm, which says how long a bar is"),
         ({"bars": 4, "bpm": 90}, "seconds and bars both say how long the clip is; give one of them"),
