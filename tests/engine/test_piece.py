@@ -23,8 +23,11 @@ from serve.service import Service
 from ssmttm import audio
 from ssmttm.conditions.base import ControlConditioner, Excerpt
 from ssmttm.conditions.registry import CONDITIONERS
+from ssmttm.engine.continuation import Take
 from ssmttm.engine.generator import Generator
+from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
+from ssmttm.engine.slots import SlotBatch
 from ssmttm.errors import UserError
 
 CONTROLS = {"beat": 1, "chord": 1, "drums": 1}
@@ -42,7 +45,8 @@ class Stub(ControlConditioner):
         line = value if isinstance(value, list) else [[0.0, value]]
         told = np.full((1, frames), np.nan)
         for time_s, one in line:
-            told[:, round(time_s * frame_rate) :] = np.nan if one is None else len(json.dumps(one)) - 5.0
+            held = np.arange(frames) + 0.5 >= time_s * frame_rate
+            told[:, held] = np.nan if one is None else len(json.dumps(one)) - 5.0
         return told
 
 
@@ -71,18 +75,28 @@ def test_words_are_the_controls_that_they_stand_for(generator: Generator) -> Non
     assert not np.array_equal(words.samples, generator.generate("x", 4.0, 1).samples)
 
 
-def test_a_change_is_heard_from_its_time_on(generator: Generator) -> None:
-    steady = generator.generate("x", 3.0, 2, bpm=120, drums=False).samples
-    changed = generator.generate("x", 3.0, 2, bpm=120, drums=False, controls=[{"at": "bar 2", "drums": True}]).samples
-    other = np.flatnonzero((steady != changed)[0])[0] / generator.sample_rate
-    assert 1.5 < other < 2.2  # stage 2 looks a little ahead
+def test_a_change_takes_hold_at_its_frame_for_stage_1(generator: Generator) -> None:
+    frames, rate = round(4 * generator.frame_rate), generator.frame_rate
+    changes = [{"at": "bar 2", "drums": True}, {"at": 3.02, "drums": None}]
+    requests = [MusicRequest("x", 4.0, 2, bpm=120, meter=4, drums=False, controls=one) for one in ([], changes)]
+    steady, changed = (Piece.of(generator.bundle, request, frames) for request in requests)
+    drums = changed.conditions["drums"]
+    middles = (np.arange(frames) + 0.5) / rate
+    assert np.array_equal(drums.known_BT[0].numpy(), middles < 3.02)
+    values = drums.values_BCT[0, 0].numpy()[middles < 3.02]
+    assert np.array_equal(values, np.where(middles[middles < 3.02] < 2.0, 0.0, -1.0))
+    codes_2KT = SlotBatch.of(generator.bundle.lm, [steady, changed]).read(frames)
+    first = int((codes_2KT[0] != codes_2KT[1]).any(dim=0).nonzero()[0])
+    assert 2.0 * rate - 0.5 <= first < 2.0 * rate + 5
 
 
-def test_what_goes_on_counts_from_the_beginning_of_the_given_audio(generator: Generator) -> None:
+def test_times_count_from_the_beginning_of_given_audio(generator: Generator) -> None:
     given = generator.generate("x", 1.0, 3)
-    at = [{"at": 1.5, "drums": True}]
-    steady, changed = (generator.extend(given, "x", 1.0, 3, controls=one).samples[0] for one in ([], at))
-    assert 1.2 < np.flatnonzero(steady != changed)[0] / generator.sample_rate < 1.7
+    request = MusicRequest("x", 1.0, 3, controls=[{"at": 1.5, "drums": True}], audio=given)
+    piece = Take(generator.bundle, generator.renderer, request).piece
+    known = int(piece.conditions["drums"].known_BT[0].nonzero()[0])
+    assert known == pytest.approx(1.5 * generator.frame_rate, abs=1)
+    assert known > piece.known > 0
 
 
 def test_what_the_model_does_not_know_is_refused_before_anything_is_read(
@@ -208,7 +222,7 @@ def test_a_bundle_says_what_it_can_be_asked_by(
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1") as client:
             return await client.request(method, path, timeout=120, **arguments)
 
-    body = {"prompt": "x", "seed": 1, "bpm": 150, "bars": 1, "drums": False, **MIXED}
+    body = {"prompt": "x", "seed": 1, "bpm": 150.5, "bars": 1, "drums": False, **MIXED}
     try:
         (model,) = asyncio.run(ask("GET", "/v1/models")).json()["data"]
         made = asyncio.run(ask("POST", "/v1/music/generations", json=body))

@@ -160,7 +160,8 @@ def test_guidance_on_coarse_latents():
         completer._output(y, level, c, t)
         for c, t in ((coarse, text()), (coarse, text().as_null()), (nothing_BDT, text().as_null()))
     )
-    guided = completer._guided(y, level, coarse, text(), Sampler(1, guidance=2.5, coarse_guidance=1.5))
+    asked = Blend([text()], [], text().as_null())
+    guided = completer._guided(y, level, coarse, asked, Sampler(1, guidance=2.5, coarse_guidance=1.5))
     torch.testing.assert_close(guided, nothing + 1.5 * (only - nothing) + 2.5 * (both - only))
 
 

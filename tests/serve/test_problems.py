@@ -44,7 +44,7 @@ def post(url: str = URL, **arguments: Any) -> tuple[int, str]:
         ({"top_k": 1.5}, "top_k: give a whole number from 0 to 100000, or leave it out"),
         ({"seed": 10**40}, f"seed: give a whole number from 0 to {2**63 - 1}, or leave it out"),
         ({"sedonds": 3}, "sedonds: unknown; did you mean seconds?"),
-        ({"q": 3}, "q: unknown; the fields are prompt, seconds, seed, "),
+        ({"q": 3}, "q: unknown; the fields are prompt, prompts, negative, seconds, seed, "),
         ({"prompt": 7}, "prompt: Input should be a valid string"),
         ({"format": "aiff"}, "format: Input should be 'wav', 'flac', 'ogg' or 'mp3'"),
         ({"stream": True, "format": "mp3"}, "stream gives one WAV file; leave out format"),
