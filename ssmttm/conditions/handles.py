@@ -242,7 +242,7 @@ class Handles:
         if isinstance(self.controls, str) or not isinstance(self.controls, Mapping | Sequence):
             raise refused("controls", self.controls, 'values by name, or changes as [{"at": "bar 5", "drums": false}]')
         entries = [] if isinstance(self.controls, Mapping) else list(self.controls)
-        grid, changes = Grid(), []
+        grid, changes = Grid(), list[_Change]()
         bpm = meter = None
         for entry in [{"at": 0.0, **whole}, *entries]:
             if not isinstance(entry, Mapping) or "at" not in entry:

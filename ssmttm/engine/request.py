@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ssmttm.conditions.handles import HIGHEST_BPM, LOWEST_BPM, MOST_BARS, WORDS, Handles, Note, meter_of
 from ssmttm.errors import UserError
@@ -217,9 +217,14 @@ class MusicRequest:
     @property
     def texts(self) -> tuple[tuple[str, float], ...]:
         """The prompts with their weights, which add up to 1."""
-        given = (*([(self.prompt, 1.0)] if self.prompt or not self.prompts else []), *self.prompts)
+        given = [(self.prompt, 1.0)] if self.prompt or not self.prompts else []
+        given += self._pairs
         total = sum(weight for _, weight in given)
         return tuple((text, weight / total) for text, weight in given)
+
+    @property
+    def _pairs(self) -> tuple[tuple[str, float], ...]:
+        return cast(tuple[tuple[str, float], ...], self.prompts)  # which they are, once they are checked
 
     @property
     def title(self) -> str:
@@ -250,7 +255,7 @@ class MusicRequest:
     def told(self) -> dict[str, Any]:
         """What was asked besides one prompt, as JSON values by field."""
         given = {name: getattr(self, name) for name in (*WORDS, "controls", "negative", "control_guidance")}
-        given["prompts"] = [{"text": text, "weight": weight} for text, weight in self.prompts] or None
+        given["prompts"] = [{"text": text, "weight": weight} for text, weight in self._pairs] or None
         if self.prompts:
             given["prompt"] = self.prompt
         return {name: value for name, value in given.items() if value is not None and value != {} and value != ()}
@@ -299,7 +304,7 @@ def _weighted(prompts: Any) -> tuple[tuple[str, float], ...]:
     found = []
     for one in (prompts,) if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence) else prompts:
         try:
-            text, weight = (one["text"], one.get("weight", 1)) if isinstance(one, Mapping) else one
+            text, weight = (one["text"], one.get("weight", 1)) if isinstance(one, Mapping) else tuple(one)
             if not isinstance(text, str):
                 raise TypeError
         except (TypeError, ValueError, KeyError):
