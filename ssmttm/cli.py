@@ -193,7 +193,7 @@ def generate(
     from ssmttm.engine.generator import Generator
 
     if not (prompt or mix):
-        raise UserError("no prompt is given; describe the music, e.g. 'calm solo piano, slow'")
+        raise UserError("the prompt is empty; describe the music, e.g. 'calm solo piano, slow'")
     request = MusicRequest(
         _text(prompt),
         seconds,

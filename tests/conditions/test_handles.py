@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmttm.conditions.handles import WORDS, Handles, bars_of_chords, meter_of, words_of
+from ssmttm.conditions.handles import CONTROLS, WORDS, Handles, bars_of_chords, meter_of, words_of
+from ssmttm.conditions.registry import requested
 from ssmttm.errors import UserError
 
 
@@ -157,7 +158,14 @@ def test_a_word_is_refused_whose_control_the_model_does_not_know() -> None:
     Handles(controls={"height": 3}).check(["height"])
 
 
-def test_examples_are_taken() -> None:
+def test_examples_are_taken_by_the_words_and_by_the_controls() -> None:
     examples = {word: told.example for word, told in WORDS.items()}
+    asked = Handles(**examples, controls=[{"at": "bar 2 beat 2", "key": None, "drums": True, "bpm": 61}]).by_control(
+        9.0
+    )
+    told = requested(asked, list(asked), 90, 10.0)
+    assert set(told) == CONTROLS
+    assert bool(told["scale"].known_BT[0, 0])
+    assert not bool(told["scale"].known_BT[0, -1])
     assert set(Handles(**examples).by_control(9.0)) == {told.control for told in WORDS.values()}
     assert words_of(["beat", "height"]) == {"bpm": 96.5, "meter": "3/4", "bars": 8, "controls.height": None}
