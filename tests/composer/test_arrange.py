@@ -19,7 +19,7 @@ from ssmttm.composer.pieces import attributes_of
 from ssmttm.evaluation.music import pitch_class
 
 
-@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("index", range(16))
 def test_arrangement(index: int) -> None:
     attributes = attributes_of(2, index)
     piece = arrange(Random(index), attributes, 6)
@@ -44,7 +44,7 @@ def test_arrangement(index: int) -> None:
 
 
 def test_who_plays_is_as_the_sections_say() -> None:
-    for index in range(40):
+    for index in range(20):
         piece = compose(4, index).arrangement
         for section in piece.form.sections:
             begins, ends = section.first * piece.bar_s - 0.05, section.end * piece.bar_s - 0.05
@@ -89,7 +89,7 @@ def test_form_begins_and_rests_on_the_tonic(meter: str) -> None:
 def test_bass_plays_what_the_chord_stands_on() -> None:
     """On a bar's first beat the bass has the chord's lowest tone, which is not always its root."""
     inverted = 0
-    for index in range(60):
+    for index in range(40):
         piece = compose(8, index).arrangement
         (bass,) = (part for part in piece.parts if part.role == "bass")
         for note in bass.notes:
@@ -98,7 +98,7 @@ def test_bass_plays_what_the_chord_stands_on() -> None:
                 chord = piece.form.chord_at(bar, 0)
                 assert note.pitch % 12 == chord.bass
                 inverted += chord.bass != chord.root
-    assert inverted > 30
+    assert inverted > 15
 
 
 def test_harmony() -> None:

