@@ -157,6 +157,8 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
         print(f"{'codebook':24} {'used':>6}  perplexity of {figures['codebooks']['size']}")
         for index, book in enumerate(figures["codebooks"]["books"]):
             print(f"  {index:<22} {book['used']:6.1%} {book['perplexity']:9.1f}")
+    for name, share in figures["controls_known"].items():
+        print(f"{f'known: {name}':24} {share:6.1%} of the time")
     for reason, entry in figures["rejects_by_reason"].items():
         print(_one_line(f"refused, {reason}: {entry['number']} ({', '.join(entry['first'])})"))
     for claim in figures["claims"][:PROBLEMS_PRINTED]:

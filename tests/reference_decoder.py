@@ -64,7 +64,7 @@ class Decoder:
         known = 0 if primer_BKT is None else primer_BKT.shape[2]
         total = known + frames
         recent: deque[Tensor] = deque(maxlen=max(codebooks, self._rereading.frames))
-        self._controls_RSP = self._lm.controls(self._text, total + codebooks)
+        self._controls_RSD = self._lm.controls(self._text, total + codebooks)
         logits_BKV = self._prefill(self._text)
         for step in range(total + codebooks - 1):
             tokens_BK = self._draw(logits_BKV, step, total, primer_BKT)
@@ -95,10 +95,10 @@ class Decoder:
     @torch.inference_mode()
     def _step(self, tokens_BK: Tensor, step: int) -> Tensor:
         tokens_RK = self._for_rows(tokens_BK)
-        controls_RP = None if self._controls_RSP is None else self._controls_RSP[:, step]
+        controls_RD = None if self._controls_RSD is None else self._controls_RSD[:, step]
         if self._graph is not None:
-            return self._combine(self._graph(tokens_RK, controls_RP))
-        logits_RKV, self._state = self._lm.step(tokens_RK, self._state, controls_RP)
+            return self._combine(self._graph(tokens_RK, controls_RD))
+        logits_RKV, self._state = self._lm.step(tokens_RK, self._state, controls_RD)
         return self._combine(logits_RKV)
 
     def _combine(self, logits_RKV: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ class InputLayer(nn.Module):
         return None
 
     def by_frame(self, packed_BTP: Tensor) -> Tensor | None:
-        """What is added frame by frame: [B, T, D]."""
+        """What is added frame by frame: [B, T, D]; nothing (zero) where the control is unknown."""
         return None
 
 
@@ -228,10 +228,8 @@ class ControlInput(InputLayer):
 
 
 class InputLayers(nn.ModuleDict):
-    """The input layers of a model's conditioners, in the order of their names' first mention.
-
-    Controls reach a model packed into one tensor [B, T, P], so that a decoding step takes one row of it.
-    """
+    """The input layers of a model's conditioners, in the order of their names' first mention. Controls reach them
+    packed into one tensor [B, T, P]."""
 
     @property
     def channels(self) -> int:

@@ -255,6 +255,13 @@ class Stage1Config(Section):
     max_frames: int = key(0, "longest piece that sinusoidal positions are trained for; 0: any", ge=0)
     num_codebooks: int = key(1, "codebooks modelled by the language model, with the delay pattern", gt=0)
     null_probability: float = key(0.1, "share of samples trained on the null prefix", decides="training", ge=0, le=1)
+    controls_alone: float = key(
+        0.4,
+        "share of samples with controls by frame that are trained without their text, which tells some of them",
+        ge=0,
+        le=1,
+        decides="training",
+    )
     crop_frames: int = key(
         0,
         "train on random crops of this many frames, whose beginnings only the text tells; 0: all",

@@ -67,12 +67,12 @@ NEVER = Rereading()
 
 @dataclass(eq=False)
 class Member:
-    """A piece in its slot. `rows`: of its state, in the order that `Piece` names them in. `controls_SP`: of the frames
-    that codebook 0 writes step by step, packed; None for a model without controls."""
+    """A piece in its slot. `rows`: of its state, in the order that `Piece` names them in. `controls_SD`: what
+    controls add to the steps (`MusicLM.controls`); None for a model without any."""
 
     piece: Piece
     slot: int
-    controls_SP: Tensor | None
+    controls_SD: Tensor | None
     rows: list[int] = field(default_factory=list)
 
     @property
@@ -221,8 +221,8 @@ class SlotBatch:
             index = 0
             for piece in group:
                 steps = piece.known + piece.frames + self._lm.config.num_codebooks - 1
-                controls_PSP = self._lm.controls(piece.conditions, steps)
-                member = Member(piece, self._free.pop(), None if controls_PSP is None else controls_PSP[0])
+                controls_PSD = self._lm.controls(piece.conditions, steps)
+                member = Member(piece, self._free.pop(), None if controls_PSD is None else controls_PSD[0])
                 for _ in piece.weights:
                     self._rows.put(self._give_row(member), state, index)
                     index += 1
@@ -343,15 +343,15 @@ class SlotBatch:
         return guided_nKV
 
     def _controls(self) -> Tensor | None:
-        """Packed controls [R, P] of the next step; nothing is asked of unconditional rows."""
+        """What controls add to the next step, [R, D]; nothing is asked of unconditional rows."""
         if not self._lm.inputs.channels:
             return None
-        controls_RP = torch.zeros(len(self._slot_R), self._lm.inputs.channels, device=self._rows.device)
+        controls_RD = torch.zeros(len(self._slot_R), self._lm.config.width, device=self._rows.device)
         for member in self.members:
-            assert member.controls_SP is not None
+            assert member.controls_SD is not None
             for row in member.asked_rows:
-                controls_RP[row] = member.controls_SP[self._step_S[member.slot]]
-        return controls_RP
+                controls_RD[row] = member.controls_SD[self._step_S[member.slot]]
+        return controls_RD
 
     def _uniforms(self, frame_nK: np.ndarray) -> np.ndarray:
         """The random numbers of the members' next codes, [n, K]."""

@@ -1,7 +1,6 @@
 """The language model over codec codes: a prefix, then (delayed) codes, one backbone of several.
 
-Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T tokens of the prefix (padded), L layers,
-P packed control channels.
+Shapes: B batch, K codebooks, S delayed steps, V codebook size, D width, T tokens of the prefix (padded), L layers.
 """
 
 from __future__ import annotations
@@ -177,9 +176,11 @@ class MusicLM(nn.Module):
         cast(TextInput, self.inputs["text"]).set_statistics(statistics)
 
     def controls(self, conditions: Conditions, frames: int) -> Tensor | None:
-        """The controls of the first `frames` frames, packed [B, frames, P] as `read` and `step` take them; None for a
-        model without controls."""
-        return self.inputs.pack(conditions, frames)
+        """What the controls add to the steps that write the first `frames` frames: [B, frames, D], as `read` and `step`
+        take it; None for a model without controls. Made at once for all of them, so that a step costs no more for
+        being asked by many controls."""
+        packed_BTP = self.inputs.pack(conditions, frames)
+        return None if packed_BTP is None else self.inputs.by_frame(packed_BTP)
 
     def _token_vectors(self) -> Tensor:
         if self.feature_proj is None:
@@ -188,15 +189,15 @@ class MusicLM(nn.Module):
         first = (self.token_table[0] + metric_VD)[None]
         return torch.cat([first, self.token_table[1:]]) if self.config.num_codebooks > 1 else first
 
-    def _embed(self, tokens_BKS: Tensor, table_KVD: Tensor, controls_BTP: Tensor | None = None) -> Tensor:
-        """Vectors [B, S, D] of steps. Controls are those of the frames that the steps write, codebook 0's; steps past
-        them (the delayed codebooks' last) have none."""
+    def _embed(self, tokens_BKS: Tensor, table_KVD: Tensor, controls_BTD: Tensor | None = None) -> Tensor:
+        """Vectors [B, S, D] of steps. Controls add to those that write their frames, codebook 0's; steps past them (the
+        delayed codebooks' last) have none."""
         x_BSD = F.embedding(tokens_BKS[:, 0], table_KVD[0])
         for k in range(1, tokens_BKS.shape[1]):
             x_BSD = x_BSD + F.embedding(tokens_BKS[:, k], table_KVD[k])
-        if controls_BTP is not None:
-            missing = x_BSD.shape[1] - controls_BTP.shape[1]
-            x_BSD = x_BSD + self.inputs.by_frame(F.pad(controls_BTP, (0, 0, 0, missing))).to(x_BSD.dtype)
+        if controls_BTD is not None:
+            missing = x_BSD.shape[1] - controls_BTD.shape[1]
+            x_BSD = x_BSD + F.pad(controls_BTD, (0, 0, 0, missing)).to(x_BSD.dtype)
         return x_BSD
 
     def _logits(self, h_BSD: Tensor, table_KVD: Tensor) -> Tensor:
@@ -288,21 +289,21 @@ class MusicLM(nn.Module):
             (len(conditions), self.config.num_codebooks, 1), self.special, dtype=torch.long, device=self.device
         )
         tokens_BKS = bos_BK1 if delayed_BKS is None else torch.cat([bos_BK1, delayed_BKS], dim=2)
-        controls_BSP = self.controls(conditions, tokens_BKS.shape[2])
-        logits_BKSV, state = self.read(tokens_BKS, self.read_prefix(conditions), controls_BSP)
+        controls_BSD = self.controls(conditions, tokens_BKS.shape[2])
+        logits_BKSV, state = self.read(tokens_BKS, self.read_prefix(conditions), controls_BSD)
         return logits_BKSV[:, :, -1], state
 
-    def read(self, tokens_BKS: Tensor, state: LMState, controls_BSP: Tensor | None = None) -> tuple[Tensor, LMState]:
+    def read(self, tokens_BKS: Tensor, state: LMState, controls_BSD: Tensor | None = None) -> tuple[Tensor, LMState]:
         """Feed several steps' codes at once: logits [B, K, S, V], those at s of the step after s, as S calls of `step`
-        give them. `controls_BSP`: those of the frames that these logits write."""
-        h_BSD, state = self._run(self._embed(tokens_BKS, state.table_KVD, controls_BSP), state)
+        give them. `controls_BSD`: what `controls` gives for the frames that these logits write."""
+        h_BSD, state = self._run(self._embed(tokens_BKS, state.table_KVD, controls_BSD), state)
         return self._logits(h_BSD, state.table_KVD), state
 
-    def step(self, tokens_BK: Tensor, state: LMState, controls_BP: Tensor | None = None) -> tuple[Tensor, LMState]:
+    def step(self, tokens_BK: Tensor, state: LMState, controls_BD: Tensor | None = None) -> tuple[Tensor, LMState]:
         """Feed one step's codes (`special` where a codebook has none): logits [B, K, V] of the next step, whose frame
         the controls are of."""
-        controls_B1P = None if controls_BP is None else controls_BP[:, None]
-        logits_BKSV, state = self.read(tokens_BK[..., None], state, controls_B1P)
+        controls_B1D = None if controls_BD is None else controls_BD[:, None]
+        logits_BKSV, state = self.read(tokens_BK[..., None], state, controls_B1D)
         return logits_BKSV[:, :, 0], state
 
     def check_length(self, frames: int) -> None:

@@ -2,7 +2,7 @@
 
 States of fixed size are kept in preallocated tensors, and a step runs over the first n rows for a few values of n only:
 each is compiled (CPU) or captured as a CUDA graph once. States that grow share one cache. Shapes: R rows, K codebooks,
-V codes, L layers, P packed control channels.
+V codes, L layers, D width.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class _Rows(ABC):
             conditions = conditions.padded(self._tokens)
         state = self._lm.read_prefix(conditions)
         if tokens_BKS is not None:
-            controls_BSP = self._lm.controls(conditions, tokens_BKS.shape[2])
-            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSP)
+            controls_BSD = self._lm.controls(conditions, tokens_BKS.shape[2])
+            _, state = self._lm.read(tokens_BKS.to(self.device), state, controls_BSD)
         for index, block in enumerate(cast(list[Block], self._lm.blocks)):
             state.blocks[index] = block.started(state.blocks[index], len(conditions), self.device)
         return state
@@ -183,13 +183,13 @@ class FixedRows(_Rows):
         return next(count for count in self._counts if count >= used)
 
     @torch.inference_mode()
-    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+    def step(self, tokens_RK: Tensor, controls_RD: Tensor | None = None) -> Tensor:
         """Feed one step's codes to the first R rows, R from `count_for`, and the controls of the frames that follow:
         logits [R, K, V] of the next step, valid until then."""
         graph = self._graphs.get(len(tokens_RK))
         if graph is not None:
-            return graph(tokens_RK, controls_RP)
-        return self._lm.step(tokens_RK, self._views[len(tokens_RK)], controls_RP)[0]
+            return graph(tokens_RK, controls_RD)
+        return self._lm.step(tokens_RK, self._views[len(tokens_RK)], controls_RD)[0]
 
 
 class GrowingRows(_Rows):
@@ -219,14 +219,14 @@ class GrowingRows(_Rows):
         return used
 
     @torch.inference_mode()
-    def step(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
+    def step(self, tokens_RK: Tensor, controls_RD: Tensor | None = None) -> Tensor:
         """See `FixedRows.step`."""
         rows = self._rows[: len(tokens_RK)]
         state = rows[0][0]
         is_whole = len(state.position_B) == len(rows)
         if not is_whole or any(one is not state or place != index for index, (one, place) in enumerate(rows)):
             state = self._gather(rows)
-        logits_RKV, state = self._lm.step(tokens_RK, state, controls_RP)
+        logits_RKV, state = self._lm.step(tokens_RK, state, controls_RD)
         self._rows = [(state, index) for index in range(len(rows))]
         return logits_RKV
 

@@ -1,6 +1,5 @@
 """One decoding step as a CUDA graph: launched as a whole, it spares the hundreds of kernel launches that otherwise
-take longer than the kernels. Shapes: R rows, K codebooks, V codes, P packed control
-channels."""
+take longer than the kernels. Shapes: R rows, K codebooks, V codes, D width."""
 
 from __future__ import annotations
 
@@ -22,16 +21,16 @@ class StepGraph:
         device = state.position_B.device
         self._tokens_RK = torch.zeros(len(state.position_B), lm.config.num_codebooks, dtype=torch.long, device=device)
         self._graph = torch.cuda.CUDAGraph()
-        P = lm.inputs.channels
-        self._controls_RP = torch.zeros(len(state.position_B), P, device=device) if P else None
+        shape = len(state.position_B), lm.config.width
+        self._controls_RD = torch.zeros(shape, device=device) if lm.inputs.channels else None
         with torch.cuda.graph(self._graph):  # records, and runs nothing
-            self._logits_RKV, _ = lm.step(self._tokens_RK, state, self._controls_RP)
+            self._logits_RKV, _ = lm.step(self._tokens_RK, state, self._controls_RD)
 
-    def __call__(self, tokens_RK: Tensor, controls_RP: Tensor | None = None) -> Tensor:
-        """Feed one step's codes [R, K] and controls [R, P]: logits [R, K, V] of the next step."""
+    def __call__(self, tokens_RK: Tensor, controls_RD: Tensor | None = None) -> Tensor:
+        """Feed one step's codes [R, K] and what controls add [R, D]: logits [R, K, V] of the next step."""
         self._tokens_RK.copy_(tokens_RK)
-        if self._controls_RP is not None and controls_RP is not None:
-            self._controls_RP.copy_(controls_RP)
+        if self._controls_RD is not None and controls_RD is not None:
+            self._controls_RD.copy_(controls_RD)
         self._graph.replay()
         return self._logits_RKV
 

@@ -89,6 +89,7 @@ def render(figures: Mapping[str, Any], clips: Sequence[Preview]) -> str:
         counts_of_0=histogram(
             "How often the entries of codebook 0 occur", books.get("books") and books["counts_of_0"], "times", "entries"
         ),
+        known=[(name, f"{share:.1%}") for name, share in figures["controls_known"].items()],
         rejects=[
             (reason, f"{entry['number']:,}", ", ".join(entry["first"]))
             for reason, entry in figures["rejects_by_reason"].items()

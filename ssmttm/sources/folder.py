@@ -3,6 +3,7 @@
 - sidecars beside it: `song.json`, an object with the manifest's fields or with those of other caption sets
   (`fields.py`), and `song.txt`, `song.caption.txt` or `song_prompt.txt`, one caption per line; each may also be called
   after the whole name, as `song.flac.txt`;
+  an object may state the track's course too (`score.py`): `beats`, `chords`, `key` or a whole `score`;
 - its row in `metadata.csv`, `metadata.tsv` or `metadata.jsonl`: one per file, named in `file_name` relative to the
   table (the convention of Hugging Face's audiofolder), other columns as in sidecars;
 - tags embedded in it: title, artist, album, genre and licence, as libsndfile and FFmpeg find them (ID3, Vorbis
@@ -28,6 +29,7 @@ from ssmttm.errors import UserError
 from ssmttm.opener import AUDIO_EXTENSIONS, UNREAD_EXTENSIONS
 from ssmttm.sources.fields import ATTRIBUTE_FIELDS, SPLIT_NAMES, captions, field_name, read_fields, same_name
 from ssmttm.sources.manifest import Reject, Scan, Source, Track, free_id, is_unicode
+from ssmttm.sources.score import read_score
 from ssmttm.sources.splits import hold_out
 from ssmttm.sources.tables import csv_rows, parse_json, read_table_text
 
@@ -91,6 +93,7 @@ def _scan(folder: str) -> Scan:
             if isinstance(row, UserError):
                 raise row
             said.row = read_fields(row)
+            said.state_score(name, storage.join(folder, name), row)
             described[name] = said
             rejects += said.rejects
         except UserError as error:
@@ -165,6 +168,15 @@ class _Said:
     rejects: list[Reject]
     row: Values = field(default_factory=dict)
     embedded: Values = field(default_factory=dict)
+    score: Values = field(default_factory=dict)
+
+    def state_score(self, name: str, uri: str, values: Values) -> None:
+        """Take what values state of the track's course, as far as nothing did before; what makes no sense becomes a
+        reject, which costs the track nothing else."""
+        try:
+            self.score = {**read_score(values), **self.score}
+        except UserError as error:
+            self.rejects.append(Reject(name, uri, "bad-entry", f"{error}; {name} goes on without it"))
 
     def lacks_embedded(self) -> bool:
         """Whether something is stated nowhere that may stand in the file itself."""
@@ -207,8 +219,9 @@ class _Sidecars:
             UserError: if an object is malformed: its licence or split would be lost.
         """
         values: dict[str, Any] = {}
-        for one in self.of(name, SIDECAR_OBJECT):
-            values = {**read_fields(_read_object(storage.join(folder, one))), **values}
+        objects = [_read_object(storage.join(folder, one)) for one in self.of(name, SIDECAR_OBJECT)]
+        for stated in objects:
+            values = {**read_fields(stated), **values}
         lines, rejects = [], []
         for one in (one for end in SIDECAR_TEXTS for one in self.of(name, end)):
             try:
@@ -216,7 +229,10 @@ class _Sidecars:
             except UserError as error:
                 detail = f"{error}; {name} goes on without it"
                 rejects.append(Reject(one, storage.join(folder, name), "bad-entry", detail))
-        return _Said(values, captions(lines), rejects)
+        said = _Said(values, captions(lines), rejects)
+        for stated in objects:
+            said.state_score(name, storage.join(folder, name), stated)
+        return said
 
 
 def _read_object(uri: str) -> Values:
@@ -257,6 +273,7 @@ def _make_track(name: str, uri: str, said: _Said) -> Track:
         source_url=stated.get("source_url", ""),
         duration_s=stated.get("duration_s", 0.0),
         tags=tags,
+        score=dict(said.score),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ class DatasetStatistics:
         self.seconds_by_split: dict[str, float] = defaultdict(float)
         self.seconds_by_licence: dict[str, float] = defaultdict(float)
         self.seconds_by_track: dict[tuple[str, ...], float] = defaultdict(float)
+        self.known_frames: dict[str, int] = defaultdict(int)  # by control
 
     def add(self, table: pa.Table) -> None:
         """Add the rows of one shard, given with `COLUMNS`."""
@@ -39,6 +40,11 @@ class DatasetStatistics:
             self.seconds_by_split[row["split"]] += row["duration_s"]
             self.seconds_by_licence[licences.normalise(row["licence"]) or row["licence"]] += row["duration_s"]
             self.seconds_by_track[tuple(row[name] for name in ATTRIBUTION_COLUMNS)] += row["duration_s"]
+
+    def known_shares(self, controls: Iterable[str]) -> dict[str, float]:
+        """The share of the time in which each control is known."""
+        frames = sum(self.frames_by_split.values())
+        return {name: round(self.known_frames[name] / frames, 4) for name in controls}
 
     def summary(self) -> dict[str, Any]:
         def rounded(seconds: dict[str, float]) -> dict[str, float]:
@@ -116,6 +122,25 @@ def _filters(dataset: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _controls(dataset: dict[str, Any]) -> str:
+    """The section about controls by frame; datasets without any have none."""
+    if not dataset.get("controls"):
+        return ""
+    known = dataset.get("controls_known", {})  # older ones do not say
+    rows = [
+        (name, channels, f"{known[name]:.1%}" if name in known else "?")
+        for name, channels in dataset["controls"].items()
+    ]
+    return f"""
+## Controls by frame
+
+{_table(("control", "channels", "known"), rows)}
+
+Columns `control.NAME` of the shards: float16 [channels, T] in C order, NaN in frames where it is not known. Known is
+the share of the time.
+"""
+
+
 def dataset_card(dataset: dict[str, Any]) -> str:
     """The README.md of a dataset, from the content of its `dataset.json`."""
     codec, text = dataset["codec"], dataset["text"]
@@ -156,7 +181,7 @@ are derived from the tracks: the licences' terms, attribution above all, carry o
   fingerprint `{text["fingerprint"]}`. {dataset["captions_overlong"]} captions were left out as too long.
 - `rejects.jsonl`: what was refused, and why.
 - `dataset.json`: the configuration, and size and SHA-256 of every file.
-
+{_controls(dataset)}
 ## Refused
 
 {dataset["rejects"]} tracks or segments.

@@ -325,6 +325,18 @@ def _genres(entry: Entry) -> list[str]:
     return [str(name) for name in genre] if isinstance(genre, list) else [str(genre)]
 
 
+def _known_shares(inventory: Inventory, tracks: Sequence[Entry]) -> dict[str, float]:
+    """The share of the time in which each control is known: of a dataset as preprocessing found it, of a corpus as far
+    as its tracks' scores name it."""
+    if inventory.kind == "dataset":
+        return inventory.dataset.get("controls_known", {})
+    seconds = sum(entry.track.duration_s for entry in tracks)
+    stated: Counter[str] = Counter()
+    for entry in tracks:
+        stated.update(dict.fromkeys(entry.track.score, entry.track.duration_s))
+    return {name: round(known / seconds, 4) for name, known in sorted(stated.items()) if seconds}
+
+
 def _licence(entry: Entry) -> list[str]:
     stated = entry.track.licence.strip()
     return [licences.normalise(stated) or stated or NONE_STATED]
@@ -463,6 +475,7 @@ def census(inventory: Inventory, sample: int = 100, seed: int = 0, progress: boo
         "by_split": _seconds_by(entries, lambda entry: [entry.track.split]),
         "by_licence": _seconds_by(entries, _licence),
         "by_genre": _seconds_by(entries, _genres),
+        "controls_known": _known_shares(inventory, tracks),
         "allow_licences": list(allowed),
         "outside_allow_list": sum(not licences.is_allowed(entry.track.licence, allowed) for entry in tracks),
         "tempo": histogram(_tempi(tracks)),

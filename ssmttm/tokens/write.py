@@ -107,6 +107,7 @@ def encode_shard(
     length, size = round(plan.segment_seconds * codec.sample_rate), codec.encode_batch
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
+    known = {control.name: 0 for control in controls}
     for batch in _batches(plan, size, rejects, remove_vocals):
         wav_B1N = torch.zeros(size, 1, length)
         for index, (_, wav_N) in enumerate(batch):
@@ -121,12 +122,18 @@ def encode_shard(
             excerpt = Excerpt(
                 asdict(segment.track), wav_N[None], codec.sample_rate, segment.start_s, frames, codec.frame_rate
             )
-            row |= {control_column(control.name): _measured(control, excerpt) for control in controls}
+            for control in controls:
+                values_CT = _measured(control, excerpt)
+                known[control.name] += int(np.count_nonzero(~np.isnan(values_CT).any(axis=0)))
+                row[control_column(control.name)] = values_CT.tobytes()
             rows.append(row)
     schema = row_schema(control.name for control in controls)
     seconds = float(sum(row["duration_s"] for row in rows))
     refused = [asdict(replace(r, audio=relative_to_source(r.audio, plan.source))) for r in rejects]
-    write_part(uri, rows, schema, plan.fingerprint, {"rows": len(rows), "seconds": seconds, "rejects": refused})
+    content = {"rows": len(rows), "seconds": seconds, "rejects": refused}
+    if known:
+        content["known_frames"] = known
+    write_part(uri, rows, schema, plan.fingerprint, content)
     return PartReport(plan.name, len(rows), seconds, len(rejects), skipped=False)
 
 
@@ -148,12 +155,12 @@ def _row(segment: Segment, plan: ShardPlan) -> dict[str, Any]:
     }
 
 
-def _measured(control: ControlConditioner, excerpt: Excerpt) -> bytes:
-    """A row's value of a control by frame."""
+def _measured(control: ControlConditioner, excerpt: Excerpt) -> np.ndarray:
+    """A row's values of a control by frame, as they are stored."""
     values_CT = control.measure(excerpt)
     if values_CT is None:
         values_CT = np.full((control.channels, excerpt.frames), np.nan)
-    return checked(control, values_CT, excerpt.frames).astype(FLOATS).tobytes()
+    return checked(control, values_CT, excerpt.frames).astype(FLOATS)
 
 
 def write_text_table(plan: TextPlan, encoder: TextEncoder, out: str) -> PartReport:
@@ -230,7 +237,10 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     statistics = DatasetStatistics()
     for shard in plan.shards:
         uri = storage.join(out, shard.name)
-        rejects += [Reject(**reject) for reject in (read_part_metadata(uri) or {})["rejects"]]
+        part = read_part_metadata(uri) or {}
+        rejects += [Reject(**reject) for reject in part["rejects"]]
+        for name, frames in part.get("known_frames", {}).items():
+            statistics.known_frames[name] += frames
         statistics.add(read_columns(uri, DatasetStatistics.COLUMNS))
     rejects = merged(rejects)
     lost = sum(reject.segments for reject in rejects)
@@ -273,6 +283,7 @@ def finish_dataset(out: str, plan: DatasetPlan, config: Config, codec: Codec, en
     }
     if config.corpus.controls:
         content["controls"] = widths_of(config.corpus.controls)
+        content["controls_known"] = statistics.known_shares(config.corpus.controls)
     storage.write_text(storage.join(out, ATTRIBUTION_NAME), attribution_csv(statistics.seconds_by_track))
     storage.write_text(storage.join(out, "README.md"), dataset_card(content))
     storage.write_commit(out, COMMIT_NAME, content)

@@ -81,7 +81,9 @@ class Stage1Task(StageTask):
             start = int(generator.integers(self.data.frames(draw.row) - frames + 1))
             codes.append(self.data.codes(draw.row)[:, start : start + frames])
             asked.append(Asked(draw, states_SD, is_null, start, frames))
-        return CodeBatch(self._delayed(codes), self.conditions(asked), sum(map(self.count, draws)))
+        return CodeBatch(
+            self._delayed(codes), self.conditions(asked, self.config.stage1.controls_alone), sum(map(self.count, draws))
+        )
 
     def loss(self, module: nn.Module, batch: CodeBatch) -> Tensor:
         logits_BKSV = module(batch.delayed_BKS, batch.conditions, batch.drop_pooled, batch.drop_prefix)

@@ -65,19 +65,34 @@ class StageTask(Task):
         """Of each condition that the shards hold."""
         return {"text": self.data.info["text"]["dim"], **self.data.controls}
 
-    def conditions(self, asked: list[Asked]) -> Conditions:
+    def conditions(self, asked: list[Asked], alone: float = 0.0) -> Conditions:
         """Captions and controls of training samples. Each control is dropped as often as its conditioner says, and all
-        of them together in `CONTROLS_DROPPED` of the samples; every choice is keyed by seed, epoch and sample id."""
-        text = token_states([one.states_SD for one in asked], [one.is_null for one in asked])
-        return Conditions({"text": text, **{name: self._control(name, asked) for name in self.data.controls}})
+        of them together in `CONTROLS_DROPPED` of the samples; every choice is keyed by seed, epoch and sample id.
+
+        Args:
+            alone: share of the samples with a known control in which these are learned without the text. A caption
+                that tells tempo and key leaves little to learn from beats and chords.
+        """
+        controls = {name: self._control(name, asked) for name in self.data.controls}
+        has_controls_B = [
+            any(bool(one.known_BT[place].any()) for one in controls.values()) for place in range(len(asked))
+        ]
+        nulls = [
+            one.is_null or (has_controls and self._keyed(one, "alone").random() < alone)
+            for one, has_controls in zip(asked, has_controls_B, strict=True)
+        ]
+        return Conditions({"text": token_states([one.states_SD for one in asked], nulls), **controls})
+
+    def _keyed(self, asked: Asked, *what: str) -> np.random.Generator:
+        row = self.data.rows[asked.draw.row]
+        return keyed_generator(*what, self.config.train.seed, asked.draw.epoch, row["id"])
 
     def _control(self, name: str, asked: list[Asked]) -> FrameControl:
         dropout, rows = control_of(name).dropout, []
         for one in asked:
             values_CT = self.data.control(one.draw.row, name)[:, one.start : one.start + one.frames]
-            key = (self.config.train.seed, one.draw.epoch, self.data.rows[one.draw.row]["id"])
-            is_alone = keyed_generator("control", name, *key).random() < dropout
-            is_dropped = is_alone or keyed_generator("controls", *key).random() < CONTROLS_DROPPED
+            is_dropped = self._keyed(one, "control", name).random() < dropout
+            is_dropped = is_dropped or self._keyed(one, "controls").random() < CONTROLS_DROPPED
             rows.append(np.full_like(values_CT, np.nan) if is_dropped else values_CT)
         return FrameControl.of(rows)
 

@@ -27,7 +27,8 @@ SCHEDULE = {"steps", "schedule", "warmup_steps", "decay_share", "min_lr_ratio"}
 IDENTITY = {"data", "global_batch", "lr", "betas", "weight_decay", "clip", "ema", "seed", "init", "init_without"}
 # Weights may go on (train.init) with other values of these.
 ONLY_TRAINING = {
-    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"},
+    "stage1": {"dropout", "token_dropout", "null_probability", "pooled_init_std", "pooled_lr_factor", "crop_frames"}
+    | {"controls_alone"},
     "stage2": {"loss", "null_probability", "coarse_null_probability", "crop_frames"},
     "codec": {"fit_clips"},
 }
