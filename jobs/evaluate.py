@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ssmttm import config, storage
 from ssmttm.errors import exit_on_user_error
+from ssmttm.evaluation.controls import TITLES
 from ssmttm.evaluation.evaluate import compare, evaluate
 from ssmttm.lease import hold
 from ssmttm.reports import comparison
@@ -33,6 +34,9 @@ def measure(settings: config.Config) -> None:
         f"wrote {storage.join(settings.evaluate.out, 'evaluation.json')} in {content['wall_s']} s; "
         f"follows the prompt (shuffled prompts): {heard}"
     )
+    for name, row in content.get("controls", {}).items():
+        cells = (f"{system} {figure['value']:.2f}" for system, figure in row.items() if figure["value"] is not None)
+        print(f"{TITLES[name]}: {', '.join(cells)}")
 
 
 def main() -> None:

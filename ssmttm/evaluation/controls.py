@@ -7,18 +7,21 @@ over the clips of a set. T fine frames, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ssmttm.audio import Audio
+from ssmttm.conditions.base import Excerpt
 from ssmttm.conditions.beat import Beat, Grid
 from ssmttm.conditions.harmony import Chord, Harmony, Key, Scale
 from ssmttm.conditions.hearing import harmony, parts, texture
 from ssmttm.conditions.hearing.beats import beats_of, onset_envelope
 from ssmttm.conditions.hearing.sound import FINE_RATE, PITCH_RATE, Sound, change
-from ssmttm.conditions.timeline import Timeline
+from ssmttm.conditions.registry import control_of
+from ssmttm.conditions.timeline import ScoreControl, Timeline
 
 TEMPO_TOLERANCE = 0.01
 HALF_DRUMS = (parts.DRUMS_ABSENT + parts.DRUMS_PRESENT) / 2
@@ -30,13 +33,63 @@ LEAST_NOTES_S = 0.1
 Measure = Callable[[Sound, Any], float | np.ndarray]
 
 
-def _stretches(timeline: Timeline[Any], seconds: float) -> list[tuple[float, float, Any]]:
-    """Begin, end and value of what is asked."""
+def shifted(control: str, value: Any, start_s: float) -> Any:
+    """A control of a piece, as a request would have it for the part of it from `start_s` on: the timeline's value that
+    holds there begins the part, beats at their next one."""
+    if value is None or not start_s:
+        return value
+    if control == "melody":
+        cut = [(max(start - start_s, 0.0), start + length - start_s, pitch) for start, length, pitch in value]
+        return [[start, end - start, pitch] for start, end, pitch in cut if end - start > 1e-6]
+    if control == "beat":
+        return _shifted_beats(Beat().read(value, control), start_s)
+    if not isinstance(value, list | tuple):
+        return value
+    return [
+        [max(start - start_s, 0.0), one]
+        for (start, one), end in zip(value, [*(start for start, _ in value[1:]), np.inf], strict=True)
+        if end > start_s
+    ]
+
+
+def _shifted_beats(timeline: Timeline[Grid], start_s: float) -> list[list[Any]]:
+    told: list[list[Any]] = []
+    for start, end, grid in _stretches(timeline, np.inf, also_none=True):
+        if end <= start_s:
+            continue
+        if grid is None:
+            told.append([max(start - start_s, 0.0), None])
+            continue
+        passed = max(int(np.ceil((start_s - start) * grid.bpm / 60 - 1e-9)), 0)
+        time = start + passed * 60 / grid.bpm
+        if time < end:
+            value = {"bpm": grid.bpm, "meter": grid.metre, "beat": (grid.beat + passed) % grid.beats + 1}
+            told.append([max(time - start_s, 0.0), value])
+    return told
+
+
+def asked_of(controls: Iterable[str], score: Mapping[str, Any], excerpt: Excerpt) -> dict[str, Any]:
+    """The controls of a recording's excerpt as a request would ask for them: by its track's score, else as they are
+    heard. What is not known is not asked for."""
+    found = {}
+    for name in controls:
+        control = control_of(name)
+        if name in score:
+            value = shifted(name, score[name], excerpt.start_s)
+        else:
+            value = control.told(excerpt) if isinstance(control, ScoreControl) else None
+        if value is not None and value != []:
+            found[name] = value
+    return found
+
+
+def _stretches(timeline: Timeline[Any], seconds: float, also_none: bool = False) -> list[tuple[float, float, Any]]:
+    """Begin, end and value of what is asked, and of where nothing is."""
     ends = [*timeline.starts[1:], seconds]
     return [
         (start, min(end, seconds), value)
         for start, end, value in zip(timeline.starts, ends, timeline.values, strict=True)
-        if value is not None and start < min(end, seconds)
+        if (also_none or value is not None) and start < min(end, seconds)
     ]
 
 
@@ -237,8 +290,14 @@ FIGURES: Mapping[str, Sequence[tuple[str, str, Measure]]] = {
 }
 
 
-def measured(sound: Sound, asked: Mapping[str, Any]) -> dict[str, float | np.ndarray]:
+TITLES = {name: title for figures in FIGURES.values() for name, title, _ in figures}
+
+Measured = dict[str, float | np.ndarray]  # of one clip, by figure
+
+
+def measured(clip: Audio, asked: Mapping[str, Any]) -> Measured:
     """Every figure of a clip that belongs to one of the controls asked of it."""
+    sound = Sound(clip.samples.mean(axis=0), clip.sample_rate)
     return {
         name: measure(sound, value) for control, value in asked.items() for name, _, measure in FIGURES.get(control, ())
     }

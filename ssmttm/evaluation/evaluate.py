@@ -27,14 +27,14 @@ from ssmttm.errors import UserError
 from ssmttm.evaluation import adherence
 from ssmttm.evaluation.clips import Clip, read_folder
 from ssmttm.evaluation.embedding_files import find_embeddings, read_embeddings
-from ssmttm.evaluation.figures import Yardstick, figures_of, following, own_figures
+from ssmttm.evaluation.figures import Yardstick, by_controls, figures_of, following, own_figures
 from ssmttm.evaluation.heard import Ears, Heard, hear, hear_background, read
 from ssmttm.evaluation.intervals import Figure
 from ssmttm.evaluation.novelty import CodeRuns, Neighbours
 from ssmttm.evaluation.prompts import Prompt, choose, free_form, held_out_tracks, read_prompts, segments
 from ssmttm.evaluation.published import Clap, Tagger
 from ssmttm.evaluation.results import Held, evaluation_content
-from ssmttm.evaluation.systems import REFERENCE, Studio, clips_of, device_of, last_part, systems_of
+from ssmttm.evaluation.systems import ASKED, REFERENCE, Studio, clips_of, device_of, last_part, systems_of
 from ssmttm.hardware import torch_threads
 from ssmttm.sources.readers import read_source
 from ssmttm.tokens.schema import open_dataset, read_checked, shards_of
@@ -108,6 +108,7 @@ def evaluate(settings: Config) -> dict[str, Any]:
         print(f"evaluate: the tokens hold {len(held_out)} held-out clips, fewer than evaluate.clips={options.clips}")
     shown, longest = min(options.shown, len(held_out)), 60 * max(options.long_minutes, default=0.0)
     own_words = free_form(options.free_form)
+    others = [held_out[i] for i in adherence.derangement(len(held_out))]
     asked = [replace(prompt, recording=None, codes_KT=None) for prompt in held_out]  # what is sent to be made
     long = [replace(one, id=one.id.replace(HELD_OUT, "long")) for one in asked[: options.long_pieces if longest else 0]]
 
@@ -124,6 +125,10 @@ def evaluate(settings: Config) -> dict[str, Any]:
         ],
         "free": made("made", own_words, options.batch),
         "held_out": [("held_out", (part, shown)) for part in parts(list(enumerate(held_out)), options.batch)],
+        "asked": [
+            ("asked", (*zip(*part, strict=True), options.seed + i * options.batch))
+            for i, part in enumerate(parts(list(zip(held_out, others, strict=True)), options.batch))
+        ],
         "training": [("training", (part,)) for part in parts(training, TRAINING_PART)],
         "title": [("title", ())],
     }
@@ -137,8 +142,7 @@ def evaluate(settings: Config) -> dict[str, Any]:
     heard["generated"] = Heard.joined(done["generated"])
     tags = [one.tags for one in held_out]
     figures = {name: following(one, yardstick, tags) for name, one in heard.items()}
-    others = [tags[i] for i in adherence.derangement(len(tags))]
-    figures["shuffled"] = following(heard["generated"], yardstick, others)
+    figures["shuffled"] = following(heard["generated"], yardstick, [one.tags for one in others])
     ((title, codebooks),) = done["title"]
     content = evaluation_content(
         Held(settings, codebooks, held_out, own_words, heard, Heard.joined(done["free"]), done["long"], shown),
@@ -148,6 +152,13 @@ def evaluate(settings: Config) -> dict[str, Any]:
     content["systems"] = {
         name: _described(name, title, heard.get(name, heard["generated"]), of) for name, of in figures.items()
     }
+    asked_by = {name: [clip for part in done["asked"] for clip in part[name]] for name in done["asked"][0]}
+    by_system = {name: by_controls(clips, yardstick) for name, clips in asked_by.items()}
+    if by_system[ASKED]:
+        content["controls"] = {
+            figure: {name: of[figure].as_json() for name, of in by_system.items() if figure in of}
+            for figure in by_system[ASKED]
+        }
     content |= {"config": settings.model_dump(mode="json"), "wall_s": round(time.perf_counter() - start, 1)}
     storage.write_json(storage.join(options.out, "evaluation.json"), content)
     return content

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmttm.evaluation import adherence, intervals, measures
+from ssmttm.evaluation import adherence, controls, intervals, measures
 from ssmttm.evaluation.frechet import Gaussian, LogMelSpace, Moments, frechet_distance, gaussian_distance
 from ssmttm.evaluation.heard import Heard
 from ssmttm.evaluation.intervals import Better, Figure, not_available
@@ -303,3 +303,24 @@ def following(heard: Heard, yardstick: Yardstick, asked: Sequence[Mapping[str, A
     if any(one.wall_s for one in heard.clips):
         figures["times_real_time"] = _speed(make)
     return figures
+
+
+def by_controls(clips: Sequence[controls.Measured], yardstick: Yardstick) -> dict[str, Figure]:
+    """What was measured of clips beside the controls asked of them, as figures of the set; those of controls that no
+    clip was asked by are left out."""
+    found = {}
+    for name in controls.TITLES:
+        values = [clip[name] for clip in clips if name in clip and np.isfinite(clip[name]).any()]
+        if not values:
+            continue
+
+        def statistic(chosen: np.ndarray, values: Sequence[float | np.ndarray] = values) -> float:
+            return controls.over_clips([values[i] for i in chosen.tolist()])
+
+        value, low, high = intervals.of_clips(statistic, len(values), yardstick.draws, yardstick.seed)
+        if not np.isfinite(value):
+            found[name] = not_available("too few different values to correlate", "higher")
+            continue
+        shared = {"better": "higher", "reference": "controls asked for", "n": len(values)}
+        found[name] = Figure(value, low, high, **shared, seed=yardstick.seed, draws=yardstick.draws)
+    return found

@@ -33,6 +33,7 @@ class Prompt:
         tags: what the music should be, as far as that is known: genre, lead, drums, bpm, key, mode.
         recording: the music that the text was written for.
         codes_KT: its true codes, int16.
+        score: what is known of the recording's track (`sources.manifest.Track.score`).
     """
 
     id: str
@@ -40,6 +41,7 @@ class Prompt:
     tags: Mapping[str, Any] = field(default_factory=dict)
     recording: Recording | None = None
     codes_KT: np.ndarray | None = None
+    score: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_prompts(source: str, only_subset: bool = False) -> list[Prompt]:
@@ -259,7 +261,7 @@ def segments(settings: Config) -> tuple[list[Prompt], list[Prompt]]:
     Raises:
         UserError: if the shards are missing or their rows do not carry the tags that prompts are checked against.
     """
-    files = {track.id: track.audio for track in read_source(settings.corpus.source, settings.corpus)}
+    tracks = {track.id: track for track in read_source(settings.corpus.source, settings.corpus)}
 
     def chosen(split: str, count: int) -> Iterator[Prompt]:
         dataset = TokenDataset.open(settings.train.data, split, with_fine=False)
@@ -268,8 +270,10 @@ def segments(settings: Config) -> tuple[list[Prompt], list[Prompt]]:
             row, tags = dataset.rows[i], dataset.tags(i)
             if missing := [name for name in adherence.TAGS if name not in tags]:
                 raise UserError(f"{row['id']} has no tag '{missing[0]}'; evaluation needs {', '.join(adherence.TAGS)}")
-            recording = Recording(files[row["source_id"]], row["start_s"], row["duration_s"])
-            yield Prompt(row["id"], dataset.prompt(i), tags, recording, dataset.codes(i) if split == "val" else None)
+            track = tracks[row["source_id"]]
+            recording = Recording(track.audio, row["start_s"], row["duration_s"])
+            codes_KT = dataset.codes(i) if split == "val" else None
+            yield Prompt(row["id"], dataset.prompt(i), tags, recording, codes_KT, track.score)
 
     held_out = list(chosen("val", settings.evaluate.clips))
     order = by_rounds([prompt.tags["genre"] for prompt in held_out])

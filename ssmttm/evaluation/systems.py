@@ -17,12 +17,15 @@ from tqdm import tqdm
 
 from ssmttm import audio, storage
 from ssmttm.audio import Audio
+from ssmttm.conditions.base import Excerpt
 from ssmttm.config import Config, EvaluateConfig
 from ssmttm.engine.generator import Generator
 from ssmttm.engine.piece import Piece
 from ssmttm.engine.request import MusicRequest
 from ssmttm.errors import UserError
+from ssmttm.evaluation import controls
 from ssmttm.evaluation.clips import Clip, read_folder, write_list
+from ssmttm.evaluation.controls import Measured
 from ssmttm.evaluation.heard import Ears, Heard, Sound, hear, hear_background
 from ssmttm.evaluation.prompts import Prompt
 from ssmttm.evaluation.published import MusicGen
@@ -32,6 +35,7 @@ WARM_UP_S = 1.0
 # What a held-out segment is heard as: the recording, its true codes decoded, codebook 0 of them alone, and the codes
 # that stage 1 writes, completed as the bundle completes its own: the most that stage 1 could reach.
 REAL, CODEC, COARSE, COMPLETED = "real", "codec", "coarse", "completed"
+ASKED, OTHERS = "asked", "another's"  # by controls: what is made, beside its own and another segment's
 KEPT = (REAL, CODEC, COARSE)  # as files, of the clips that are shown
 
 
@@ -140,6 +144,11 @@ class Studio:
         """Those that stage 1 writes."""
         return self._generator.bundle.lm.config.num_codebooks
 
+    @property
+    def controls(self) -> list[str]:
+        """Those that stage 1 can be asked by."""
+        return [name for name, layer in self._generator.bundle.lm.inputs.named() if layer.channels]
+
     def title(self) -> tuple[str, int]:
         return self._generator.model_id, self.codebooks
 
@@ -194,6 +203,38 @@ class Studio:
 
     def made_singly(self, prompts: Sequence[Prompt], seed: int) -> Heard:
         return self._heard(prompts, seed, make(self._generator, prompts, self._seconds, seed))
+
+    def asked(self, prompts: Sequence[Prompt], others: Sequence[Prompt], seed: int) -> dict[str, list[Measured]]:
+        """Ask for held-out segments' own controls, in words that name neither tempo nor key, and measure what was
+        asked: in the recordings, in their true codes completed, in what is made, and in that beside another segment's
+        controls. Nothing, if the bundle takes no controls."""
+        found: dict[str, list[Measured]] = {name: [] for name in (REAL, COMPLETED, ASKED, OTHERS)}
+        if not (known := self.controls):
+            return found
+
+        def asked_of(prompt: Prompt, recording: Audio) -> dict[str, Any]:
+            assert prompt.recording is not None
+            rate = self._generator.bundle.codec.frame_rate
+            frames = round(recording.seconds * rate)
+            start_s = prompt.recording.start_s
+            excerpt = Excerpt({}, recording.samples, recording.sample_rate, start_s, frames, rate)
+            return controls.asked_of(known, prompt.score, excerpt)
+
+        for i, (prompt, other) in enumerate(zip(prompts, others, strict=True)):
+            recording = self._recording(prompt)
+            own, theirs = asked_of(prompt, recording), asked_of(other, self._recording(other))
+            words = f"{prompt.tags['genre']} with {prompt.tags['lead']}"
+            made = self._generator.generate(words, self._seconds, seed + i, controls=own)
+            self._generator.save(storage.join(self._out, f"{prompt.id}-asked.flac"), made, words, seed + i)
+            completed = self._through_codes(prompt, seed + i, recording.samples.shape[1])[COMPLETED]
+            for name, clip, values in (
+                (REAL, recording, own),
+                (COMPLETED, completed, own),
+                (ASKED, made, own),
+                (OTHERS, made, theirs),
+            ):
+                found[name].append(controls.measured(clip, values))
+        return found
 
     def _heard(self, prompts: Sequence[Prompt], seed: int, made: Iterator[tuple[Audio, float]]) -> Heard:
         def sounds() -> Iterator[Sound]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmttm import audio
-from ssmttm.evaluation import music
+from ssmttm.evaluation import controls, music
 from ssmttm.reports import page, pictures
 from ssmttm.reports.pictures import Line, chart, smoothed
 
@@ -20,6 +20,12 @@ NAMES = {
     "key": "Key",
 }
 SETS = ("shuffled", "generated", "completed", "codec", "real")
+ASKED_SETS = {
+    "another's": "Floor: another's controls",
+    "asked": "Generated",
+    "completed": "Ceiling: true codes, stage 2",
+    "real": "Ceiling: real",
+}
 DRIFT = {"genre_kept": "Genre of its beginning", "music": "Heard as music", "rms": "Level (RMS)"}
 RECONSTRUCTIONS = 3
 
@@ -65,6 +71,19 @@ def _adherence(rows: Mapping[str, Mapping[str, float]], figures: Mapping[str, An
         way = f"{(row['generated'] - row['shuffled']) / room:.0%}" if room > 0 else "none"
         found.append({"label": label, "cells": cells.values(), "way": way, **{one: row[one] for one in SETS}})
     return found
+
+
+def _controls(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def cell(figure: Mapping[str, Any] | None) -> str:
+        if figure is None or figure["value"] is None:
+            return "none"
+        interval = "" if figure["low"] is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
+        return f"{figure['value']:.2f}{interval}"
+
+    return {
+        "head": ["", *ASKED_SETS.values()],
+        "rows": [[controls.TITLES[name], *(cell(row.get(one)) for one in ASKED_SETS)] for name, row in rows.items()],
+    }
 
 
 def _long(long: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +140,7 @@ def render(summary: Mapping[str, Any], evaluation: Mapping[str, Any], runs: Mapp
         cards=_cards(summary),
         shown=[_shown(clip) for clip in clips if clip["kind"] == "shown"],
         adherence=_adherence(summary["adherence"], generated["figures"]),
+        controls=_controls(evaluation["controls"]) if "controls" in evaluation else None,
         long=_long(evaluation["long"]) if "long" in evaluation else None,
         free=[{**clip, "sound": audio.read(clip["path"])} for clip in clips if clip["kind"] == "free-form"],
         reconstructions=[

@@ -10,7 +10,8 @@ import pytest
 from heard_music import RATE, clicks, tones
 
 from ssmttm.conditions.hearing.sound import Sound
-from ssmttm.conditions.registry import CONDITIONERS
+from ssmttm.conditions.registry import CONDITIONERS, control_of
+from ssmttm.conditions.timeline import ScoreControl, middles
 from ssmttm.evaluation import controls
 
 SECONDS, BPM = 12.0, 120.0
@@ -85,6 +86,34 @@ def test_what_was_not_asked_is_not_counted(piece: Sound) -> None:
     assert np.isnan(controls.melody(piece, []))
     assert controls.over_clips([np.nan, 1.0, 0.0]) == 0.5
     assert np.isnan(controls.over_clips([np.nan]))
+
+
+def frames_of(name: str, value: Any, start_s: float = 0.0) -> np.ndarray:
+    control = control_of(name)
+    assert isinstance(control, ScoreControl)
+    return control.at(control.read(value, name), middles(100, 25.0, start_s))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beat", {"bpm": 97.5, "meter": 3}),
+        ("beat", [[0.4, {"bpm": 120, "meter": 4}], [6, None], [6.5, {"bpm": 133, "meter": "6/8", "beat": 2}]]),
+        ("chord", [[0, "Am"], [4, "F"], [6.2, None], [7, "G"]]),
+        ("drums", True),
+        ("melody", [[1, 3.5, 60], [5.1, 1, 64], [7.9, 1, 65]]),
+    ],
+)
+@pytest.mark.parametrize("start_s", [0.0, 2.313, 5.013, 6.113])
+def test_controls_of_a_part_of_a_piece_say_what_the_piece_says_there(name: str, value: Any, start_s: float) -> None:
+    here, there = frames_of(name, controls.shifted(name, value, start_s)), frames_of(name, value, start_s)
+    asked = np.isfinite(here).all(axis=0)
+    assert not (asked & np.isnan(there).any(axis=0)).any()
+    assert np.isfinite(there).all(axis=0).sum() - asked.sum() <= 25  # up to the next beat nothing is asked
+    settled = asked.copy()
+    if name in ("beat", "melody"):  # bumps of what lies before the part, and onsets that it cuts
+        settled[:6] = settled[np.argmax(asked) : np.argmax(asked) + 6] = False
+    np.testing.assert_allclose(here[:36, settled], there[:36, settled], atol=1e-6)
 
 
 def test_every_control_has_a_figure() -> None:

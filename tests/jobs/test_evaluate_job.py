@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import shared_bundle, shared_single_stage
+from tiny_bundle import shared_bundle, shared_single_stage, write_tiny_bundle
 
 from jobs import evaluate as job
 from ssmttm import audio, config, storage
 from ssmttm.audio import Audio
+from ssmttm.conditions.registry import widths_of
 from ssmttm.errors import UserError
 from ssmttm.evaluation.evaluate import evaluate
 from ssmttm.evaluation.results import card_figures
@@ -89,6 +90,25 @@ def test_a_single_stage_is_measured_through_its_codebooks(
     frechet = content["single_stage"]["frechet"]
     assert frechet["generated"] != frechet["coarse_only"]  # its true codes, two codebooks more
     assert any(name.startswith("codebooks 0 to 2, Fréchet distance") for name in card_figures(content))
+
+
+def test_controls_are_asked_for_and_stand_between_floor_and_ceiling(
+    settings: config.Config, content: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "controls" not in content  # of a bundle that takes none
+    bundle = write_tiny_bundle(str(tmp_path), controls=widths_of(["drums", "density", "scale"]))
+    values = settings.model_dump()
+    values["evaluate"] |= {"bundle": bundle, "out": str(tmp_path / "out"), "long_minutes": []}
+    found = evaluate(config.from_dict(values))
+    rows = found.pop("controls")
+    assert "asked_density" in rows
+    assert set(rows) <= {"asked_drums", "asked_density", "asked_key"}
+    for row in rows.values():
+        assert set(row) <= {"real", "completed", "asked", "another's"}
+        assert all(-1 <= figure["value"] <= 1 for figure in row.values() if figure["value"] is not None)
+    real = rows["asked_density"]["real"]
+    assert real["value"] is None or real["value"] > 0.99  # a recording has the density that was heard in it
+    assert set(found) == set(content) - {"long"}
 
 
 def test_long_pieces_are_measured_by_the_minute(settings: config.Config, content: dict[str, Any]) -> None:
