@@ -73,6 +73,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
     overrides += [
         "stage1.token_dropout=0.9",
         "stage1.dropout=0",
+        "stage1.controls_alone=0",  # the captions tell nothing of it anyhow
         "train.lr=5e-3",
         "train.samples=0",
         "stage2.objective=regression",
@@ -176,7 +177,7 @@ def test_it_is_asked_for_in_python(settings: Config, bundle: str) -> None:
     ("controls", "message"),
     [
         ({"height": 9}, r"controls\.height is 9; give a whole number from 0 to 3"),
-        ({"depth": 1}, r"cannot be asked by depth; it takes height"),
+        ({"depth": 1}, r"cannot be asked by depth; it takes controls\.height"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(bundle: str, controls: dict[str, int], message: str) -> None:
@@ -219,4 +220,4 @@ def test_it_is_asked_for_over_http(bundle: str) -> None:
     assert (low.status_code, high.status_code) == (200, 200)
     assert low.content != high.content
     assert unknown.status_code == 400
-    assert "cannot be asked by depth; it takes height" in unknown.text
+    assert "cannot be asked by depth; it takes controls.height" in unknown.text
