@@ -51,7 +51,7 @@ def test_every_figure_is_there(settings: config.Config, content: dict[str, Any])
     frechet = content["stage2"]["frechet"]
     assert set(frechet) == {"real", "coarse_only", "generated"}
     assert all(np.isfinite(value) and value > 0 for value in frechet.values())
-    assert 0 < content["codec"]["logmel_l1"] < 5
+    assert 0 < content["codec"]["logmel_l1"] < 8
     assert content["generation"]["times_real_time"] > 0
 
 

@@ -139,7 +139,9 @@ def test_a_disk_that_fails_ends_the_run_and_names_the_place(
     config = make_config("stage1", *STEPS)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", full)
-        with pytest.raises(UserError, match=r"stage1/checkpoints could not be written .*the disk is full.*; make room"):
+        with pytest.raises(
+            UserError, match=r"stage1/checkpoints could not be written .*No space left on device.*; make room"
+        ):
             train(config, "stage1")
     run = Run(storage.join(config.train.out, "stage1"))
     assert CheckpointStore(run.checkpoints, 9).committed() == [2]
