@@ -35,7 +35,7 @@ def test_other_exceptions_pass_through() -> None:
 
 
 def test_missing_extra_names_the_remedy() -> None:
-    assert "pip install 'ssmttm[eval]'" in str(MissingExtraError("librosa", "eval"))
+    assert "pip install 'ssmttm[eval]'" in str(MissingExtraError("sklearn", "eval"))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "shift-jis", "utf-8"])

@@ -80,10 +80,8 @@ def top_line(notes: Sequence[Note]) -> list[Note]:
 def _heard(sound: Audio) -> list[Note]:
     """Notes of one voice, by probabilistic YIN (Mauch and Dixon, ICASSP 2014): runs of frames that are surely sung and
     whose pitch rounds to one semitone."""
-    try:
-        import librosa
-    except ImportError:
-        raise MissingExtraError("librosa", "eval") from None
+    import librosa  # takes a second or more
+
     mono = audio_io.to_mono(audio_io.resample(sound, RATE)).samples[0]
     hertz_F, voiced_F, sure_F = librosa.pyin(mono, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=RATE, hop_length=HOP)
     return runs(librosa.hz_to_midi(hertz_F), voiced_F & (sure_F >= CONFIDENT), HOP / RATE)

@@ -56,7 +56,6 @@ def sung(pitches: list[int | None], seconds: float) -> Audio:
 
 
 def test_what_is_sung_becomes_notes_and_breath_none(tmp_path: Path) -> None:
-    pytest.importorskip("librosa")
     audio.write(tmp_path / "hum.wav", sung([60, None, 64], 0.4))
     found = notes_of(tmp_path / "hum.wav")
     assert [pitch for _, _, pitch in found] == [60, 64]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ssmttm.conditions.hearing.sound import FINE_RATE, Sound, change
-from ssmttm.errors import MissingExtraError
 
 TEMPO_RANGE = (50.0, 210.0)  # beats per minute
 TEMPO_CENTRE = 120.0
@@ -108,9 +107,6 @@ class Beats:
 def beats_of(sound: Sound) -> Beats:
     """The beats of at least a few seconds of music. They are trusted as far as onsets gather on their quarters, halves
     and wholes, as they are even, and as it is clear which half of a beat is its beginning.
-
-    Raises:
-        MissingExtraError: without librosa.
     """
     envelope_T = onset_envelope(sound.log_mel, FINE_RATE)
     bpm = tempo(envelope_T, FINE_RATE)
@@ -155,10 +151,8 @@ def _lead_of_first_half(sound: Sound, turns_T: np.ndarray, envelope_T: np.ndarra
 
 def _path(envelope_T: np.ndarray, rate: float, bpm: float) -> np.ndarray:
     """Frames of the beats on the best path at about a tempo (Ellis 2007)."""
-    try:
-        import librosa.beat
-    except ImportError:
-        raise MissingExtraError("librosa", "eval") from None
+    import librosa.beat  # takes a second or more
+
     # One hop of librosa's is a frame here.
     _, places = librosa.beat.beat_track(
         onset_envelope=envelope_T, sr=rate, hop_length=1, bpm=bpm, tightness=TIGHTNESS, trim=False

@@ -13,7 +13,8 @@ from ssmttm.conditions.hearing.sound import FINE_RATE, NUM_MELS, RATE, Sound
 
 STEP_S = 0.25  # of timelines
 ONSET_HEIGHT = 0.12  # nats of rise, mean over the bands
-# Every twentieth of what `tests/benchmarks/hearing.py` found in recorded and composed music, half of each.
+# Every twentieth of 10 s segments of recorded music (soundtracks of free games) and composed music, half of each;
+# `tests/benchmarks/hearing.py` takes them anew.
 DENSITY = (
     0.0,
     0.0,
