@@ -32,6 +32,7 @@ def readme_example() -> str:
     return example.replace("seconds=10", "seconds=1").replace("seconds=30", "seconds=2")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # about a minute on two idle cores
 def test_from_nothing_to_a_clip(
     ray_cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -157,6 +157,7 @@ def test_a_trial_whose_process_dies_leaves_a_row(tmp_path: Path) -> None:
     assert read_rows(table) == [done]
 
 
+@pytest.mark.slow
 def test_a_study_records_failures_and_continues(
     tiny_config: Config, tiny_tokens: str, ray_cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
