@@ -8,8 +8,8 @@ HOURS  := 1
 STEPS  := 300
 MINUTES := 17
 PROMPT := a driving techno track with a saw lead at 130 bpm
-# Several processes, each with whole files of tests; those on the Ray cluster share one.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+# Several processes, each with whole files of tests, whose fixtures are made once, and with a Ray cluster of its own.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # An empty one is the package's own.
 BUNDLE :=
 PORT   := 8000
