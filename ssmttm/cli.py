@@ -176,7 +176,7 @@ def generate(
     """Turn a prompt into an audio file.
 
     Options left out take the bundle's own defaults. The file's metadata says that it is AI-generated, by which model,
-    from what and which seed. What a bundle can be asked by besides text says `ssmttm doctor`.
+    from what and which seed. `ssmttm doctor` says what a bundle can be asked by besides text.
     """
     from ssmttm import storage
     from ssmttm.audio import extension_of

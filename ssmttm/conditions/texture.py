@@ -14,7 +14,8 @@ STEPS = 5
 
 
 class Rank(TimelineControl[float]):
-    """A place between the least (0) and the most (1) of the corpus that a model learned from, by rank.
+    """A place by rank between the least (0) and the most (1) of the music that `hearing/texture.py` has its quantiles
+    from, the same for every model.
 
     Channels: the number itself (1), and how near it is to each of 0, 1/4, 1/2, 3/4 and 1 (5): a number between
     two of them is shared by these, so that a linear layer can treat each range in its own way.

@@ -123,9 +123,8 @@ def _bars(count: int, downbeats: Sequence[int] | None, metre: Any) -> list[tuple
     bars: list[tuple[Any, int]] = []
     for place in range(count):
         bar = bisect.bisect_right(downbeats, place) - 1  # -1 before the first downbeat
-        length = (
-            lengths[min(max(bar, 0), len(lengths) - 1)] if lengths else 0
-        )  # what is not whole is like its neighbour
+        # A bar that is not whole is like its neighbour.
+        length = lengths[min(max(bar, 0), len(lengths) - 1)] if lengths else 0
         number = place - downbeats[bar] + 1 if bar >= 0 else length + 1 - (downbeats[0] - place)
         named = metre if metre == "6/8" and length == 2 else length
         bars.append((named, number) if named in METRES and 1 <= number <= length else (None, 1))

@@ -106,8 +106,7 @@ class Beats:
 
 def beats_of(sound: Sound) -> Beats:
     """The beats of at least a few seconds of music. They are trusted as far as onsets gather on their quarters, halves
-    and wholes, as they are even, and as it is clear which half of a beat is its beginning.
-    """
+    and wholes, as they are even, and as it is clear which half of a beat is its beginning."""
     envelope_T = onset_envelope(sound.log_mel, FINE_RATE)
     bpm = tempo(envelope_T, FINE_RATE)
     places = _path(envelope_T, FINE_RATE, bpm) if bpm else np.zeros(0)
